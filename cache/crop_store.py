@@ -1,0 +1,213 @@
+"""HDF5 store of volumes: one immutable file per unit, frames as JPEG or PNG. Holds the products context and crops.
+
+A file holds `data` (every frame's bytes, one after the other), `offsets` (rows * T + 1) into it, and `crc32` (rows) of
+each row's bytes. It is built in memory and named after its content. Local rows throughout; frames are RGB.
+"""
+
+import hashlib
+import io
+import os
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from cache.commit import ProductDir, storage_errors, write_file
+from cache.errors import DamagedError
+
+Codec = Literal["jpeg", "png"]
+CHUNK = 1 << 16  # bytes of `data` that are read and checked together
+OPEN_FILES = 64  # per process
+_DATASETS = {"data": "uint8", "offsets": "int64", "crc32": "uint32"}
+
+
+def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[bytes]:
+    """Encode a volume frame by frame.
+
+    Args:
+        frames: uint8 (T, H, W, 3) RGB.
+        codec: "jpeg" (chroma at half resolution, 4:2:0) or "png" (lossless).
+        quality: of JPEG, 1 to 100; PNG ignores it.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(f"a volume is uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    frames = np.ascontiguousarray(frames)
+    if codec == "jpeg":
+        return [simplejpeg.encode_jpeg(f, quality, colorspace="RGB", colorsubsampling="420") for f in frames]
+    if codec != "png":
+        raise ValueError(f"codec {codec!r}, allowed: jpeg, png")
+    buffers = [io.BytesIO() for _ in frames]
+    for frame, buffer in zip(frames, buffers, strict=True):
+        Image.fromarray(frame).save(buffer, "png", compress_level=1)
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
+    """The bytes of a unit's HDF5 file, equal for equal arguments.
+
+    Args:
+        rows: for every row the encoded frames; b"" for each frame of a skipped video.
+        attrs: T, size, codec, quality, first_row.
+    """
+    frames = [frame for row in rows for frame in row]
+    data = np.frombuffer(b"".join(frames), np.uint8)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        # fletcher32 works on chunks, and no data has none
+        checked = {"chunks": (min(CHUNK, len(data)),), "fletcher32": True} if len(data) else {}
+        file.create_dataset("data", data=data, track_times=False, **checked)
+        offsets = np.cumsum([0, *map(len, frames)], dtype=np.int64)
+        file.create_dataset("offsets", data=offsets, track_times=False)
+        crc32 = np.array([zlib.crc32(b"".join(row)) for row in rows], np.uint32)
+        file.create_dataset("crc32", data=crc32, track_times=False)
+        for name, value in attrs.items():
+            file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.asarray(value, np.int64)
+    return buffer.getvalue()
+
+
+class VolumeStore:
+    """Volumes of one product of one plan part.
+
+    Files are opened on first use in each process, so a store may be pickled or inherited by a fork.
+    The product's settings say codec and quality; the plan part says T and the size.
+    """
+
+    def __init__(self, product: ProductDir):
+        self.product, self.part = product, product.part
+        self.num_frames, self.size = self.part.num_frames, self.part.input_size
+        self.codec, self.quality = product.settings["codec"], product.settings.get("quality", 0)
+        self._files, self._pid = OrderedDict(), os.getpid()
+
+    def __getstate__(self):
+        return self.__dict__ | {"_files": OrderedDict()}
+
+    def encode(self, frames: np.ndarray) -> list[bytes]:
+        """Encode a volume, uint8 (T, H, W, 3), as this store does."""
+        if frames.shape != (self.num_frames, *self.size, 3):
+            raise ValueError(
+                f"a volume of {self.product.product} is {(self.num_frames, *self.size, 3)}, got {frames.shape}"
+            )
+        return encode_volume(frames, self.codec, self.quality)
+
+    def write_unit(self, unit: int, rows: list[list[bytes] | None], skipped=(), **extra) -> bool:
+        """Write a unit's file and commit it. Call it under `product.lock(unit)`.
+
+        Args:
+            unit: number of the unit.
+            rows: `encode` of every row of the unit, None for rows of skipped videos.
+            skipped, extra: as in `ProductDir.commit`.
+        """
+        planned, failed = self.part.unit_rows(unit), {skip["video_id"] for skip in skipped}
+        if len(rows) != len(planned):
+            raise ValueError(f"unit {unit} has {len(planned)} rows, got {len(rows)}")
+        for row, frames in zip(planned, rows, strict=True):
+            if (frames is None) != (self.part.video_ids[row] in failed):
+                raise ValueError(f"row {row} of unit {unit}: exactly the rows of skipped videos are None")
+            if frames is not None and (len(frames) != self.num_frames or not all(frames)):
+                raise ValueError(f"row {row} of unit {unit} needs {self.num_frames} encoded frames, got {len(frames)}")
+        data = build_unit([row or [b""] * self.num_frames for row in rows], self._attrs(planned.start))
+        path = self.product.path / "volumes" / f"{unit:06d}-{hashlib.sha256(data).hexdigest()[:16]}.h5"
+        with storage_errors(path.parent):
+            path.parent.mkdir(exist_ok=True)
+        write_file(path, data)
+        return self.product.commit(unit, [path], skipped=skipped, **extra)
+
+    def volume(self, row: int) -> np.ndarray:
+        """The volume of a local row, uint8 (T, H, W, 3) RGB.
+
+        Raises:
+            NotDoneError: no record vouches for the row.
+            DamagedError: the file is not what was written; a row's bytes are checked on every read.
+        """
+        if not 0 <= row < self.part.num_rows:
+            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
+        self.product.vouch_row(row)
+        unit, place = divmod(row, self.part.rows_per_unit)
+        data, offsets, crc32 = self._open(unit)
+        ends = offsets[place * self.num_frames : (place + 1) * self.num_frames + 1]
+        try:
+            content = data[ends[0] : ends[-1]].tobytes()
+        except OSError as error:
+            raise DamagedError(f"{data.file.filename}, row {row}: {error}") from error
+        if zlib.crc32(content) != crc32[place]:
+            raise DamagedError(f"{data.file.filename}, row {row}: CRC32 does not fit")
+        frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
+        for t in range(self.num_frames):
+            frame = _decode(content[ends[t] - ends[0] : ends[t + 1] - ends[0]], self.codec, data.file.filename, row)
+            if frame.shape != frames.shape[1:]:
+                raise DamagedError(f"{data.file.filename}, row {row}, frame {t}: shape {frame.shape}")
+            frames[t] = frame
+        return frames
+
+    def close(self):
+        """Close the files this process has open."""
+        if self._pid == os.getpid():
+            for data, _, _ in self._files.values():
+                data.file.close()
+        self._files, self._pid = OrderedDict(), os.getpid()
+
+    def _attrs(self, first_row: int) -> dict:
+        size = list(self.size)
+        return {
+            "T": self.num_frames,
+            "size": size,
+            "codec": self.codec,
+            "quality": self.quality,
+            "first_row": first_row,
+        }
+
+    def _open(self, unit: int) -> tuple:
+        """(data, offsets, crc32) of a unit: an open dataset and two arrays in memory."""
+        if self._pid != os.getpid():  # a fork: the parent's handles are not ours to use or close
+            self._files, self._pid = OrderedDict(), os.getpid()
+        if unit not in self._files:
+            path = self.product.path / self.product.vouch(unit)["files"][0]["name"]
+            self._files[unit] = _open_checked(path, self.part.unit_rows(unit), self._attrs)
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1][0].file.close()
+        self._files.move_to_end(unit)
+        return self._files[unit]
+
+
+def _open_checked(path: Path, rows: range, attrs) -> tuple:
+    """Open a unit's file and refuse whatever `build_unit` would not have written, before anything is allocated."""
+    try:
+        # no chunk cache: it would cost a megabyte per file, and rows are read in one piece
+        file = h5py.File(path, "r", rdcc_nbytes=0)
+        if set(file) != set(_DATASETS):
+            raise DamagedError(f"{path}: datasets {sorted(file)}, expected {sorted(_DATASETS)}")
+        for name, dtype in _DATASETS.items():
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise DamagedError(f"{path}: {name} is a link to elsewhere")
+            dataset = file[name]
+            if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+                raise DamagedError(f"{path}: {name} keeps its data elsewhere")
+            if dataset.ndim != 1 or dataset.dtype != dtype or dataset.nbytes > path.stat().st_size:
+                raise DamagedError(f"{path}: {name} is {dataset.dtype} {dataset.shape}, more than the file holds")
+        expected = attrs(rows.start)
+        for name, value in expected.items():
+            found = file.attrs[name]
+            found = found.decode() if isinstance(found, bytes) else np.asarray(found).tolist()
+            if found != value:
+                raise DamagedError(f"{path}: attribute {name} is {found!r}, expected {value!r}")
+        offsets, crc32 = file["offsets"][:], file["crc32"][:]
+        whole = offsets[0] == 0 and offsets[-1] == len(file["data"]) and (np.diff(offsets) >= 0).all()
+        if len(offsets) != len(rows) * expected["T"] + 1 or len(crc32) != len(rows) or not whole:
+            raise DamagedError(f"{path}: offsets or crc32 do not fit {len(rows)} rows and the data")
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise DamagedError(f"{path}: {error}") from error
+    return file["data"], offsets.tolist(), crc32.tolist()
+
+
+def _decode(content: bytes, codec: Codec, path: str, row: int) -> np.ndarray:
+    try:
+        if codec == "jpeg":
+            return simplejpeg.decode_jpeg(content, colorspace="RGB")
+        return np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]).convert("RGB"))
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DamagedError(f"{path}, row {row}: {error}") from error

@@ -1,0 +1,33 @@
+"""Fingerprints: the identity of settings, and in words where two settings differ."""
+
+import hashlib
+import json
+
+ABSENT = "(absent)"
+
+
+def canonical(settings) -> str:
+    """JSON with sorted keys and no whitespace, the same text for the same settings.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have.
+        TypeError: a value that is not plain JSON (a NumPy number, a path).
+    """
+    return json.dumps(settings, sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+
+def fingerprint(settings: dict) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(settings).encode()).hexdigest()[:16]
+
+
+def differences(a: dict, b: dict) -> list[str]:
+    """Fields in which a and b differ, as "boxes.size: 128 != 96"; empty exactly when the fingerprints are equal."""
+    found = []
+    for name in sorted(a.keys() | b.keys()):
+        left, right = a.get(name, ABSENT), b.get(name, ABSENT)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += [f"{name}.{line}" for line in differences(left, right)]
+        elif (name in a) != (name in b) or canonical(left) != canonical(right):
+            found.append(f"{name}: {left} != {right}")
+    return found

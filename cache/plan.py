@@ -1,0 +1,284 @@
+"""The plan: every row of a run, fixed before work starts, as immutable parts on disk.
+
+A part has a constant number of rows per video, ordered video by video, and units of whole videos.
+A local row counts within its part; global row = part.offset + local row.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.commit import locked, write_file
+from cache.errors import CacheError, DamagedError, StaleCacheError
+from cache.fingerprint import canonical, differences
+from cache.records import Clip, Theta
+
+FORMAT = 1
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("split", pa.string()),
+        ("clip_index", pa.int32()),
+        ("aug_index", pa.int32()),
+        ("frame_start", pa.int32()),  # at the plan's rate
+        ("num_frames", pa.int32()),  # of the video, at the plan's rate
+        ("fps", pa.float64()),  # the plan's rate
+        ("source_height", pa.int32()),
+        ("source_width", pa.int32()),
+        ("theta_resized_height", pa.int32()),
+        ("theta_resized_width", pa.int32()),
+        ("theta_crop_top", pa.int32()),
+        ("theta_crop_left", pa.int32()),
+        ("theta_input_height", pa.int32()),
+        ("theta_input_width", pa.int32()),
+        ("theta_flip", pa.bool_()),
+        ("video_path", pa.string()),  # relative to the data root
+        ("video_bytes", pa.int64()),
+        ("video_sha256", pa.string()),
+        ("video_timing", pa.string()),  # "pts" or "rate", see pipeline.video
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One immutable part of a plan.
+
+    Args:
+        name: "part-<three digits>-<split>".
+        split: the value of every row's column `split`.
+        rows: one row per (video, clip, augmentation), columns as in SCHEMA, video by video.
+        rows_per_video: constant within the part (train: augmentations; eval: clips).
+        videos_per_unit: whole videos that are committed together; the last unit may hold fewer.
+        settings: of the clips, plain JSON; holds at least `num_frames`, the T frames of a clip.
+        offset: global row of the first row.
+    Raises:
+        ValueError: rows that do not keep these rules; the message names the row and the column.
+    """
+
+    name: str
+    split: str
+    rows: pd.DataFrame
+    rows_per_video: int
+    videos_per_unit: int
+    settings: dict
+    offset: int = 0
+
+    def __post_init__(self):
+        if not re.fullmatch(rf"part-\d{{3}}-{re.escape(self.split)}", self.name):
+            raise ValueError(f"a part of split {self.split!r} is named part-NNN-{self.split}, got {self.name!r}")
+        if self.rows_per_video < 1 or self.videos_per_unit < 1:
+            raise ValueError(f"{self.name}: rows_per_video and videos_per_unit must be >= 1")
+        object.__setattr__(self, "rows", _typed(self.name, self.rows))
+        object.__setattr__(self, "settings", json.loads(canonical(self.settings)))
+        if self.settings.get("num_frames", 0) < 1:
+            raise ValueError(f"{self.name}: settings.num_frames must be >= 1, got {self.settings.get('num_frames')}")
+        self._check_order()
+
+    def _check_order(self):
+        rows, k = self.rows, self.rows_per_video
+        if len(rows) % k:
+            raise ValueError(f"{self.name}: {len(rows)} rows are not a multiple of rows_per_video {k}")
+        first = self.video_ids[::k]
+        for row, video_id in enumerate(self.video_ids):
+            if video_id != first[row // k]:
+                raise ValueError(f"{self.name}, row {row}: video_id {video_id!r} among the {k} rows of another")
+        if len(set(first)) < len(first):
+            raise ValueError(f"{self.name}: a video has more than {k} rows")
+        twice = np.flatnonzero(rows.duplicated(["video_id", "clip_index", "aug_index"]))
+        if len(twice):
+            raise ValueError(f"{self.name}, row {twice[0]}: (video_id, clip_index, aug_index) occurs twice")
+        for column, value in zip(["split", *_INPUT], [self.split, *self.input_size], strict=True):
+            wrong = np.flatnonzero(rows[column] != value)
+            if len(wrong):
+                raise ValueError(
+                    f"{self.name}, row {wrong[0]}: {column} {self._values[column][wrong[0]]!r}, not {value!r}"
+                )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_videos(self) -> int:
+        return self.num_rows // self.rows_per_video
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Rows of every unit but, perhaps, the last."""
+        return self.rows_per_video * self.videos_per_unit
+
+    @property
+    def num_units(self) -> int:
+        return math.ceil(self.num_rows / self.rows_per_unit)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip, T."""
+        return self.settings["num_frames"]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input, the same for every row; (0, 0) in a part without rows."""
+        return tuple(self._values[column][0] for column in _INPUT) if self.num_rows else (0, 0)
+
+    @property
+    def video_ids(self) -> list[str]:
+        """The video of every local row."""
+        return self._values["video_id"]
+
+    @cached_property
+    def rows_sha256(self) -> str:
+        """SHA-256 of the rows' values: independent of the file format and of library versions."""
+        digest = hashlib.sha256()
+        for column in SCHEMA:
+            digest.update(f"{column.name}:{column.type}:{self.num_rows};".encode())
+            values = self._values[column.name]
+            if pa.types.is_string(column.type):
+                texts = [text.encode() for text in values]
+                digest.update(np.array([len(text) for text in texts], "<i8").tobytes() + b"".join(texts))
+            else:
+                digest.update(np.array(values, "<f8" if pa.types.is_floating(column.type) else "<i8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _values(self) -> dict[str, list]:
+        """Columns as lists of plain Python values: reading one row of a DataFrame is a hundred times slower."""
+        return {name: self.rows[name].tolist() for name in SCHEMA.names}
+
+    def unit_rows(self, unit: int) -> range:
+        """Local rows of a unit."""
+        if not 0 <= unit < self.num_units:
+            raise IndexError(f"{self.name} has units 0 to {self.num_units - 1}, got {unit}")
+        first = unit * self.rows_per_unit
+        return range(first, min(first + self.rows_per_unit, self.num_rows))
+
+    def clip(self, row: int) -> Clip:
+        """The clip of a local row; frames beyond the video's end repeat its last one."""
+        if not 0 <= row < self.num_rows:
+            raise IndexError(f"{self.name} has rows 0 to {self.num_rows - 1}, got {row}")
+        value = {name: column[row] for name, column in self._values.items()}
+        last = value["num_frames"] - 1
+        return Clip(
+            video_id=value["video_id"],
+            clip_index=value["clip_index"],
+            aug_index=value["aug_index"],
+            frame_indices=tuple(min(value["frame_start"] + i, last) for i in range(self.num_frames)),
+            theta=Theta(
+                source_size=(value["source_height"], value["source_width"]),
+                resized_size=(value["theta_resized_height"], value["theta_resized_width"]),
+                crop_top=value["theta_crop_top"],
+                crop_left=value["theta_crop_left"],
+                input_size=(value["theta_input_height"], value["theta_input_width"]),
+                flip=value["theta_flip"],
+            ),
+        )
+
+
+_INPUT = ["theta_input_height", "theta_input_width"]
+
+
+def write_part(run_dir: Path, part: Part) -> Path:
+    """Write a part to run_dir/plan; the same content again changes nothing.
+
+    Raises:
+        StaleCacheError: other content stands there under this name; names the first field that differs.
+    """
+    path = Path(run_dir) / "plan" / f"{part.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent / ".lock", wait=True):
+        if path.exists():
+            _refuse_other(path, part)
+            return path
+        for row in range(part.num_rows):
+            part.clip(row)  # refuses a theta that leaves its frame, before anything is made from it
+        buffer = io.BytesIO()
+        pq.write_table(_table(part.name, part.rows), buffer)
+        write_file(path.with_suffix(".parquet"), buffer.getvalue())
+        meta = _meta(part) | {"parquet_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+        write_file(path, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
+    return path
+
+
+def read_plan(run_dir: Path) -> list[Part]:
+    """Every part of the plan in the order of its numbers, offsets set.
+
+    Raises:
+        CacheError: there is no plan, or the numbers of its parts have a gap.
+        DamagedError: a part is not what was written.
+    """
+    paths = sorted((Path(run_dir) / "plan").glob("part-*.json"))
+    if not paths:
+        raise CacheError(f"{run_dir} holds no plan (plan/part-000-*.json); `prepare` writes it")
+    parts, offset = [], 0
+    for number, path in enumerate(paths):
+        if not path.name.startswith(f"part-{number:03d}-"):
+            raise CacheError(f"{path}: expected part number {number:03d}, every number once")
+        parts.append(replace(_read_part(path), offset=offset))
+        offset += parts[-1].num_rows
+    return parts
+
+
+def _read_part(path: Path) -> Part:
+    """Read and check one part; offset 0."""
+    try:
+        meta = json.loads(path.read_bytes())
+        data = path.with_suffix(".parquet").read_bytes()
+        if meta["format"] != FORMAT:
+            raise StaleCacheError(f"{path}: format: {meta['format']} != {FORMAT}")
+        if hashlib.sha256(data).hexdigest() != meta.pop("parquet_sha256"):
+            raise DamagedError(f"{path.with_suffix('.parquet')} is not the file that {path.name} describes")
+        fields = {name: meta[name] for name in ("name", "split", "rows_per_video", "videos_per_unit", "settings")}
+        part = Part(rows=pq.read_table(io.BytesIO(data)).to_pandas(), **fields)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: {error}") from error
+    if wrong := differences(meta, _meta(part)):
+        raise DamagedError(f"{path}: {wrong[0]}")
+    return part
+
+
+def _refuse_other(path: Path, part: Part):
+    """Raise StaleCacheError unless the part at path equals the given one."""
+    old = _read_part(path)
+    wrong = differences(_meta(old), _meta(part))
+    if not wrong:
+        return
+    if old.num_rows == part.num_rows:
+        for name in SCHEMA.names:
+            for row, (left, right) in enumerate(zip(old._values[name], part._values[name], strict=True)):
+                if left != right:
+                    raise StaleCacheError(f"{path} cannot change: {name} of row {row}: {left!r} != {right!r}")
+    raise StaleCacheError(f"{path} cannot change: {wrong[0]}")
+
+
+def _meta(part: Part) -> dict:
+    names = ("name", "split", "rows_per_video", "videos_per_unit", "settings", "num_videos", "num_rows", "rows_sha256")
+    return {"format": FORMAT} | {name: getattr(part, name) for name in names}
+
+
+def _table(name: str, rows: pd.DataFrame) -> pa.Table:
+    """Rows as an Arrow table of exactly SCHEMA, without any null."""
+    if unknown := sorted(set(rows.columns) - set(SCHEMA.names)):
+        raise ValueError(f"{name}: columns the plan does not have: {', '.join(unknown)}")
+    try:
+        table = pa.Table.from_pandas(rows, schema=SCHEMA, preserve_index=False)
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(f"{name}: rows do not fit the plan's columns: {error}") from error
+    for column in SCHEMA.names:
+        if table[column].null_count:
+            raise ValueError(f"{name}: column {column} has missing values")
+    return table
+
+
+def _typed(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    return _table(name, rows).to_pandas()

@@ -1,0 +1,49 @@
+"""Fusion of context and focused volume: both in a row into one network, or the mean of two networks."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Fuse = Literal["logits", "scores"]
+
+
+def late_fusion(base_logits: Tensor, focus_logits: Tensor, fuse: Fuse = "logits") -> Tensor:
+    """The mean of two networks' outputs, as logits.
+
+    Args:
+        base_logits, focus_logits: (B, T_out, C), of the context and the focused volume.
+        fuse: "logits" (released code) averages them; "scores" (the paper's words) averages their sigmoids.
+    Returns:
+        logits (B, T_out, C). For "scores" the logit of the mean score, so losses and metrics need not know the mode.
+    """
+    if base_logits.shape != focus_logits.shape:
+        raise ValueError(f"late fusion needs equal shapes, got {base_logits.shape} and {focus_logits.shape}")
+    if fuse == "logits":
+        return (base_logits + focus_logits) / 2
+    if fuse == "scores":
+        # logit((p + q) / 2) = log(p + q) - log((1 - p) + (1 - q)), finite where p rounds to 0 or 1
+        log_yes = torch.logaddexp(F.logsigmoid(base_logits), F.logsigmoid(focus_logits))
+        return log_yes - torch.logaddexp(F.logsigmoid(-base_logits), F.logsigmoid(-focus_logits))
+    raise ValueError(f'fuse must be "logits" or "scores", got {fuse!r}')
+
+
+def concat_time(context: Tensor, focus: Tensor) -> Tensor:
+    """Temporal concatenation: (B, T, H, W, 3) and (B, T, H, W, 3) to (B, 2T, H, W, 3), context first.
+
+    Its T_out is whatever the network makes of 2T frames.
+    """
+    if context.shape != focus.shape:
+        raise ValueError(f"temporal concatenation needs equal shapes, got {context.shape} and {focus.shape}")
+    return torch.cat([context, focus], dim=1)
+
+
+def concat_targets(frame_targets: Tensor) -> Tensor:
+    """Frame targets of a concatenated clip: (B, T, C) to (B, 2T, C), the same again for the focused half."""
+    return frame_targets.repeat(1, 2, 1)
+
+
+def clip_scores(logits: Tensor) -> Tensor:
+    """Scores (B, C) of clips: the sigmoid of the mean over time of logits (B, T_out, C)."""
+    return logits.mean(1).sigmoid()

@@ -1,0 +1,73 @@
+"""Saliency: how strongly each input pixel moves an objective of the logits (eq. 5), maximum over time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class SaliencyError(RuntimeError):
+    """A saliency map is not finite."""
+
+
+def input_saliency(
+    network: nn.Module,
+    video: Tensor,
+    objectives: dict[str, Callable[[Tensor], Tensor]],
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and saliency maps of a batch of clips: one forward pass, one backward pass to the input per objective.
+
+    The map is the L2 norm over colours of the objective's gradient with respect to the RGB values, then the maximum
+    over time. Objectives are summed over clips, so a clip's map does not depend on its batch. The network runs in eval
+    mode and is left as it was found: flags, gradients, buffers.
+
+    Args:
+        network: (B, T, H, W, 3) to logits (B, T_out, C).
+        video: float (B, T, H, W, 3), RGB in [0, 1].
+        objectives: name to a function of the logits that gives (B,), or their sum over clips.
+        precision: "bfloat16" runs the network under autocast; objectives are computed in float32.
+    Returns:
+        logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
+    Raises:
+        SaliencyError: a map is not finite (names objective and clips).
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
+    video = video.detach().requires_grad_()
+    maps = {}
+    with _frozen(network), torch.enable_grad():
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = network(video).float()
+        for i, (name, objective) in enumerate(objectives.items()):
+            last = i == len(objectives) - 1
+            (gradient,) = torch.autograd.grad(objective(logits).sum(), video, retain_graph=not last)
+            maps[name] = _length(gradient).amax(1)  # B, H, W
+            finite = maps[name].isfinite().all(2).all(1)
+            if not finite.all():
+                bad = (~finite).nonzero().flatten().tolist()
+                raise SaliencyError(f"saliency of objective {name!r} is not finite for clips {bad} of the batch")
+    return logits.detach(), maps
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter gradients inside; every flag as before outside, also after an exception."""
+    modes = [(module, module.training) for module in network.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        network.eval()
+        network.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+
+
+def _length(gradient: Tensor) -> Tensor:
+    """L2 norm over colours, (..., 3) to (...); colour by colour: reductions over three values are slow on a CPU."""
+    return sum(colour.square() for colour in gradient.unbind(-1)).sqrt()

@@ -1,0 +1,81 @@
+"""Boxes from stored maps, at random or in the centre. No network runs, so another box size costs seconds."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cache.plan import Part
+from cache.records import Box
+from cache.saliency_store import ZarrStore
+from models.box_search import best_box
+from pipeline.base import BaseWeights, load_base
+from pipeline.config import Config
+from pipeline.products import OBJECTIVES, Policy, open_boxes, open_maps
+from pipeline.sampling import row_generator
+from pipeline.units import open_workspace, run_units
+from pipeline.workspace import StageError, Workspace
+
+
+def run_policy(workspace: Workspace, base: BaseWeights, policy: Policy) -> None:
+    """Fill the boxes of one policy for every part of the plan. Reads maps (for the objectives), writes boxes/.
+
+    Raises:
+        StageError: the maps are not there.
+    """
+    jobs = []
+    for part in workspace.parts:
+        todo = open_boxes(workspace, part, base.sha256, policy).product.todo()
+        if policy in OBJECTIVES and todo:
+            lacking = open_maps(workspace, part, base.sha256, policy).product.todo()
+            if set(lacking) & set(todo):
+                raise StageError(f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first")
+        jobs += [(part.name, unit, policy) for unit in todo]
+    run_units(_do_unit, workspace, jobs, 1, f"boxes ({policy})")
+
+
+def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int, policy: Policy) -> int:
+    """Find and commit the boxes of one unit; rows done."""
+    workspace = open_workspace(run_dir, config)
+    base = load_base(workspace)
+    part = next(part for part in workspace.parts if part.name == part_name)
+    store = open_boxes(workspace, part, base.sha256, policy)
+    with store.product.lock(unit) as mine:
+        if not mine:
+            return 0
+        rows = part.unit_rows(unit)
+        box_input = np.zeros((len(rows), 4), np.int32)
+        box_source = np.zeros((len(rows), 4), np.int32)
+        share = np.full(len(rows), np.nan, np.float32)
+        maps = open_maps(workspace, part, base.sha256, policy) if policy in OBJECTIVES else None
+        skipped = maps.product.vouch(unit)["skipped"] if maps else []
+        failed = {entry["video_id"] for entry in skipped}
+        for local, row in enumerate(rows):
+            if part.rows.video_id.iat[row] not in failed:
+                box, share[local] = find_box(workspace, part, row, policy, maps)
+                box_input[local] = (box.top, box.left, box.height, box.width)
+                box = part.clip(row).theta.to_source(box)
+                box_source[local] = (box.top, box.left, box.height, box.width)
+        values = {"box_input": box_input, "box_source": box_source, "saliency_share": share}
+        store.write_unit(unit, values, skipped)
+    return len(rows)
+
+
+def find_box(workspace: Workspace, part: Part, row: int, policy: Policy, maps: ZarrStore | None) -> tuple[Box, float]:
+    """box_input of one row and the share of the map's sum inside it (NaN without a map).
+
+    Args:
+        policy: an objective searches its stored map (eq. 6); "random" draws from the row's own generator; "center".
+        maps: the objective's store, None for the others.
+    """
+    side = workspace.config.saliency.box_side
+    height, width = part.input_size
+    if maps is not None:
+        top, left, share = best_box(maps.read("codes", row), side, side)
+        return Box(top, left, side, side), share
+    if policy == "center":
+        return Box((height - side) // 2, (width - side) // 2, side, side), float("nan")
+    clip = part.clip(row)
+    # a stream of its own: the row's generator has already chosen window, crop and flip
+    rng = row_generator(workspace.config.clips.plan_seed, f"{clip.video_id} box", clip.clip_index, clip.aug_index)
+    top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+    return Box(top, left, side, side), float("nan")

@@ -1,0 +1,54 @@
+"""The clips of one video, from one forward pass over its frames."""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from cache.plan import Part
+from pipeline.transforms import crop_and_flip, resize
+from pipeline.video import VideoUnreadable, read_frames
+from pipeline.workspace import Workspace
+
+
+def video_rows(part: Part, unit: int) -> Iterator[tuple[str, list[int]]]:
+    """(video_id, its local rows) for every video of a unit."""
+    rows = part.unit_rows(unit)
+    for first in range(rows.start, rows.stop, part.rows_per_video):
+        yield part.rows.video_id.iat[first], list(range(first, first + part.rows_per_video))
+
+
+def source_frames(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Decode the frames that any of a video's rows needs, each once.
+
+    Yields:
+        (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes)
+    Raises:
+        VideoError: the file cannot be read, or is not the one that was probed.
+    """
+    row = part.rows.iloc[rows[0]]
+    path = workspace.videos_root / row.video_path
+    if path.is_file() and path.stat().st_size != row.video_bytes:
+        raise VideoUnreadable(f"{path} has {path.stat().st_size} bytes, {row.video_bytes} when it was prepared")
+    wanted = sorted({index for one in rows for index in part.clip(one).frame_indices})
+    settings = part.settings
+    for index, frame in read_frames(
+        path, wanted, settings["fps"] or None, row.video_timing, settings["source_fps"] or None
+    ):
+        yield index, frame, zlib.crc32(frame)
+
+
+def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """V_in of every row of one video. Only resized frames are held, never the source.
+
+    Yields:
+        (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
+    """
+    clips = [part.clip(row) for row in rows]
+    size = clips[0].theta.resized_size
+    resized, crc = {}, {}
+    for index, frame, checksum in source_frames(workspace, part, rows):
+        resized[index], crc[index] = resize(frame, size), checksum
+    for row, clip in zip(rows, clips, strict=True):
+        volume = crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta)
+        yield row, volume, np.array([crc[i] for i in clip.frame_indices], np.uint32)

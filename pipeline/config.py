@@ -1,0 +1,245 @@
+"""The settings of a run: typed, frozen, validated; read from TOML, overridden by `--set section.key=value`."""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class ConfigError(Exception):
+    """A setting that does not exist, has the wrong type or a value that is not allowed."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where annotations and videos are."""
+
+    format: Literal["charades", "plain", "miniature"] = "plain"
+    annotations: tuple[str, ...] = ()  # charades: train csv, test csv; plain: one csv
+    classes: str = ""  # class list, one a line
+    videos: str = ""  # folder of video files or of folders of frames
+    source_fps: float = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
+    missing_videos: Literal["skip", "refuse"] = "refuse"
+    max_skipped: float = 0.01  # share of the videos found that may fail before a stage stops early
+    eval_ids: tuple[str, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
+    train_videos: int = 0  # miniature only: videos to generate
+    eval_videos: int = 0
+    data_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Which frames and pixels the network sees: theta, windows, stored augmentations (paper 5.1 to 5.3)."""
+
+    num_frames: int = 64  # T_in
+    fps: float = 8.0  # 0 = the video's own rate
+    resize: Literal["square", "shorter_side"] = "square"
+    resized_side: int = 256
+    input_side: int = 224  # H_in = W_in
+    aug_seeds: int = 25  # S, stored augmentations per training video
+    eval_clips: int = 10
+    plan_seed: int = 0
+    videos_per_unit: int = 4  # videos committed together
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run: paper 5.3."""
+
+    epochs: int = 50
+    learning_rate: float = 0.375
+    drop_epochs: tuple[int, ...] = (15, 40)  # the rate is divided by ten at these
+    batch_size: int = 12
+    accumulate: int = 1  # steps whose gradients are added before the optimiser moves
+    momentum: float = 0.9
+    weight_decay: float = 1e-7
+    video_loss_weight: float | Literal["released"] = 1.0
+    freeze_batchnorm: bool = False  # keep the statistics of batch-norm as they were loaded
+    autocast: bool = False  # bfloat16
+    loader_workers: int = 0  # processes that read batches ahead; 0 = none
+    checkpoint_minutes: float = 15.0
+
+
+@dataclass(frozen=True)
+class Base(Training):
+    """Charades-Base: the network that is fine-tuned first and then says where to look."""
+
+    network: str = "resnet50_i3d"
+    init: str = ""  # weights file to start from
+    new_head: bool = False  # leave the classifier of `init` out
+    in_memory: bool = False  # keep the resized frames of all training videos in memory
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Stage 1."""
+
+    objectives: tuple[str, ...] = ("entropy",)
+    box_side: int = 128  # B_h = B_w, pixels of the input frame
+    batch_size: int = 8
+    threads: int = 1  # torch threads of each worker
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Stage 2."""
+
+    codec: Literal["jpeg", "png"] = "jpeg"
+    quality: int = 90
+
+
+@dataclass(frozen=True)
+class Fusion(Training):
+    """Stage 3."""
+
+    epochs: int = 25
+    learning_rate: float = 0.02
+    drop_epochs: tuple[int, ...] = (15,)
+    batch_size: int = 8
+    fuse: Literal["logits", "scores"] = "logits"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run needs to know. `seed` governs all that is trained, Base included."""
+
+    name: str
+    data: Data = field(default_factory=Data)
+    clips: Clips = field(default_factory=Clips)
+    base: Base = field(default_factory=Base)
+    saliency: Saliency = field(default_factory=Saliency)
+    crops: Crops = field(default_factory=Crops)
+    fusion: Fusion = field(default_factory=Fusion)
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda
+    workers: int = 1  # processes of prepare, saliency (on the CPU) and crops
+
+
+def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a config.
+
+    Args:
+        path: a TOML file, or the name of one that comes with the project, such as `charades`.
+        overrides: `section.key=value` in TOML, or with a bare word as a string.
+    Raises:
+        ConfigError: names the file, the field, and what was expected.
+    """
+    file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
+    if not file.exists():
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise ConfigError(f"{path}: no such config file; those of the project are {known}")
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from error
+    values.setdefault("name", file.stem)
+    for override in overrides:
+        _override(values, override)
+    config = _build(Config, values, str(file))
+    _check(config)
+    return config
+
+
+def to_toml(config: Config) -> str:
+    """The resolved config as TOML, every field written out; `load` reads it back to an equal Config."""
+    values = dataclasses.asdict(config)
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for section, fields in values.items():
+        if isinstance(fields, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)
+
+
+def _override(values: dict, override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    try:
+        values[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[key] = text
+
+
+def _build(kind: type, values: dict, where: str):
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(hints)}"
+            raise ConfigError(f"{where}: unknown setting {key}{hint}")
+    return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Check value against the annotation; ints pass as floats, lists become tuples."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a section, got {value!r}")
+        return _build(hint, value, where)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(hint)))}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return tuple(_convert(get_args(hint)[0], item, where) for item in value)
+    if get_args(hint):  # a union: the first member that fits
+        for member in get_args(hint):
+            try:
+                return _convert(member, value, where)
+            except ConfigError:
+                continue
+        raise ConfigError(f"{where}: {value!r} is none of {hint}")
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Refuse values that no stage could use."""
+    clips, box = config.clips, config.saliency.box_side
+    rules = {
+        "clips.num_frames": clips.num_frames >= 1,
+        "clips.fps": clips.fps >= 0,
+        "clips.input_side (at most clips.resized_side)": 1 <= clips.input_side <= clips.resized_side,
+        "clips.aug_seeds": clips.aug_seeds >= 1,
+        "clips.eval_clips": clips.eval_clips >= 1,
+        "clips.videos_per_unit": clips.videos_per_unit >= 1,
+        "saliency.box_side (at most clips.input_side)": 1 <= box <= clips.input_side,
+        "saliency.batch_size": config.saliency.batch_size >= 1,
+        "saliency.threads": config.saliency.threads >= 1,
+        "saliency.objectives": set(config.saliency.objectives) <= {"entropy", "cross_entropy"},
+        "crops.quality (1 to 100)": 1 <= config.crops.quality <= 100,
+        "data.max_skipped (0 to 1)": 0 <= config.data.max_skipped <= 1,
+        "workers": config.workers >= 1,
+        "device (auto, cpu, cuda)": config.device in ("auto", "cpu", "cuda"),
+    }
+    for section, training in (("base", config.base), ("fusion", config.fusion)):
+        rules[f"{section}.epochs"] = training.epochs >= 1
+        rules[f"{section}.batch_size"] = training.batch_size >= 1
+        rules[f"{section}.accumulate"] = training.accumulate >= 1
+        rules[f"{section}.learning_rate"] = training.learning_rate > 0
+    for name, holds in rules.items():
+        if not holds:
+            raise ConfigError(f"{config.name}: {name} has a value that cannot work")

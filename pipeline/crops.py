@@ -1,0 +1,141 @@
+"""Stage 2: every row's box is cut from the source frames as they pass, and goes to HDF5 with the context volumes."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from cache.crop_store import VolumeStore, encode_volume
+from cache.plan import Part
+from cache.records import Box
+from pipeline import boxes
+from pipeline.base import load_base
+from pipeline.clips import source_frames, video_rows
+from pipeline.config import Config
+from pipeline.products import Pixels, Policy, open_base, open_boxes, open_context, open_crops
+from pipeline.saliency import skipped_videos
+from pipeline.transforms import apply_theta, cut_input, cut_source
+from pipeline.units import open_workspace, run_units, skip
+from pipeline.video import VideoError
+from pipeline.workspace import Outcome, StageError, Workspace
+
+
+class FramesDiffer(VideoError):
+    """The decoder gave other pixels than in the first stage."""
+
+
+def run(config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pixels = "source") -> Outcome:
+    """Fill context volumes and, for each policy, boxes and focused volumes, for every part of the plan.
+
+    Reads the plan, Base's weights (as a key), maps, base (to check frames) and the videos. Writes boxes/ (policies
+    without maps), context/ and crops/. Each video is decoded once, whatever is missing of it.
+
+    Args:
+        policies: which boxes: entropy, cross_entropy, random, center.
+        pixels: cut from the "source" video, or enlarged from the "input" (the paper's "upscaled").
+    Raises:
+        StageError: maps or Base are not there.
+    """
+    workspace = Workspace(run_dir, config)
+    base = load_base(workspace)
+    for policy in policies:
+        boxes.run_policy(workspace, base, policy)
+    jobs = []
+    for part in workspace.parts:
+        stores = _stores(workspace, part, policies, pixels).values()
+        todo = sorted(set().union(*(store.product.todo() for store in stores)))
+        jobs += [(part.name, unit, policies, pixels) for unit in todo]
+    rows = run_units(_do_unit, workspace, jobs, config.workers, "crops")
+    skipped, size = set(), 0
+    for part in workspace.parts:
+        for store in _stores(workspace, part, policies, pixels).values():
+            skipped |= skipped_videos(store)
+            units = range(part.num_units)
+            size += sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
+    summary = f"{rows} rows cut now; context and {', '.join(policies)} from {pixels} pixels: {size / 1e6:.1f} MB"
+    return Outcome(run_dir / "crops", summary, len(skipped))
+
+
+def _stores(workspace: Workspace, part: Part, policies: tuple[Policy, ...], pixels: Pixels) -> dict[str, VolumeStore]:
+    """The context store, and one of crops per policy, by name."""
+    weights = load_base(workspace).sha256
+    return {"context": open_context(workspace, part)} | {
+        policy: open_crops(workspace, part, weights, policy, pixels) for policy in policies
+    }
+
+
+def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int, policies: tuple, pixels: Pixels) -> int:
+    """Cut and commit one unit of every store that lacks it; rows done."""
+    workspace = open_workspace(run_dir, config)
+    part = next(part for part in workspace.parts if part.name == part_name)
+    with ExitStack() as locks:
+        stores = {
+            name: store
+            for name, store in _stores(workspace, part, policies, pixels).items()
+            if locks.enter_context(store.product.lock(unit))
+        }
+        if not stores:
+            return 0
+        volumes = {name: [] for name in stores}
+        skipped = []
+        for video_id, rows in video_rows(part, unit):
+            try:
+                found = _cut_video(workspace, part, unit, rows, stores, pixels)
+            except VideoError as error:
+                skipped.append(skip(video_id, error))
+                found = {name: [None] * len(rows) for name in stores}
+            for name, encoded in found.items():
+                volumes[name] += encoded
+        for name, store in stores.items():
+            store.write_unit(unit, volumes[name], skipped)
+    return len(part.unit_rows(unit))
+
+
+def _cut_video(
+    workspace: Workspace, part: Part, unit: int, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels
+) -> dict[str, list[list[bytes]]]:
+    """Encoded frames of every store, row and frame of one video; one source frame is alive at a time."""
+    clips = [part.clip(row) for row in rows]
+    found_boxes = {name: _boxes(workspace, part, rows, name) for name in stores if name != "context"}
+    known = _known_frames(workspace, part, unit, rows)
+    encoded = {name: [[b""] * part.num_frames for _ in rows] for name in stores}
+    for index, frame, checksum in source_frames(workspace, part, rows):
+        for number, clip in enumerate(clips):
+            places = [place for place, wanted in enumerate(clip.frame_indices) if wanted == index]
+            if not places:
+                continue
+            if known is not None and known[number][places[0]] != checksum:
+                raise FramesDiffer(
+                    f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
+                )
+            needs_input = pixels == "input" or "context" in stores
+            frame_input = apply_theta(frame, clip.theta) if needs_input else None
+            for name, store in stores.items():
+                if name == "context":
+                    picture = frame_input
+                elif pixels == "input":
+                    picture = cut_input(frame_input, found_boxes[name][number], part.input_size)
+                else:
+                    picture = cut_source(frame, clip.theta, found_boxes[name][number], part.input_size)
+                (content,) = encode_volume(picture[None], store.codec, store.quality)
+                for place in places:
+                    encoded[name][number][place] = content
+    return encoded
+
+
+def _boxes(workspace: Workspace, part: Part, rows: list[int], policy: Policy) -> list[Box]:
+    """box_input of a video's rows."""
+    store = open_boxes(workspace, part, load_base(workspace).sha256, policy)
+    return [Box(*map(int, values)) for values in store.read_rows("box_input", np.array(rows))]
+
+
+def _known_frames(workspace: Workspace, part: Part, unit: int, rows: list[int]) -> np.ndarray | None:
+    """CRC-32 of the source frames as stage 1 saw them, uint32 (rows, T); None where it has not run."""
+    base = load_base(workspace)
+    store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
+    record = store.product.done(unit)
+    if record is None:
+        return None
+    if any(entry["video_id"] == part.rows.video_id.iat[rows[0]] for entry in record["skipped"]):
+        raise FramesDiffer(f"{part.rows.video_id.iat[rows[0]]} was left out by saliency")
+    return store.read_rows("frame_crc", np.array(rows))

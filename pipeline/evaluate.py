@@ -1,0 +1,219 @@
+"""evaluate: clips of every evaluation video, the maximum over clips, mAP by the official rule, one result file a model."""
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cache.commit import write_file
+from cache.fingerprint import fingerprint
+from models.backbones import build
+from models.checkpoint import load_weights
+from models.fusion import clip_scores
+from pipeline import miniature_truth
+from pipeline.base import BaseWeights, load_base
+from pipeline.config import Config
+from pipeline.device import pick_device
+from pipeline.metrics import map_official, mean_average_precision, submission
+from pipeline.products import Policy, base_settings, crops_settings, open_base
+from pipeline.progress import progress
+from pipeline.train_fusion import fusion_logits
+from pipeline.volumes import Volumes, boxes_of
+from pipeline.workspace import Outcome, StageError, Workspace
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
+    *("map_official", "map_windowed", "num_videos", "num_missing", "num_classes", "boxes_on_target", "protocol", "key"),
+)
+
+
+def run(
+    config: Config, run_dir: Path, boxes_eval: Policy | None = None, eval_ids: tuple[str, ...] = (), use_labels=False
+) -> Outcome:
+    """Evaluate Base and every fusion model that was trained from it in this run.
+
+    Reads the plan, the labels, base/, context/, crops/ and models/. Writes results/<key>.json, <key>.scores.txt (the
+    official submission format), <key>.per_class.csv, and results.csv, rebuilt from all of them.
+
+    Args:
+        boxes_eval: boxes at evaluation, where they shall differ from those at training.
+        eval_ids: only these evaluation videos.
+        use_labels: allow boxes that come from the labels; such results are marked as oracle.
+    Raises:
+        StageError: the plan has no evaluation video, or a stage before this one has not finished.
+    """
+    workspace = Workspace(run_dir, config)
+    ids = _video_ids(workspace, eval_ids)
+    base = load_base(workspace)
+    models = [None]
+    for path in sorted((run_dir / "models").glob("*/model.json")):
+        facts = json.loads(path.read_text())
+        if facts["base"] == base.sha256:
+            models.append((path.parent, facts))
+    for model in models:
+        facts = _experiment(workspace, base, model, boxes_eval, ids)
+        if facts["oracle"] and not use_labels:
+            raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
+        path = run_dir / "results" / f"{facts['key']}.json"
+        if not path.exists():
+            _evaluate(workspace, base, model, facts, ids, path)
+    return Outcome(rebuild(run_dir), f"{len(models)} models; {protocol(workspace)}")
+
+
+def protocol(workspace: Workspace) -> str:
+    """What stands beside every number."""
+    clips, fusion = workspace.config.clips, workspace.config.fusion
+    text = (
+        f"T_in {clips.num_frames} at {clips.fps:g} fps, {clips.resize} resize to {clips.resized_side}, "
+        f"input {clips.input_side}, box {workspace.config.saliency.box_side}, {clips.eval_clips} clips, max over clips"
+    )
+    return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
+
+
+def rebuild(run_dir: Path) -> Path:
+    """results.csv from all result files: the same key is the same row. Returns its path."""
+    results = [json.loads(path.read_text()) for path in sorted((run_dir / "results").glob("*.json"))]
+    results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    write_file(run_dir / "results.csv", buffer.getvalue().encode())
+    return run_dir / "results.csv"
+
+
+def _video_ids(workspace: Workspace, eval_ids: tuple[str, ...]) -> list[str]:
+    """Evaluation videos of the plan, in the order of the annotations, which breaks ties."""
+    planned = {video_id for part in workspace.parts_of("test") for video_id in part.rows.video_id}
+    if not planned:
+        raise StageError("the plan has no evaluation video; `prepare --eval-ids ID,...` moves some there")
+    if unknown := set(eval_ids) - planned:
+        raise StageError(
+            f"--eval-ids: {', '.join(sorted(unknown))} not among the plan's {len(planned)} evaluation videos"
+        )
+    wanted = set(eval_ids) or planned
+    return [video_id for video_id in workspace.annotations.videos.video_id if video_id in wanted]
+
+
+def _experiment(workspace: Workspace, base: BaseWeights, model, boxes_eval: Policy | None, ids: list[str]) -> dict:
+    """What a result is about, and its key."""
+    part, config = workspace.parts_of("test")[0], workspace.config
+    if model is None:
+        facts = {"experiment": "base", "fusion": "none", "boxes_train": "none", "boxes_eval": "none", "pixels": "input"}
+        made_from = base_settings(workspace, part, base.sha256)
+        facts |= {"weights": base.sha256, "seed": config.seed}
+    else:
+        trained = model[1]
+        repeat = trained["boxes_train"] == "repeat"
+        boxes = "repeat" if repeat else boxes_eval or trained["boxes_train"]
+        name = trained["name"] + (f"-eval-{boxes}" if boxes != trained["boxes_train"] else "")
+        facts = {"experiment": name, "boxes_eval": boxes}
+        facts |= {column: trained[column] for column in ("fusion", "boxes_train", "pixels", "seed", "weights")}
+        made_from = {} if repeat else crops_settings(workspace, part, base.sha256, boxes, trained["pixels"])
+    facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
+    facts["protocol"], facts["eval_clips"] = protocol(workspace), config.clips.eval_clips
+    identity = {"made_from": made_from, "labels": workspace.labels_sha256, "ids": ids, **facts}
+    identity["plan"] = {one.name: one.rows_sha256 for one in workspace.parts_of("test")}
+    return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
+
+
+def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: list[str], path: Path) -> None:
+    """Score one model on the given videos and write its result files; the JSON, which counts, comes last."""
+    annotations = workspace.annotations
+    by_clip, windowed = _scores(workspace, base, model, facts, set(ids))
+    scored = [video_id for video_id in ids if video_id in by_clip]
+    if not scored:
+        raise StageError(f"{facts['experiment']}: none of the {len(ids)} evaluation videos could be read")
+    if len(scored) < len(ids):
+        log.warning("%d of %d evaluation videos were left out by earlier stages", len(ids) - len(scored), len(ids))
+    scores = np.stack([by_clip[video_id].max(0) for video_id in scored])  # maximum over clips
+    result = mean_average_precision(scores, annotations.video_targets(scored))
+    listed = annotations.videos.video_id[annotations.videos.split == "test"].tolist()
+    official = map_official(dict(zip(scored, scores, strict=True)), listed, annotations.video_targets(listed))
+    in_windows = mean_average_precision(scores, np.stack([windowed[video_id] for video_id in scored]))
+    on_target = None
+    if workspace.config.data.format == "miniature" and facts["boxes_eval"] not in ("none", "repeat"):
+        on_target = boxes_on_target(workspace, base, facts["boxes_eval"])
+    facts = facts | {
+        "map": result.map,
+        "map_official": official.map,
+        "map_windowed": in_windows.map,
+        "num_videos": len(scored),
+        "num_missing": len(listed) - len(set(scored) & set(listed)),
+        "num_classes": result.num_classes,
+        "boxes_on_target": on_target,
+    }
+    path.parent.mkdir(exist_ok=True)
+    write_file(path.with_suffix(".scores.txt"), submission(scored, scores))
+    counts = annotations.video_targets(scored).sum(0)
+    table = pd.DataFrame({"class": annotations.classes, "positives": counts, "ap": result.per_class})
+    write_file(path.with_suffix(".per_class.csv"), table.to_csv(index=False).encode())
+    finite = {name: None if value != value else value for name, value in facts.items()}
+    write_file(path, (json.dumps(finite, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]) -> tuple[dict, dict]:
+    """By video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,)."""
+    by_clip: dict[str, list] = {}
+    windowed: dict[str, list] = {}
+    if model is None:
+        clips = _base_scores(workspace, base)
+    else:
+        clips = _fusion_scores(workspace, base, model, facts, ids)
+    for part, row, scores in clips:
+        video_id = part.rows.video_id.iat[row]
+        by_clip.setdefault(video_id, []).append(scores)
+        seen = workspace.annotations.frame_targets(video_id, workspace.frame_times(part, row))
+        windowed.setdefault(video_id, []).append(seen.max(0))
+    return (
+        {video_id: np.stack(rows) for video_id, rows in by_clip.items()},
+        {video_id: np.max(rows, axis=0) for video_id, rows in windowed.items()},
+    )
+
+
+def _base_scores(workspace: Workspace, base: BaseWeights):
+    """(part, row, scores (C,)) of every evaluation clip, from the stored logits."""
+    for part in workspace.parts_of("test"):
+        store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
+        if store.product.todo():
+            raise StageError(f"{part.name}: Base's logits are not complete; run saliency first")
+        rows = np.flatnonzero(store.product.rows_done())
+        logits = torch.from_numpy(store.read_rows("logits", rows))
+        for row, scores in zip(rows, clip_scores(logits).numpy(), strict=True):
+            yield part, int(row), scores
+
+
+def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]):
+    """(part, row, scores (C,)) of every evaluation clip of a fusion model; Base's branch comes from the cache."""
+    folder, trained = model
+    device = pick_device(workspace.config)
+    network = build(workspace.config.base.network, base.num_classes)
+    load_weights(network, folder / "weights.pt")
+    network.to(device).eval()
+    volumes = Volumes(workspace, base, "test", facts["fusion"], facts["boxes_eval"], facts["pixels"])
+    places = [place for video_id, rows in volumes.places().items() if video_id in ids for place in rows]
+    size = workspace.config.fusion.batch_size
+    batches = [places[first : first + size] for first in range(0, len(places), size)]
+    for batch in progress(batches, len(batches), f"evaluate {facts['experiment']}", "batches"):
+        values = tuple(value.to(device) for value in volumes.load(batch))
+        with torch.inference_mode():
+            logits = fusion_logits(network, values, facts["fusion"], trained["recipe"]["fuse"])
+        for place, scores in zip(batch, clip_scores(logits).cpu().numpy(), strict=True):
+            yield volumes.parts[place.part], place.row, scores
+
+
+def boxes_on_target(workspace: Workspace, base: BaseWeights, policy: Policy) -> float:
+    """Miniature only: the share of evaluation clips whose box holds every card, see `miniature_truth`."""
+    cards = miniature_truth.read_cards(workspace.videos_root)
+    hits = []
+    for part in workspace.parts_of("test"):
+        found = boxes_of(workspace, base, part, policy)
+        hits += [miniature_truth.on_target(cards, part, row, found[row]) for row in range(part.num_rows)]
+    return float(np.mean(hits))

@@ -1,0 +1,276 @@
+"""prepare: annotations and videos become a table of videos, a snapshot of the labels, and the plan."""
+
+import csv
+import io
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from cache.commit import write_file
+from cache.errors import CacheError
+from cache.plan import Part, read_plan, write_part
+from pipeline.annotations import PLAIN_COLUMNS, Annotations, read_charades, read_plain
+from pipeline.config import Config, to_toml
+from pipeline.progress import progress
+from pipeline.sampling import eval_start, eval_theta, row_generator, train_theta, train_window
+from pipeline.video import VideoError, VideoMissing, find_video, probe
+from pipeline.workspace import Outcome, StageError, clip_settings
+
+log = logging.getLogger(__name__)
+
+VIDEO_COLUMNS = (
+    *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
+    *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
+)
+SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
+LOW_ZOOM = 1.5  # below, the focused volume can hold hardly more than upscaling
+
+
+def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
+    """Probe all annotated videos and fix every row of the run.
+
+    Reads the annotation files and every video, whole. Writes config.toml, videos.csv, skipped.csv, labels.csv,
+    classes.txt and plan/. The same command again changes nothing; with `extend`, new videos and further augmentation
+    seeds become new parts and no earlier file is touched.
+
+    Raises:
+        AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
+        StaleCacheError: the run holds another plan.
+    """
+    annotations = read_annotations(config)
+    known = _known_videos(run_dir) if extend else {}
+    videos, skipped = _probe_all(config, annotations, known)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _check_extendable(config, run_dir, extend)
+    for part in _new_parts(config, run_dir, videos, extend):
+        write_part(run_dir, part)
+    videos["labels"] = [int(n) for n in annotations.video_targets(videos.video_id.tolist()).sum(1)]
+    write_file(run_dir / "videos.csv", _csv(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()))
+    write_file(run_dir / "skipped.csv", _csv(SKIPPED_COLUMNS, skipped))
+    write_file(run_dir / "labels.csv", _labels_csv(annotations))
+    write_file(run_dir / "classes.txt", "".join(f"{name}\n" for name in annotations.classes).encode())
+    write_file(run_dir / "config.toml", to_toml(config).encode())
+    return _outcome(config, run_dir, annotations, videos, skipped)
+
+
+def read_annotations(config: Config) -> Annotations:
+    """The config's annotation files; `data.eval_ids` moves videos to the evaluation split.
+
+    Raises:
+        AnnotationError: a file is not exactly its format. StageError: a setting or a file is missing.
+    """
+    data = config.data
+    needed = {"charades": 2, "plain": 1, "miniature": 2}[data.format]
+    if len(data.annotations) != needed:
+        raise StageError(f"data.annotations: format {data.format} takes {needed} file(s), got {len(data.annotations)}")
+    for path in (*data.annotations, data.classes):
+        if not Path(path).is_file():
+            raise StageError(f"{path or 'data.classes'}: no such annotation file")
+    read = read_plain if data.format == "plain" else read_charades
+    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes))
+    unknown = set(data.eval_ids) - set(annotations.videos.video_id)
+    if unknown:
+        raise StageError(f"--eval-ids: {', '.join(sorted(unknown))} not in the annotations")
+    annotations.videos.loc[annotations.videos.video_id.isin(data.eval_ids), "split"] = "test"
+    return annotations
+
+
+def _probe_all(config: Config, annotations: Annotations, known: dict) -> tuple[pd.DataFrame, list[list[str]]]:
+    """Probe every annotated video: rows of videos.csv (without labels), rows of skipped.csv, in annotation order."""
+    root = Path(config.data.videos)
+    if not root.is_dir():
+        raise StageError(
+            f"data.videos: {root or '(empty)'} is not a folder; video files or folders of frames belong there"
+        )
+    table = annotations.videos[["video_id", "split"]].itertuples(index=False, name=None)
+    jobs = [(video_id, split) for video_id, split in table]
+    probed = Parallel(n_jobs=config.workers, return_as="generator")(
+        delayed(_probe_one)(config, video_id, known.get(video_id)) for video_id, _ in jobs
+    )
+    videos, skipped = [], []
+    for (video_id, split), found in zip(jobs, progress(probed, len(jobs), "prepare", "videos"), strict=True):
+        if isinstance(found, dict):
+            videos.append({"video_id": video_id, "split": split, **found})
+        else:
+            skipped.append([video_id, split, *found])
+    return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
+
+
+def _probe_one(config: Config, video_id: str, known: dict | None) -> dict | tuple[str, str]:
+    """One row of videos.csv, or (reason, detail) for skipped.csv."""
+    root, clips = Path(config.data.videos), config.clips
+    try:
+        path = find_video(root, video_id)
+        if known and path.is_file() and path.stat().st_size == known["bytes"]:
+            return known
+        info = probe(path, config.data.source_fps or None)
+    except VideoError as error:
+        return type(error).__name__, str(error)
+    except ValueError as error:  # a folder of frames, and no data.source_fps
+        return "VideoUnreadable", str(error)
+    resized = eval_theta((info.height, info.width), clips.resize, clips.resized_side, clips.input_side).resized_size
+    return {
+        "path": path.relative_to(root.resolve()).as_posix(),
+        "num_source_frames": info.num_source_frames,
+        "num_frames": info.num_frames(clips.fps or None),
+        "source_fps": round(float(info.source_fps), 6),
+        "duration_seconds": round(float(info.duration_seconds), 6),
+        "height": info.height,
+        "width": info.width,
+        "zoom_y": round(info.height / resized[0], 4),
+        "zoom_x": round(info.width / resized[1], 4),
+        "timing": info.timing,
+        "bytes": info.bytes,
+        "sha256": info.sha256,
+    }
+
+
+def _known_videos(run_dir: Path) -> dict[str, dict]:
+    """Rows of an earlier videos.csv by id, so that extending a run decodes only what is new."""
+    if not (run_dir / "videos.csv").exists():
+        return {}
+    types = dict.fromkeys(("video_id", "split", "path", "timing", "sha256"), str)
+    table = pd.read_csv(run_dir / "videos.csv", dtype=types, keep_default_na=False)
+    columns = [name for name in VIDEO_COLUMNS if name not in ("video_id", "split", "labels")]
+    return {row["video_id"]: {name: row[name] for name in columns} for row in table.to_dict("records")}
+
+
+def _check_extendable(config: Config, run_dir: Path, extend: bool) -> None:
+    """--extend needs a plan with the same clips; more evaluation clips would move the windows of the old ones."""
+    if not extend:
+        return
+    for part in read_plan(run_dir):
+        if part.settings != clip_settings(config):
+            raise StageError(f"{run_dir}: --extend adds videos and augmentation seeds, it cannot change the clips")
+        if part.split == "test" and part.rows_per_video != config.clips.eval_clips:
+            raise StageError(
+                f"clips.eval_clips: {config.clips.eval_clips}, the plan has {part.rows_per_video}; "
+                "another number moves every window, so it needs another --run"
+            )
+
+
+def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:
+    """The parts that the plan lacks: for known training videos the further seeds, for new videos everything."""
+    old = read_plan(run_dir) if extend else []
+    seeds = {}  # train video -> how many augmentations are planned
+    for part in old:
+        for video_id in part.rows.video_id.unique():
+            seeds[video_id] = seeds.get(video_id, 0) + part.rows_per_video
+    parts = []
+    for split in ("train", "test"):
+        table = videos[videos.split == split]
+        wanted = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
+        planned = table.video_id.map(seeds).fillna(0).astype(int)
+        for first in sorted(set(planned)):
+            chosen = table[planned == first]
+            if first < wanted and len(chosen):
+                name = f"part-{len(old) + len(parts):03d}-{split}"
+                rows = _rows(config, chosen, split, range(first, wanted))
+                parts.append(
+                    Part(name, split, rows, wanted - first, config.clips.videos_per_unit, clip_settings(config))
+                )
+    return parts
+
+
+def _rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> pd.DataFrame:
+    """Rows of a part, video by video: windows and thetas, each from the row's own generator."""
+    clips, rows = config.clips, []
+    for video in videos.to_dict("records"):
+        size, frames = (video["height"], video["width"]), video["num_frames"]
+        for number in numbers:
+            if split == "train":
+                rng = row_generator(clips.plan_seed, video["video_id"], 0, number)
+                start = train_window(frames, clips.num_frames, rng)
+                theta = train_theta(size, clips.resize, clips.resized_side, clips.input_side, rng)
+            else:
+                start = eval_start(number, clips.eval_clips, frames, clips.num_frames)
+                theta = eval_theta(size, clips.resize, clips.resized_side, clips.input_side)
+            rows.append(
+                {
+                    "video_id": video["video_id"],
+                    "split": split,
+                    "clip_index": 0 if split == "train" else number,
+                    "aug_index": number if split == "train" else 0,
+                    "frame_start": start,
+                    "num_frames": frames,
+                    "fps": clips.fps or video["source_fps"],
+                    "source_height": size[0],
+                    "source_width": size[1],
+                    "theta_resized_height": theta.resized_size[0],
+                    "theta_resized_width": theta.resized_size[1],
+                    "theta_crop_top": theta.crop_top,
+                    "theta_crop_left": theta.crop_left,
+                    "theta_input_height": theta.input_size[0],
+                    "theta_input_width": theta.input_size[1],
+                    "theta_flip": theta.flip,
+                    "video_path": video["path"],
+                    "video_bytes": video["bytes"],
+                    "video_sha256": video["sha256"],
+                    "video_timing": video["timing"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> Outcome:
+    """Count what was found, warn, and refuse where the config says so."""
+    reasons = Counter(reason for _, _, reason, _ in skipped)
+    missing = reasons.pop(VideoMissing.__name__, 0)
+    failed = sum(reasons.values())
+    if missing and config.data.missing_videos == "refuse":
+        raise StageError(
+            f"{missing} annotated videos have no file in {config.data.videos} (listed in {run_dir / 'skipped.csv'}); "
+            'data.missing_videos = "skip" leaves them out'
+        )
+    if not len(videos):
+        raise StageError(
+            f"none of the {len(annotations.videos)} annotated videos can be used; see {run_dir / 'skipped.csv'}"
+        )
+    parts = [f"{len(videos)} videos ({(videos.split == 'train').sum()} train, {(videos.split == 'test').sum()} test)"]
+    parts += [f"{missing} annotated videos without a file, left out"] * bool(missing)
+    parts += [f"{count} {reason}" for reason, count in sorted(reasons.items())]
+    parts += [f"{count} actions {name}" for name, count in annotations.notes.items() if count and name != "unlabelled"]
+    low = int((videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM).sum())
+    if low:
+        log.warning(
+            "%d of %d videos are less than %.1f times as large as the resized frame: "
+            "their focused volumes can hold hardly more than upscaling",
+            *(low, len(videos), LOW_ZOOM),
+        )
+    if failed > config.data.max_skipped * (failed + len(videos)):
+        parts.append(f"more failed than data.max_skipped = {config.data.max_skipped:g} allows")
+    return Outcome(run_dir / "plan", "; ".join(parts), failed)
+
+
+def _labels_csv(annotations: Annotations) -> bytes:
+    """All labels in our plain format. Impossible times are written as 1, 0, which reads back as impossible."""
+    splits = dict(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
+    by_video = {video_id: [] for video_id in splits}
+    for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
+        if start != start:
+            times = ["1", "0"]
+        else:
+            times = ["", ""] if end == float("inf") else [_seconds(start), _seconds(end)]
+        line = [video_id, splits[video_id], *times, annotations.classes[index]]
+        if line not in by_video[video_id]:
+            by_video[video_id].append(line)
+    lines = [
+        line for video_id, found in by_video.items() for line in found or [[video_id, splits[video_id], "", "", ""]]
+    ]
+    return _csv(PLAIN_COLUMNS, lines)
+
+
+def _seconds(value: float) -> str:
+    """Seconds as plain decimals, which `read_plain` takes."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
+
+
+def _csv(columns: tuple[str, ...], rows: list[list]) -> bytes:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue().encode()

@@ -1,0 +1,27 @@
+"""Progress of a long job: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+    """Pass items on while showing how many of `total` went by, at what rate, and how long the rest takes."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
+        return
+    start = said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if number == total or now - said > SECONDS_BETWEEN_LINES:
+            said = now
+            rate = number / max(now - start, 1e-9)
+            rest = f"{(total - number) / rate:.0f} s left" if number < total else f"done in {now - start:.1f} s"
+            print(f"{label}: {number}/{total} {unit}, {rate:.3g} {unit}/s, {rest}", file=sys.stderr, flush=True)

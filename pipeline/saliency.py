@@ -1,0 +1,167 @@
+"""Stage 1: Base looks at every planned clip; its logits, its saliency maps and the boxes go to Zarr."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.plan import Part
+from cache.saliency_store import ZarrStore
+from models.box_search import quantise
+from models.fold import fold
+from models.i3d import as_input
+from models.losses import charades_loss, entropy
+from models.saliency import input_saliency
+from pipeline import boxes
+from pipeline.base import BaseWeights, build_base, load_base
+from pipeline.clips import input_clips, video_rows
+from pipeline.config import Config
+from pipeline.device import pick_device
+from pipeline.products import open_base, open_maps
+from pipeline.units import open_workspace, run_units, skip
+from pipeline.video import VideoError
+from pipeline.workspace import Outcome, StageError, Workspace
+
+
+def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
+    """Fill base, maps and boxes for every part of the plan.
+
+    Reads the plan, the labels (for `cross_entropy` only), Base's weights and the videos. Writes base/, maps/ and
+    boxes/. Units that are done are not computed again; a new box size or objective computes only what it changes.
+
+    Args:
+        use_labels: allow `cross_entropy` on evaluation clips, whose boxes then know the answer.
+    Raises:
+        StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
+    """
+    workspace = Workspace(run_dir, config)
+    base = load_base(workspace)
+    if "cross_entropy" in config.saliency.objectives and not use_labels and workspace.parts_of("test"):
+        raise StageError(
+            "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos: "
+            "say --use-labels, and its results are marked as oracle"
+        )
+    jobs = []
+    for part in workspace.parts:
+        stores = _stores(workspace, part, base)
+        todo = sorted(set().union(*(store.product.todo() for store in stores.values())))
+        jobs += [(part.name, unit) for unit in todo]
+    workers = config.workers if pick_device(config).type == "cpu" else 1
+    rows = run_units(_do_unit, workspace, jobs, workers, "saliency")
+    skipped = set()
+    for objective in config.saliency.objectives:
+        boxes.run_policy(workspace, base, objective)
+    for part in workspace.parts:
+        skipped |= skipped_videos(_stores(workspace, part, base)["base"])
+    total = sum(part.num_rows for part in workspace.parts)
+    names = ", ".join(config.saliency.objectives)
+    summary = f"{rows} of {total} rows computed now, {names}; Base {base.sha256[:12]}"
+    return Outcome(run_dir / "maps", summary, len(skipped))
+
+
+def skipped_videos(store) -> set[str]:
+    """Ids of the videos that the records of a store name as failed."""
+    product = store.product
+    done = set(range(product.part.num_units)) - set(product.todo())
+    return {entry["video_id"] for unit in done for entry in product.done(unit)["skipped"]}
+
+
+def _stores(workspace: Workspace, part: Part, base: BaseWeights) -> dict[str, ZarrStore]:
+    """Base's store and one of maps per objective, by name."""
+    stores = {"base": open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)}
+    for objective in workspace.config.saliency.objectives:
+        stores[objective] = open_maps(workspace, part, base.sha256, objective)
+    return stores
+
+
+@cache
+def _network(run_dir: Path, config: Config, threads: int) -> tuple[torch.nn.Module, BaseWeights, torch.device]:
+    """The network of a worker process: frozen, batch-norm folded."""
+    workspace, device = open_workspace(run_dir, config), pick_device(config)
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    base = load_base(workspace)
+    return fold(build_base(workspace, base)).to(device), base, device
+
+
+def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int) -> int:
+    """Compute and commit one unit of every store that lacks it; rows computed."""
+    workspace = open_workspace(run_dir, config)
+    network, base, device = _network(run_dir, config, config.saliency.threads)
+    part = next(part for part in workspace.parts if part.name == part_name)
+    with ExitStack() as locks:
+        stores = {
+            name: store
+            for name, store in _stores(workspace, part, base).items()
+            if locks.enter_context(store.product.lock(unit))
+        }
+        if not stores:
+            return 0
+        arrays, skipped = _compute(workspace, part, unit, stores, network, device)
+        for name, store in stores.items():
+            store.write_unit(unit, arrays[name], skipped)
+    return len(part.unit_rows(unit))
+
+
+def _compute(workspace: Workspace, part: Part, unit: int, stores, network, device) -> tuple[dict, list[dict]]:
+    """All arrays of a unit, and the videos that failed, whose rows stay as the fill value."""
+    rows = part.unit_rows(unit)
+    arrays = {
+        name: {
+            array: np.full((len(rows), *stored.shape[1:]), stored.fill_value, stored.dtype)
+            for array, stored in store.arrays.items()
+        }
+        for name, store in stores.items()
+    }
+    skipped: list[dict] = []
+    for batch in _batches(workspace, part, unit, skipped):
+        local = [row - rows.start for row, _, _ in batch]
+        video = as_input(torch.from_numpy(np.stack([clip for _, clip, _ in batch])), device)
+        objectives = _objectives(workspace, part, [row for row, _, _ in batch], stores, device)
+        logits, maps = input_saliency(network, video, objectives, workspace.config.saliency.precision)
+        if "base" in stores:
+            arrays["base"]["logits"][local] = logits.cpu().numpy()
+            arrays["base"]["entropy"][local] = entropy(logits).cpu().numpy()
+            arrays["base"]["frame_crc"][local] = [crc for _, _, crc in batch]
+        for name, batch_maps in maps.items():
+            for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
+                arrays[name]["codes"][row], arrays[name]["scale"][row] = quantise(saliency)
+    return arrays, skipped
+
+
+def _batches(workspace: Workspace, part: Part, unit: int, skipped: list[dict]) -> Iterator[list[tuple]]:
+    """Clips of a unit in batches that never cross it; videos that fail are added to `skipped`."""
+    size, batch = workspace.config.saliency.batch_size, []
+    for video_id, video in video_rows(part, unit):
+        try:
+            clips = list(input_clips(workspace, part, video))
+        except VideoError as error:
+            skipped.append(skip(video_id, error))
+            continue
+        for clip in clips:
+            batch.append(clip)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _objectives(workspace: Workspace, part: Part, rows: list[int], stores, device) -> dict:
+    """The functions of the logits that the stores in hand differentiate."""
+    objectives = {}
+    if "entropy" in stores:
+        objectives["entropy"] = entropy
+    if "cross_entropy" in stores:
+        video, frames = (torch.from_numpy(targets).to(device) for targets in workspace.targets(part, rows))
+        objectives["cross_entropy"] = partial(
+            charades_loss,
+            video_targets=video,
+            frame_targets=frames,
+            video_loss_weight=workspace.config.base.video_loss_weight,
+            reduction="clip_sum",
+        )
+    return objectives

@@ -1,0 +1,124 @@
+"""Stage 3: a network that looks twice, trained from the caches alone. No video is opened, Base's branch never runs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cache.commit import write_file
+from cache.fingerprint import fingerprint
+from models.checkpoint import state_hash, to_bytes
+from models.fusion import concat_targets, concat_time, late_fusion
+from models.i3d import as_input
+from models.losses import charades_loss
+from pipeline.base import BaseWeights, build_base, load_base
+from pipeline.config import Config
+from pipeline.device import pick_device
+from pipeline.products import Pixels, boxes_settings, context_settings, crops_settings
+from pipeline.training import Batch, fit
+from pipeline.volumes import Focus, Fusion, Place, Volumes
+from pipeline.workspace import Outcome, StageError, Workspace
+
+
+def run(
+    config: Config, run_dir: Path, fusion: Fusion = "late", focus: Focus = "entropy", pixels: Pixels = "source"
+) -> Outcome:
+    """Train one fusion model from Base's weights (paper 4.3, 5.3).
+
+    Reads base/ (late) or context/ (concat), and crops/; nothing else. Writes models/<name>-<key>/: weights.pt,
+    model.json (what it was made from), metrics.csv, checkpoints.
+
+    Args:
+        fusion: "late" trains the branch that sees the focused volume and adds Base's stored logits; "concat" trains
+            one network on context and focused volume, joined along time.
+        focus: boxes of the focused volume, or "repeat" for V_in again.
+        pixels: "source", or "input" for the paper's "upscaled".
+    Raises:
+        StageError: a stage before this one has not finished.
+    """
+    workspace, device = Workspace(run_dir, config), pick_device(config)
+    base = load_base(workspace)
+    facts = model_facts(workspace, base, fusion, focus, pixels)
+    folder = model_folder(workspace, facts)
+    if (folder / "model.json").exists():
+        return Outcome(folder, "already trained")
+    volumes = Volumes(workspace, base, "train", fusion, focus, pixels)
+    places = list(volumes.places().values())
+    if not places:
+        raise StageError("the plan has no training video; check the split in the annotations")
+
+    def load(epoch: int, numbers: list[int]) -> Batch:
+        return volumes.load([_augmentation(places[number], epoch) for number in numbers])
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        return fusion_loss(network, batch, fusion, config)
+
+    torch.manual_seed(config.seed)
+    network = build_base(workspace, base).to(device)
+    fit(network, load, len(places), loss, config.fusion, folder, config.seed, device, f"train-fusion {facts['name']}")
+    state = {name: value.cpu() for name, value in network.state_dict().items()}
+    write_file(folder / "weights.pt", to_bytes(state))
+    facts |= {"weights": state_hash(state), "num_videos": len(places)}
+    write_file(folder / "model.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+    return Outcome(folder, f"{config.fusion.epochs} epochs on {len(places)} videos; weights {facts['weights'][:12]}")
+
+
+def fusion_logits(network: nn.Module, batch: Batch, fusion: Fusion, fuse: str) -> Tensor:
+    """Logits (B, T_out, C) of a batch of `Volumes.load`."""
+    focus, other = batch[:2]
+    if fusion == "late":
+        return late_fusion(other, network(as_input(focus, focus.device)).float(), fuse)
+    return network(as_input(concat_time(other, focus), focus.device)).float()
+
+
+def fusion_loss(network: nn.Module, batch: Batch, fusion: Fusion, config: Config) -> Tensor:
+    """The training loss of paper 5.2 on the fused logits; a concatenated clip has its frame labels twice."""
+    video_targets, frame_targets = batch[2:]
+    if fusion == "concat":
+        frame_targets = concat_targets(frame_targets)
+    logits = fusion_logits(network, batch, fusion, config.fusion.fuse)
+    return charades_loss(logits, video_targets, frame_targets, config.fusion.video_loss_weight)
+
+
+def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels) -> dict:
+    """Everything a fusion model is made from: plain JSON, the source of its key."""
+    part = workspace.parts[0]  # settings are the same in every part
+    recipe = asdict(workspace.config.fusion)
+    for name in ("checkpoint_minutes", "loader_workers"):  # these change no number
+        del recipe[name]
+    repeat = focus == "repeat"
+    if repeat:
+        made_from = {"context": context_settings(workspace, part)}
+    else:
+        made_from = {"crops": crops_settings(workspace, part, base.sha256, focus, pixels)}
+    if fusion == "concat":
+        made_from["context"] = context_settings(workspace, part)
+    return json.loads(
+        json.dumps(
+            {
+                "name": f"{fusion}-{focus}" if repeat else f"{fusion}-{focus}-{pixels}",
+                "fusion": fusion,
+                "boxes_train": focus,
+                "pixels": "input" if repeat else pixels,
+                "boxes": {} if repeat else boxes_settings(workspace, part, base.sha256, focus),
+                "made_from": made_from,
+                "base": base.sha256,
+                "recipe": recipe,
+                "seed": workspace.config.seed,
+                "labels_sha256": workspace.labels_sha256,
+                "plan": {one.name: one.rows_sha256 for one in workspace.parts_of("train")},
+            }
+        )
+    )
+
+
+def model_folder(workspace: Workspace, facts: dict) -> Path:
+    """Where a fusion model with these facts belongs."""
+    return workspace.path / "models" / f"{facts['name']}-{fingerprint(facts)}"
+
+
+def _augmentation(rows: list[Place], epoch: int) -> Place:
+    """Epoch e sees augmentation e mod S."""
+    return rows[epoch % len(rows)]

@@ -1,0 +1,191 @@
+"""The training loop of Base and of both fusions: plain SGD, resumable in the middle of an epoch."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from cache.commit import locked, write_file
+from models.checkpoint import to_bytes
+from pipeline.config import Training
+from pipeline.progress import progress
+from pipeline.workspace import StageError
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, ...]
+
+
+class Epoch(Dataset):
+    """The batches of one epoch in their shuffled order, from the first one that is still to do.
+
+    The order depends on seed and epoch alone, so a resumed run sees the batches an uninterrupted one would have.
+    """
+
+    def __init__(self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int):
+        order = np.random.default_rng([seed, epoch]).permutation(num_clips).tolist()
+        self.batches = [order[first : first + size] for first in range(0, num_clips, size)]
+        self.load, self.epoch = load, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.load(self.epoch, self.batches[step])
+
+
+def fit(
+    network: nn.Module,
+    load: Callable[[int, list[int]], Batch],
+    num_clips: int,
+    loss_of: Callable[[nn.Module, Batch], Tensor],
+    training: Training,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    label: str,
+) -> None:
+    """Train a network in place, always to the last epoch; nothing is chosen on evaluation videos.
+
+    Checkpoints go to `folder` every `checkpoint_minutes` and after each epoch; the same call goes on from the newest.
+
+    Args:
+        network: on the device, with its starting weights.
+        load: (epoch, clip numbers) to a batch of CPU tensors; uint8 pixels, converted on the device.
+        num_clips: clips of an epoch, numbered from 0.
+        loss_of: (network, batch on the device) to a scalar, the mean over the batch.
+        training: the recipe.
+        folder: gets metrics.csv and checkpoints.
+        seed: of the order of clips and of dropout.
+        label: of the progress display.
+    Raises:
+        StageError: another process trains in this folder, or the loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock") as mine:
+        if not mine:
+            raise StageError(f"{folder}: another process is training here")
+        _fit(network, load, num_clips, loss_of, training, folder, seed, device, label)
+
+
+def _fit(network, load, num_clips, loss_of, training, folder, seed, device, label) -> None:
+    optimiser = torch.optim.SGD(
+        network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
+    )
+    torch.manual_seed(seed)
+    epoch, step, losses, history = _resume(folder, network, optimiser)
+    steps = -(-num_clips // training.batch_size)
+
+    def batches():
+        nonlocal epoch, step, losses
+        saved = time.monotonic()
+        while epoch < training.epochs:
+            rate = training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.drop_epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            _train_mode(network, training.freeze_batchnorm)
+            started, waited, asked = time.monotonic(), 0.0, time.monotonic()
+            for batch in _loader(load, num_clips, training, seed, epoch, step, device):
+                waited += time.monotonic() - asked
+                with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
+                    loss = loss_of(network, tuple(values.to(device, non_blocking=True) for values in batch))
+                (loss / training.accumulate).backward()
+                step += 1
+                if step % training.accumulate == 0 or step == steps:
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)
+                losses.append(float(loss.detach()))
+                if not np.isfinite(losses[-1]):
+                    raise StageError(
+                        f"{folder}: the loss is {losses[-1]} in epoch {epoch}, step {step}; lower the rate"
+                    )
+                if time.monotonic() - saved > 60 * training.checkpoint_minutes and step % training.accumulate == 0:
+                    _save(folder, network, optimiser, epoch, step, losses, history)
+                    saved = time.monotonic()
+                yield loss
+                asked = time.monotonic()
+            seconds = time.monotonic() - started
+            history.append(
+                {
+                    "epoch": epoch,
+                    "learning_rate": rate,
+                    "loss": float(np.mean(losses)),
+                    "seconds": round(seconds, 2),
+                    "waiting_share": round(waited / seconds, 3),
+                }
+            )
+            epoch, step, losses = epoch + 1, 0, []
+            _save(folder, network, optimiser, epoch, step, losses, history)
+            write_file(folder / "metrics.csv", _table(history))
+
+    left = (training.epochs - epoch) * steps - step
+    for _ in progress(batches(), left, label, "steps"):
+        pass
+    network.eval()
+
+
+def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: int, device) -> DataLoader:
+    """Batches of an epoch from `step` on, read ahead by workers, in pinned memory where a GPU takes them."""
+    dataset = Epoch(load, num_clips, training.batch_size, seed, epoch)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(step, len(dataset)),
+        num_workers=training.loader_workers,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _train_mode(network: nn.Module, freeze_batchnorm: bool) -> None:
+    network.train()
+    if freeze_batchnorm:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[float], history: list[dict]) -> None:
+    """Commit a checkpoint, then drop all but the last two."""
+    content = {
+        "epoch": epoch,
+        "step": step,
+        "losses": losses,
+        "history": history,
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}.pt", to_bytes(content))
+    for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
+        old.unlink()
+
+
+def _resume(folder: Path, network, optimiser) -> tuple[int, int, list[float], list[dict]]:
+    """(epoch, step, losses of the epoch so far, history) of the newest checkpoint, or of a fresh start."""
+    found = sorted(folder.glob("checkpoint-*.pt"))
+    if not found:
+        return 0, 0, [], []
+    content = torch.load(found[-1], map_location="cpu", weights_only=True)
+    network.load_state_dict(content["network"])
+    optimiser.load_state_dict(content["optimiser"])
+    torch.set_rng_state(content["random"])
+    if content["random_cuda"]:
+        torch.cuda.set_rng_state_all(content["random_cuda"])
+    log.info("going on from %s", found[-1])
+    return content["epoch"], content["step"], content["losses"], content["history"]
+
+
+def _table(history: list[dict]) -> bytes:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, history[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return buffer.getvalue().encode()

@@ -1,0 +1,327 @@
+"""Videos as frames on a clock: find, probe and read video files (PyAV) and folders of JPEG frames.
+
+The time rule: slot k of a target rate is the frame on screen k / fps seconds after the first one, in exact rational
+arithmetic. Without a target rate, slot k is the k-th decoded frame.
+"""
+
+import errno
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import Interpolation
+
+from pipeline.frame_folder import frame_files, probe_folder, read_frame
+from pipeline.video_errors import (
+    ClipOutOfRange,
+    UnsafePath,
+    VideoAmbiguous,
+    VideoAudioOnly,
+    VideoEmpty,
+    VideoMissing,
+    VideoTooLarge,
+    VideoTruncated,
+    VideoUnreadable,
+)
+from pipeline.video_errors import VideoError as VideoError  # what the stages catch
+from pipeline.video_id import PLAIN_ID, is_plain_id
+
+log = logging.getLogger(__name__)
+
+Rate = int | float | str | Fraction
+Timeline = Iterator[tuple[Fraction, Fraction, Callable[[], np.ndarray]]]  # each frame's start, end, pixels on demand
+EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp")
+# FFmpeg follows playlists and URLs unless told not to: plain containers, from the file system, nothing else.
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf"}
+MAX_PIXELS = 2**26
+# The same bytes on every machine, 8-bit and 10-bit and limited and full range alike; 1.5x the time of the defaults.
+SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What decoding the whole video showed. Times are exact; height and width hold after rotation metadata.
+
+    `timing` says where a frame's time comes from: "pts", its timestamp; "rate", its number divided by `source_fps`
+    (the timestamps are missing or run backwards, or there are none, as in a folder of frames). `sha256` is that of
+    the file; of a folder, that of all names, sizes and contents in order.
+    """
+
+    kind: Literal["file", "frames"]
+    num_source_frames: int
+    duration_seconds: Fraction
+    source_fps: Fraction
+    height: int
+    width: int
+    timing: Literal["pts", "rate"]
+    bytes: int
+    sha256: str
+
+    def num_frames(self, fps: Rate | None) -> int:
+        """Frames at the target rate: the number of slots k with k / fps < duration."""
+        return self.num_source_frames if fps is None else math.ceil(self.duration_seconds * _fraction(fps, "fps"))
+
+
+def find_video(root: Path, video_id: str) -> Path:
+    """The file `<root>/<id>.<extension>` or the folder `<root>/<id>/` of frames `<id>-000001.jpg`, resolved.
+
+    Raises:
+        UnsafePath: the id is not [A-Za-z0-9][A-Za-z0-9._-]{0,127} or holds "..", or the path leaves root.
+        VideoMissing: none of the names exists.
+        VideoAmbiguous: more than one does.
+    """
+    if not is_plain_id(video_id):
+        raise UnsafePath(f"video id {video_id!r} is not {PLAIN_ID}")
+    root = Path(root).resolve()
+    names = [f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper())]
+    found = [root / name for name in names if (root / name).is_file() or (root / name).is_symlink()]
+    found += [root / video_id] if (root / video_id).is_dir() else []
+    if not found:
+        raise VideoMissing(f"{root}: no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/")
+    if len(found) > 1:
+        raise VideoAmbiguous(f"{root}: {video_id} is {', '.join(path.name for path in found)}; keep one of them")
+    path = found[0].resolve()
+    if not path.is_relative_to(root):
+        raise UnsafePath(f"{found[0]} leads out of {root}, to {path}")
+    if not path.exists():
+        raise VideoMissing(f"{found[0]} is a link to {path}, which does not exist")
+    return path
+
+
+def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
+    """Decode the whole video once and say what is there. Counts and durations of headers are never trusted.
+
+    Args:
+        path: a video file, or a folder of frames.
+        source_fps: frames a second of a folder of frames; not used for files.
+    Raises:
+        VideoError: one of its subclasses, with the file's name.
+        ValueError: source_fps is missing for a folder.
+    """
+    path = Path(path)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _probe_folder(path, source_fps) if path.is_dir() else _probe_file(path)
+        except OSError as error:
+            _retry_or_raise(path, error, attempt)
+
+
+def read_frames(
+    path: Path,
+    slots: Sequence[int],
+    fps: Rate | None,
+    timing: Literal["pts", "rate"] = "pts",
+    source_fps: Rate | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode forward once and yield (slot, frame) for every wanted slot, in order.
+
+    One source frame is held at a time, only wanted ones are converted to RGB, and decoding stops after the last.
+
+    Args:
+        path: a video file, or a folder of frames.
+        slots: sorted, unique slots of the target rate.
+        fps: target rate in frames a second; None for the video's own frames.
+        timing: VideoInfo.timing.
+        source_fps: frames a second of a folder of frames.
+    Yields:
+        (slot, uint8 (H, W, 3) RGB after rotation metadata). Slots that show the same source frame share one array.
+    Raises:
+        ClipOutOfRange: a slot lies past the end.
+        VideoError: another of its subclasses, with the file's name.
+        ValueError: slots are not sorted and unique, or source_fps is missing for a folder.
+    """
+    path, slots = Path(path), [int(slot) for slot in slots]
+    if min(slots, default=0) < 0 or slots != sorted(set(slots)):
+        raise ValueError(f"{path}: slots must be sorted, unique and not negative")
+    step = Fraction(1) if fps is None else 1 / _fraction(fps, "fps")
+    done = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            timeline = _folder_timeline(path, source_fps) if path.is_dir() else _file_timeline(path, timing)
+            if fps is None:
+                timeline = ((Fraction(k), Fraction(k + 1), pixels) for k, (_, _, pixels) in enumerate(timeline))
+            for slot, frame in _on_screen(path, timeline, slots[done:], step):
+                yield slot, frame
+                done += 1
+            return
+        except OSError as error:
+            _retry_or_raise(path, error, attempt)
+
+
+def _on_screen(path: Path, timeline: Timeline, slots: list[int], step: Fraction) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the frame on screen at each slot: the last one that starts at or before slot * step."""
+    waiting = list(reversed(slots))
+    end, held = Fraction(0), None
+    for start, stop, pixels in timeline:
+        while held and waiting and waiting[-1] * step < start:
+            yield waiting.pop(), held()
+        if not waiting:
+            return
+        end, held = stop, cache(pixels)
+    while waiting and waiting[-1] * step < end:
+        yield waiting.pop(), held()
+    if waiting:
+        raise ClipOutOfRange(f"{path}: slot {waiting[-1]} starts at {waiting[-1] * step}, the video ends at {end}")
+
+
+def _probe_folder(path: Path, source_fps: Rate | None) -> VideoInfo:
+    rate = _folder_rate(path, source_fps)
+    count, (height, width), size, sha256 = probe_folder(path)
+    return VideoInfo("frames", count, count / rate, rate, height, width, "rate", size, sha256)
+
+
+def _folder_timeline(path: Path, source_fps: Rate | None) -> Timeline:
+    rate = _folder_rate(path, source_fps)
+    for number, file in enumerate(frame_files(path)):
+        yield number / rate, (number + 1) / rate, partial(read_frame, file)
+
+
+def _folder_rate(path: Path, source_fps: Rate | None) -> Fraction:
+    if source_fps is None:
+        raise ValueError(f"{path}: a folder of frames needs source_fps (24 for the official Charades frames)")
+    return _fraction(source_fps, "source_fps")
+
+
+def _probe_file(path: Path) -> VideoInfo:
+    if not path.is_file():
+        raise VideoMissing(f"{path} is neither a regular file nor a folder")
+    if path.stat().st_size == 0:
+        raise VideoEmpty(f"{path} has 0 bytes")
+    pts, sizes, last = [], set(), None
+    with _opened(path) as (container, stream):
+        for last in _decoded(path, container, stream):
+            pts.append(last.pts)
+            sizes.add((last.width, last.height) if last.rotation % 180 else (last.height, last.width))
+            if len(sizes) > 1:
+                raise VideoUnreadable(f"{path}: the frame size changes at frame {len(pts) - 1}: {sorted(sizes)}")
+        if last is None:
+            raise VideoEmpty(f"{path}: no frame could be decoded")
+        rate = _average_rate(path, stream)
+        forward = None not in pts and pts == sorted(pts)
+        timing = "pts" if forward and (len(pts) == 1 or pts[0] < pts[-1]) else "rate"
+        duration = len(pts) / rate
+        if timing == "pts":
+            duration = (pts[-1] - pts[0]) * stream.time_base + _length(last, stream, rate)
+        promised = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
+    # Sound may go on for a moment after the pictures, and some containers know only the longer of the two.
+    if promised - duration > max(Fraction(1, 2), promised / 10):
+        raise VideoTruncated(
+            f"{path}: decoded {len(pts)} of about {round(promised * rate)} frames, "
+            f"{float(duration):.3f} of {float(promised):.3f} seconds"
+        )
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, sha256)
+
+
+def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
+    with _opened(path) as (container, stream):
+        rate = _average_rate(path, stream)
+        first = None
+        for number, frame in enumerate(_decoded(path, container, stream)):
+            if timing == "rate":
+                start, end = number / rate, (number + 1) / rate
+            elif frame.pts is None:
+                raise VideoUnreadable(f"{path}: frame {number} has no timestamp; probe again")
+            else:
+                first = frame.pts if first is None else first
+                start = (frame.pts - first) * stream.time_base
+                end = start + _length(frame, stream, rate)
+            yield start, end, partial(_rgb, path, frame)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Open the container at its first stream of moving pictures, decoded by one thread."""
+    try:
+        # An absolute path cannot be taken for a protocol such as concat:
+        container = av.open(str(path.resolve()), options=OPEN_OPTIONS)
+    except OSError:
+        raise  # some of FFmpeg's errors are these; the callers try again or name them
+    except av.FFmpegError as error:
+        raise VideoUnreadable(f"{path} cannot be opened: {error.strerror}") from error
+    with container:
+        # A picture of a record's cover is a video stream, too.
+        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not streams:
+            if container.streams.audio:
+                raise VideoAudioOnly(f"{path}: {len(container.streams.audio)} audio stream(s), no video stream")
+            raise VideoUnreadable(f"{path}: no video stream")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoUnreadable(f"{path}: no decoder for its video stream")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise VideoTooLarge(f"{path}: {stream.height} x {stream.width} pixels, the limit is {MAX_PIXELS}")
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _decoded(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Every frame of the stream in order of presentation; the decoder is flushed by the last, empty packet."""
+    frames = packets = 0
+    interlaced = False  # then two packets may make one frame
+    try:
+        for packet in container.demux(stream):
+            packets += packet.size > 0 and not packet.is_discard
+            for frame in packet.decode():
+                frames += 1
+                interlaced |= frame.interlaced_frame
+                yield frame
+    except OSError:
+        raise
+    except av.FFmpegError as error:
+        reason = VideoTruncated if frames else VideoUnreadable
+        promise = f" of {stream.frames}" if stream.frames else ""
+        raise reason(f"{path}: decoding fails after {frames}{promise} frames: {error.strerror}") from error
+    # Decoders drop damaged frames without a word.
+    if 0 < frames < 0.9 * packets and not interlaced:
+        raise VideoTruncated(f"{path}: decoded {frames} frames from {packets} packets")
+
+
+def _average_rate(path: Path, stream: av.VideoStream) -> Fraction:
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise VideoUnreadable(f"{path}: the container knows no frame rate")
+    return rate
+
+
+def _length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
+    """Seconds the frame stays on screen, as far as the container says."""
+    return frame.duration * stream.time_base if frame.duration else 1 / rate
+
+
+def _rgb(path: Path, frame: av.VideoFrame) -> np.ndarray:
+    """uint8 (H, W, 3) RGB, turned as the rotation metadata (degrees counterclockwise) says."""
+    turns, rest = divmod(frame.rotation, 90)
+    if rest:
+        raise VideoUnreadable(f"{path}: rotation by {frame.rotation} degrees, not a multiple of 90")
+    pixels = frame.to_ndarray(format="rgb24", interpolation=SCALER, threads=1)
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+def _fraction(rate: Rate, name: str) -> Fraction:
+    """29.97 means 2997/100, not the nearest binary number."""
+    value = Fraction(str(rate))
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, got {rate}")
+    return value
+
+
+def _retry_or_raise(path: Path, error: OSError, attempt: int) -> None:
+    """Return where another attempt makes sense: a transient error, and not the last attempt."""
+    if error.errno not in TRANSIENT or attempt == ATTEMPTS:
+        raise VideoUnreadable(f"{path}: {error.strerror} (attempt {attempt} of {ATTEMPTS})") from error
+    log.warning("%s: %s; attempt %d of %d", path, error.strerror, attempt, ATTEMPTS)

@@ -1,0 +1,41 @@
+"""What can be wrong with a video. The name of the class is the reason in skipped.csv."""
+
+
+class VideoError(Exception):
+    """A video that cannot be used; the name of the class is the reason in skipped.csv."""
+
+
+class VideoMissing(VideoError):
+    """Nothing under the video root has this id."""
+
+
+class VideoAmbiguous(VideoError):
+    """Several files under the video root have this id."""
+
+
+class UnsafePath(VideoError):
+    """The id is no plain name, or its path leaves the video root."""
+
+
+class VideoUnreadable(VideoError):
+    """Not a video, or not one that can be decoded and timed."""
+
+
+class VideoTruncated(VideoError):
+    """Decoding ends, or frames fall out, before the container's promise is met."""
+
+
+class VideoEmpty(VideoError):
+    """No bytes or no frames."""
+
+
+class VideoAudioOnly(VideoError):
+    """The container holds sound but no moving pictures."""
+
+
+class VideoTooLarge(VideoError):
+    """A frame has more pixels than MAX_PIXELS."""
+
+
+class ClipOutOfRange(VideoError):
+    """A slot past the end of the video was asked for."""

@@ -1,0 +1,118 @@
+"""A run folder as the stages see it: its plan, its labels, and where each thing they write belongs."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import StaleCacheError
+from cache.fingerprint import differences, fingerprint
+from cache.plan import Part, read_plan
+from pipeline.annotations import Annotations, read_plain
+from pipeline.config import Config
+
+
+class StageError(Exception):
+    """A stage cannot start: something it reads is not there, or does not fit the config. Says what to do."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did: the place it wrote, one line about it, and how many videos it had to leave out."""
+
+    path: Path
+    summary: str
+    num_skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A prepared run folder together with the config that is in force."""
+
+    path: Path
+    config: Config
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The plan's parts, whose clips must be those of the config.
+
+        Raises:
+            StaleCacheError: the config asks for other clips; names the field.
+        """
+        parts = read_plan(self.path)
+        wanted = clip_settings(self.config)
+        for part in parts:
+            if wrong := differences(part.settings, wanted):
+                raise StaleCacheError(
+                    f"{self.path}: the plan was prepared with other clips than {self.config.name} asks for: "
+                    f"{wrong[0]}; use another --run, or the config of this one ({self.path / 'config.toml'})"
+                )
+        return parts
+
+    def parts_of(self, split: str) -> list[Part]:
+        """Parts of one split, "train" or "test"."""
+        return [part for part in self.parts if part.split == split]
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """The labels as `prepare` judged them."""
+        return read_plain(self.path / "labels.csv", self.path / "classes.txt")
+
+    @cached_property
+    def labels_sha256(self) -> str:
+        """Identity of all labels; part of a key only where labels change the bytes."""
+        return _sha256(self.path / "labels.csv", self.path / "classes.txt")
+
+    @cached_property
+    def videos_root(self) -> Path:
+        """Folder that the plan's video paths are relative to."""
+        return Path(self.config.data.videos)
+
+    @property
+    def base_folder(self) -> Path:
+        """Where this config's Base is trained. Its key holds the recipe, not the labels or the list of videos: a
+        corrected label or a new video must not make every stored map worthless. `base.json` records both."""
+        settings = {"clips": clip_settings(self.config), "base": asdict(self.config.base), "seed": self.config.seed}
+        settings["base"]["init"] = _sha256(Path(self.config.base.init)) if self.config.base.init else ""
+        for name in ("checkpoint_minutes", "loader_workers", "in_memory"):  # these change no number
+            del settings["base"][name]
+        return self.path / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
+
+    def frame_times(self, part: Part, row: int) -> np.ndarray:
+        """Seconds of the frames of a clip, counted from the video's first frame: float64 (T,)."""
+        return np.array(part.clip(row).frame_indices) / part.rows.fps.iat[row]
+
+    def targets(self, part: Part, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of clips: of their videos, float32 (B, C), and of their frames, float32 (B, T, C)."""
+        ids = [part.rows.video_id.iat[row] for row in rows]
+        frames = [
+            self.annotations.frame_targets(video_id, self.frame_times(part, row))
+            for video_id, row in zip(ids, rows, strict=True)
+        ]
+        return self.annotations.video_targets(ids).astype(np.float32), np.stack(frames).astype(np.float32)
+
+
+def clip_settings(config: Config) -> dict:
+    """Everything about clips that can change their pixels; the rows themselves are hashed apart."""
+    clips = config.clips
+    return {
+        "num_frames": clips.num_frames,
+        "fps": clips.fps,
+        "source_fps": config.data.source_fps,
+        "resize": clips.resize,
+        "resized_side": clips.resized_side,
+        "input_side": clips.input_side,
+        "plan_seed": clips.plan_seed,
+    }
+
+
+def _sha256(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            raise StageError(f"{path}: no such file")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,25 @@
+"""Write H.264 files: the miniature's videos, and pictures that move."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pipeline.video_errors import VideoEmpty
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, crf: int = 18) -> None:
+    """Encode frames, uint8 (H, W, 3) RGB with even H and W, at a constant rate. One thread: the same bytes each time."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = None
+        for pixels in frames:
+            if stream is None:
+                options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+                stream = container.add_stream("libx264", rate=fps, options=options)
+                stream.height, stream.width = pixels.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        if stream is None:
+            raise VideoEmpty(f"{path}: no frame to write")
+        container.mux(stream.encode())

@@ -1,0 +1,74 @@
+"""Small videos for tests: frames that show their own number, written with PyAV as the test wants them."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+BITS = 6
+EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+
+def numbered_frame(number: int, size: tuple[int, int] = (48, 80)) -> np.ndarray:
+    """uint8 (H, W, 3): the number as BITS grey bands from left to right, above a red left and a blue right half."""
+    height, width = size
+    frame = np.zeros((height, width, 3), np.uint8)
+    for bit in range(BITS):
+        band = slice(bit * width // BITS, (bit + 1) * width // BITS)
+        frame[: height // 2, band] = 220 if number >> bit & 1 else 30
+    frame[height // 2 :, : width // 2] = (200, 30, 30)
+    frame[height // 2 :, width // 2 :] = (30, 30, 200)
+    return frame
+
+
+def read_number(frame: np.ndarray) -> int:
+    """The number in a frame, after lossy coding."""
+    height, width = frame.shape[:2]
+    centres = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
+    return sum(int(frame[height // 4, column].mean() > 125) << bit for bit, column in enumerate(centres))
+
+
+def write_video(
+    path: Path,
+    frames: list[np.ndarray],
+    fps: int | Fraction = 30,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    pts: list[int] | None = None,
+    time_base: Fraction | None = None,
+    rotation: int = 0,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Encode RGB frames.
+
+    Args:
+        path: its extension chooses the container.
+        frames: uint8 (H, W, 3) each.
+        fps: nominal rate; also the clock of the timestamps unless time_base is given.
+        codec: "libx264", "libx265", "libvpx-vp9", "libsvtav1", "mpeg4".
+        pix_fmt: "yuv420p", "yuvj420p" (full range), "yuv420p10le", ...
+        pts: presentation times in units of time_base, for a variable rate.
+        time_base: seconds; 1 / fps when not given.
+        rotation: degrees clockwise by which a player turns the frames: 0, 90, 180, 270 (mp4 and mov only).
+        options: of the codec, such as {"bf": "3"}.
+    """
+    height, width = frames[0].shape[:2]
+    movflags = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov") else {}  # the index first: a cut file opens
+    with av.open(str(path), "w", container_options=movflags) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "12", **(options or {})})
+        stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
+        stream.codec_context.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(-rotation)  # FFmpeg counts counterclockwise
+        stream.codec_context.time_base = time_base or 1 / Fraction(fps)
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            full = pix_fmt.startswith("yuvj")
+            frame = frame.reformat(format=pix_fmt, dst_color_range=2 if full else 1, interpolation=EXACT)
+            frame.pts = number if pts is None else pts[number]
+            frame.time_base = stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path

@@ -1,0 +1,98 @@
+"""Losses against values worked out by hand."""
+
+from math import exp, log
+
+import pytest
+import torch
+
+from models.losses import charades_loss, entropy, max_logit, softmax_entropy
+
+
+def bce(logit, target):
+    """-(y log p + (1 - y) log(1 - p)) = log(1 + e^x) - y x."""
+    return log(1 + exp(logit)) - target * logit
+
+
+# one clip, T_out = 2, T_in = 4, C = 2; half-pixel centres put the frames at steps -0.25, 0.25, 0.75, 1.25 (clamped)
+LOGITS = torch.tensor([[[0.0, 4.0], [2.0, -4.0]]])
+FRAME_LOGITS = [[0.0, 4.0], [0.5, 2.0], [1.5, -2.0], [2.0, -4.0]]
+VIDEO_TARGETS = torch.tensor([[1.0, 0.0]])
+FRAME_TARGETS = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+VIDEO = (bce(1, 1) + bce(0, 0)) / 2
+FRAME = (
+    sum(
+        bce(x, y)
+        for logits, targets in zip(FRAME_LOGITS, FRAME_TARGETS[0].tolist(), strict=True)
+        for x, y in zip(logits, targets, strict=True)
+    )
+    / 8
+)
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"), [(1.0, FRAME + VIDEO), (0.25, FRAME + 0.25 * VIDEO), ("released", (4 * FRAME + VIDEO) / 5)]
+)
+@pytest.mark.parametrize("reduction", ["mean", "clip_sum"])
+def test_charades_loss_of_one_clip(weight, expected, reduction):
+    assert charades_loss(LOGITS, VIDEO_TARGETS, FRAME_TARGETS, weight, reduction).item() == pytest.approx(expected)
+
+
+def test_released_weight_is_the_mean_over_all_rows_together():
+    rows = torch.cat([torch.tensor(FRAME_LOGITS), LOGITS[0].mean(0, keepdim=True)])
+    targets = torch.cat([FRAME_TARGETS[0], VIDEO_TARGETS])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(rows, targets)
+    torch.testing.assert_close(charades_loss(LOGITS, VIDEO_TARGETS, FRAME_TARGETS, "released"), expected)
+
+
+def test_mean_is_over_clips_and_clip_sum_adds_them():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2, 5, generator=generator)
+    video, frame = (torch.randint(0, 2, shape, generator=generator).float() for shape in [(3, 5), (3, 7, 5)])
+    clips = [charades_loss(logits[i : i + 1], video[i : i + 1], frame[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(charades_loss(logits, video, frame), sum(clips) / 3)
+    torch.testing.assert_close(charades_loss(logits, video, frame, reduction="clip_sum"), sum(clips))
+
+
+def test_one_time_step_is_held_for_all_frames():
+    logits = torch.tensor([[[1.0, -2.0]]])
+    expected = (bce(1, 1) + bce(-2, 0)) / 2 + (2 * bce(1, 1) + bce(1, 0) + 2 * bce(-2, 0) + bce(-2, 1)) / 6
+    frames = torch.tensor([[[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]])
+    assert charades_loss(logits, torch.tensor([[1.0, 0.0]]), frames).item() == pytest.approx(expected)
+
+
+def test_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="'sum'"):
+        charades_loss(LOGITS, VIDEO_TARGETS, FRAME_TARGETS, reduction="sum")
+
+
+def test_entropy_by_hand():
+    """p = 1/2, 3/4 and 1/4: p log p summed over time steps and classes, per clip."""
+    logits = torch.tensor([[[0.0, log(3)], [-log(3), 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    expected = [log(1 / 2) + 3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4), 2 * log(1 / 2)]
+    assert entropy(logits).tolist() == pytest.approx(expected)
+
+
+def test_entropy_and_its_gradient_are_finite_for_certain_logits():
+    logits = torch.tensor([[[-200.0, 200.0]]], requires_grad=True)
+    value = entropy(logits)
+    assert value.item() == 0
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert gradient.isfinite().all()
+
+
+def test_entropy_gradient_points_away_from_its_minimum():
+    """p log p is least at p = 1/e, the logit -log(e - 1): its gradient changes sign there, and only there."""
+    turn = -log(exp(1) - 1)
+    logits = torch.tensor([[[turn - 0.1, turn, turn + 0.1]]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(entropy(logits).sum(), logits)
+    low, zero, high = gradient.flatten().tolist()
+    assert low < 0 < high and zero == pytest.approx(0, abs=1e-6)
+
+
+def test_objectives_of_the_released_code():
+    logits = torch.tensor([[[0.0, log(3)], [1.0, -5.0]], [[-2.0, -1.0], [-3.0, -1.5]]])
+    assert max_logit(logits).tolist() == pytest.approx([-log(3), 1.0])
+    q = exp(0.5) / (exp(0.5) + exp(0.75))
+    one_step = softmax_entropy(logits[:1, :1]).item()
+    assert one_step == pytest.approx(q * log(q) + (1 - q) * log(1 - q))
+    assert softmax_entropy(logits)[0].item() == pytest.approx(one_step + softmax_entropy(logits[:1, 1:]).item())

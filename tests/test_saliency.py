@@ -1,0 +1,144 @@
+"""Saliency: equal to the formula, blind to the batch around a clip, and without a trace."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.i3d import small_i3d
+from models.losses import entropy, max_logit
+from models.saliency import SaliencyError, input_saliency
+
+
+class Linear(nn.Module):
+    """One logit: a weighted sum of the pixels, whose gradient is the weights."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, video):
+        return (video * self.weight).flatten(1).sum(1).reshape(-1, 1, 1)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return small_i3d(5, widths=(16, 16, 16))
+
+
+@pytest.fixture
+def video():
+    return torch.rand(3, 4, 32, 40, 3, generator=torch.Generator().manual_seed(0))
+
+
+def state(network):
+    flags = [(module.training, len(module._forward_hooks), len(module._backward_hooks)) for module in network.modules()]
+    grads = [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
+    return flags, grads, {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def assert_same(before, after):
+    assert before[0] == after[0]
+    for (flag, grad), (flag_after, grad_after) in zip(before[1], after[1], strict=True):
+        assert flag == flag_after and grad is grad_after
+    assert all(torch.equal(value, after[2][name]) for name, value in before[2].items())
+
+
+def test_length_over_colours_then_maximum_over_time():
+    weight = torch.zeros(2, 3, 4, 3)  # T, H, W, 3
+    weight[0, 1, 2] = torch.tensor([3.0, -4.0, 0.0])
+    weight[1, 1, 2] = torch.tensor([2.0, 0.0, 0.0])
+    weight[1, 0, 3] = torch.tensor([2.0, 3.0, 6.0])
+    expected = torch.zeros(3, 4)
+    expected[1, 2], expected[0, 3] = 5, 7
+    logits, maps = input_saliency(Linear(weight), torch.ones(2, 2, 3, 4, 3), {"first": lambda x: x.sum((1, 2))})
+    assert logits.shape == (2, 1, 1) and logits.flatten().tolist() == [12, 12] and not logits.requires_grad
+    assert maps["first"].dtype == torch.float32
+    assert torch.equal(maps["first"], expected.expand(2, 3, 4))
+
+
+def test_map_is_the_derivative_of_the_objective(network, video):
+    """Against central differences in double, at the most salient pixel and at one in a corner."""
+    network, clip = network.double().eval(), video[:1].double()
+    _, maps = input_saliency(network, clip, {"entropy": entropy})
+    peak = divmod(maps["entropy"][0].argmax().item(), 40)
+    for row, column in (peak, (1, 37)):
+        slopes = torch.zeros(4, 3, dtype=torch.double)
+        for t in range(4):
+            for c in range(3):
+                step = torch.zeros_like(clip)
+                step[0, t, row, column, c] = 1e-6
+                with torch.no_grad():
+                    slopes[t, c] = (entropy(network(clip + step)) - entropy(network(clip - step))).item() / 2e-6
+        expected = slopes.norm(dim=1).max().item()
+        assert maps["entropy"][0, row, column].item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_batch_gives_what_one_clip_at_a_time_gives(network, video):
+    objectives = {"entropy": entropy, "max_logit": max_logit}
+    logits, maps = input_saliency(network, video, objectives)
+    for i in range(3):
+        alone, maps_alone = input_saliency(network, video[i : i + 1], objectives)
+        torch.testing.assert_close(alone[0], logits[i])
+        for name in objectives:
+            torch.testing.assert_close(maps_alone[name][0], maps[name][i], rtol=1e-3, atol=1e-6)
+
+
+def test_objectives_share_the_forward_pass_and_do_not_disturb_each_other(network, video):
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    _, both = input_saliency(network, video, {"entropy": entropy, "max_logit": max_logit})
+    assert len(calls) == 1 and list(both) == ["entropy", "max_logit"]
+    _, alone = input_saliency(network, video, {"max_logit": max_logit})
+    torch.testing.assert_close(both["max_logit"], alone["max_logit"])
+    assert not torch.allclose(both["max_logit"], both["entropy"])
+
+
+def test_network_runs_in_eval_mode(network, video):
+    network.train()
+    logits, _ = input_saliency(network, video, {"entropy": entropy})
+    with torch.no_grad():
+        torch.testing.assert_close(logits, network.eval()(video))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_trace_is_left(network, video, training):
+    network.train(training)
+    network.layer1.eval()
+    network.fc.weight.requires_grad_(False)
+    network.fc.bias.grad = torch.ones(5)
+    before = state(network)
+    original = video.clone()
+    with torch.no_grad():
+        input_saliency(network, video, {"entropy": entropy})
+        assert not torch.is_grad_enabled()
+    assert_same(before, state(network))
+    assert torch.equal(video, original) and not video.requires_grad and video.grad is None
+
+
+def test_no_trace_is_left_after_an_exception(network, video):
+    before = state(network.train())
+
+    def broken(logits):
+        raise RuntimeError("broken objective")
+
+    with pytest.raises(RuntimeError, match="broken objective"):
+        input_saliency(network, video, {"broken": broken})
+    assert_same(before, state(network))
+
+
+def test_a_map_that_is_not_finite_names_objective_and_clips(network, video):
+    video[1, 0, 3, 5, 0] = float("nan")
+    with pytest.raises(SaliencyError, match=r"'entropy'.*\[1\]"):
+        input_saliency(network, video, {"entropy": entropy})
+
+
+def test_bfloat16_gives_nearly_the_same_map(network, video):
+    logits, maps = input_saliency(network, video, {"entropy": entropy}, precision="bfloat16")
+    expected_logits, expected = input_saliency(network, video, {"entropy": entropy})
+    assert logits.dtype == maps["entropy"].dtype == torch.float32
+    torch.testing.assert_close(logits, expected_logits, rtol=0.1, atol=0.02)
+    pairs = torch.stack([maps["entropy"].flatten(), expected["entropy"].flatten()])
+    assert torch.corrcoef(pairs)[0, 1] > 0.9 and not torch.equal(pairs[0], pairs[1])
+    with pytest.raises(ValueError, match="'half'"):
+        input_saliency(network, video, {"entropy": entropy}, precision="half")

@@ -1,4 +1,4 @@
-"""evaluate: clips of every evaluation video, the maximum over clips, mAP by the official rule, one result file a model."""
+"""evaluate: the maximum over the clips of each evaluation video, mAP by the official rule, one result file a model."""
 
 import csv
 import io
@@ -19,10 +19,10 @@ from pipeline import miniature_truth
 from pipeline.base import BaseWeights, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.fusion_step import fusion_logits
 from pipeline.metrics import map_official, mean_average_precision, submission
 from pipeline.products import Policy, base_settings, crops_settings, open_base
 from pipeline.progress import progress
-from pipeline.train_fusion import fusion_logits
 from pipeline.volumes import Volumes, boxes_of
 from pipeline.workspace import Outcome, StageError, Workspace
 
@@ -163,10 +163,7 @@ def _scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: se
     """By video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,)."""
     by_clip: dict[str, list] = {}
     windowed: dict[str, list] = {}
-    if model is None:
-        clips = _base_scores(workspace, base)
-    else:
-        clips = _fusion_scores(workspace, base, model, facts, ids)
+    clips = _fusion_scores(workspace, base, model, facts, ids) if model else _base_scores(workspace, base)
     for part, row, scores in clips:
         video_id = part.rows.video_id.iat[row]
         by_clip.setdefault(video_id, []).append(scores)

@@ -6,11 +6,11 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
 from cache.commit import write_file
-from cache.errors import CacheError
 from cache.plan import Part, read_plan, write_part
 from pipeline.annotations import PLAIN_COLUMNS, Annotations, read_charades, read_plain
 from pipeline.config import Config, to_toml
@@ -250,10 +250,8 @@ def _labels_csv(annotations: Annotations) -> bytes:
     splits = dict(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
     by_video = {video_id: [] for video_id in splits}
     for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
-        if start != start:
-            times = ["1", "0"]
-        else:
-            times = ["", ""] if end == float("inf") else [_seconds(start), _seconds(end)]
+        whole = end == float("inf")
+        times = ["1", "0"] if np.isnan(start) else ["", ""] if whole else [_seconds(start), _seconds(end)]
         line = [video_id, splits[video_id], *times, annotations.classes[index]]
         if line not in by_video[video_id]:
             by_video[video_id].append(line)

@@ -21,7 +21,7 @@ from pipeline.clips import input_clips, video_rows
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.products import open_base, open_maps
-from pipeline.units import open_workspace, run_units, skip
+from pipeline.units import open_workspace, run_units, skip, skipped_videos
 from pipeline.video import VideoError
 from pipeline.workspace import Outcome, StageError, Workspace
 
@@ -60,13 +60,6 @@ def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
     names = ", ".join(config.saliency.objectives)
     summary = f"{rows} of {total} rows computed now, {names}; Base {base.sha256[:12]}"
     return Outcome(run_dir / "maps", summary, len(skipped))
-
-
-def skipped_videos(store) -> set[str]:
-    """Ids of the videos that the records of a store name as failed."""
-    product = store.product
-    done = set(range(product.part.num_units)) - set(product.todo())
-    return {entry["video_id"] for unit in done for entry in product.done(unit)["skipped"]}
 
 
 def _stores(workspace: Workspace, part: Part, base: BaseWeights) -> dict[str, ZarrStore]:

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from cache.commit import write_file
 from cache.fingerprint import fingerprint
 from models.checkpoint import state_hash, to_bytes
-from models.fusion import concat_targets, concat_time, late_fusion
-from models.i3d import as_input
-from models.losses import charades_loss
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.fusion_step import fusion_loss
 from pipeline.products import Pixels, boxes_settings, context_settings, crops_settings
 from pipeline.training import Batch, fit
 from pipeline.volumes import Focus, Fusion, Place, Volumes
@@ -63,23 +61,6 @@ def run(
     facts |= {"weights": state_hash(state), "num_videos": len(places)}
     write_file(folder / "model.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
     return Outcome(folder, f"{config.fusion.epochs} epochs on {len(places)} videos; weights {facts['weights'][:12]}")
-
-
-def fusion_logits(network: nn.Module, batch: Batch, fusion: Fusion, fuse: str) -> Tensor:
-    """Logits (B, T_out, C) of a batch of `Volumes.load`."""
-    focus, other = batch[:2]
-    if fusion == "late":
-        return late_fusion(other, network(as_input(focus, focus.device)).float(), fuse)
-    return network(as_input(concat_time(other, focus), focus.device)).float()
-
-
-def fusion_loss(network: nn.Module, batch: Batch, fusion: Fusion, config: Config) -> Tensor:
-    """The training loss of paper 5.2 on the fused logits; a concatenated clip has its frame labels twice."""
-    video_targets, frame_targets = batch[2:]
-    if fusion == "concat":
-        frame_targets = concat_targets(frame_targets)
-    logits = fusion_logits(network, batch, fusion, config.fusion.fuse)
-    return charades_loss(logits, video_targets, frame_targets, config.fusion.video_loss_weight)
 
 
 def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels) -> dict:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
+from cache.crop_store import VolumeStore
+from cache.saliency_store import ZarrStore
 from pipeline.config import Config
 from pipeline.progress import progress
 from pipeline.workspace import Workspace
@@ -43,3 +45,10 @@ def skip(video_id: str, error: Exception) -> dict:
     """The entry of a commit record for a video that failed."""
     log.warning("%s left out: %s: %s", video_id, type(error).__name__, error)
     return {"video_id": video_id, "error": type(error).__name__, "detail": str(error)}
+
+
+def skipped_videos(store: ZarrStore | VolumeStore) -> set[str]:
+    """Ids of the videos that the records of a store name as failed."""
+    product = store.product
+    done = set(range(product.part.num_units)) - set(product.todo())
+    return {entry["video_id"] for unit in done for entry in product.done(unit)["skipped"]}

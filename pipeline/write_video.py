@@ -10,7 +10,7 @@ from pipeline.video_errors import VideoEmpty
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, crf: int = 18) -> None:
-    """Encode frames, uint8 (H, W, 3) RGB with even H and W, at a constant rate. One thread: the same bytes each time."""
+    """Encode frames, uint8 (H, W, 3) RGB with even H and W, at a constant rate. One thread: the same bytes always."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = None
         for pixels in frames:

@@ -1,0 +1,57 @@
+# One line a target; the logic is in `python -m pipeline`. Settings: CONFIG=, RUN=, ARGS=.
+PYTHON ?= python3
+CONFIG ?= miniature
+RUN    ?= runs/$(notdir $(basename $(CONFIG)))
+ARGS   ?=
+BIN     = .venv/bin
+STAGE   = $(BIN)/python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate inspect test lint format
+
+help: ## print this help
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  CONFIG=$(CONFIG) (miniature, charades, charades-small or a TOML file), RUN=$(RUN), ARGS=\"--help\""
+
+setup: .venv/.done ## make .venv and install into it
+
+.venv/.done: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: setup ## everything, on generated videos: from nothing to a table of results
+	$(call STAGE,demo)
+
+prepare: setup ## probe the videos, fix the plan
+	$(call STAGE,prepare)
+
+train-base: setup ## fine-tune the network that says where to look
+	$(call STAGE,train-base)
+
+saliency: setup ## stage 1: logits, saliency maps, boxes, to Zarr
+	$(call STAGE,saliency)
+
+crops: setup ## stage 2: context and focused volumes, to HDF5
+	$(call STAGE,crops)
+
+train-fusion: setup ## stage 3: late fusion and temporal concatenation
+	$(call STAGE,train-fusion)
+
+evaluate: setup ## score Base and all fusion models of the run
+	$(call STAGE,evaluate)
+
+inspect: setup ## what a run holds; ARGS="--out index.csv" writes its index
+	$(call STAGE,inspect)
+
+test: setup ## run the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

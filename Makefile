@@ -7,7 +7,7 @@ BIN     = .venv/bin
 STAGE   = $(BIN)/python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate inspect test lint format
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 inspect test lint format
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,12 @@ train-fusion: setup ## stage 3: late fusion and temporal concatenation
 
 evaluate: setup ## score Base and all fusion models of the run
 	$(call STAGE,evaluate)
+
+table1: setup ## the paper's Table 1: Base at several clip lengths
+	$(call STAGE,table1)
+
+table2: setup ## the paper's Table 2 with intervals; ARGS="--seeds 3"
+	$(call STAGE,table2)
 
 inspect: setup ## what a run holds; ARGS="--out index.csv" writes its index
 	$(call STAGE,inspect)

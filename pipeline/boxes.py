@@ -9,8 +9,8 @@ from cache.records import Box
 from cache.saliency_store import ZarrStore
 from models.box_search import best_box
 from pipeline.base import BaseWeights, load_base
-from pipeline.config import Config
-from pipeline.products import OBJECTIVES, Policy, open_boxes, open_maps
+from pipeline.config import OBJECTIVES, Config
+from pipeline.products import Policy, open_boxes, open_maps
 from pipeline.sampling import row_generator
 from pipeline.units import open_workspace, run_units
 from pipeline.workspace import StageError, Workspace

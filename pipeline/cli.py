@@ -14,7 +14,7 @@ import click
 EXIT_SKIPPED, EXIT_REFUSED, EXIT_STORAGE, EXIT_STALE = 3, 4, 5, 6
 FUSIONS, FOCI, PIXELS = (
     ("late", "concat"),
-    ("entropy", "cross_entropy", "random", "center", "repeat"),
+    ("entropy", "cross_entropy", "max_logit", "softmax_entropy", "random", "center", "repeat"),
     ("source", "input"),
 )
 
@@ -223,6 +223,77 @@ def inspect(config, run_dir: Path, out: str | None) -> None:
         click.echo(f"wrote {path}: {run.num_rows} rows")
 
 
+def _print_truth(config, run_dir: Path) -> None:
+    from pipeline.miniature_proof import best_without_print, prove
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace(run_dir, config)
+    found = prove(workspace)
+    read = ", ".join(
+        f"{found[view]:.0%} {where}"
+        for view, where in (
+            ("input", "on the input"),
+            ("enlarged", "on the enlarged input"),
+            ("focused", "on the focused volume"),
+        )
+    )
+    click.echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
+    best = best_without_print(workspace)
+    click.echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")
+
+
+def table_options(command: Callable) -> Callable:
+    """--seeds, of every command that runs several trainings, on top of stage_options."""
+    seeds = click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Each has its own Base.")
+    return stage_options(seeds(command))
+
+
+@main.command()
+@table_options
+@click.option("--only", multiple=True, metavar="ROW", help="Run this row (and base) only, such as e/e; repeatable.")
+@click.option("--share-base", is_flag=True, help="All seeds use the Base of the first one; the table says so.")
+def table2(config, run_dir: Path, seeds: int, only: tuple[str, ...], share_base: bool) -> None:
+    """The paper's Table 2: run what is missing, write report/table2.csv, .md, .html and contrasts.csv."""
+    from pipeline import tables
+
+    only = tuple(name for text in only for name in _ids(text))
+    _finish_table(tables.table2(config, run_dir, seeds, only, share_base))
+
+
+@main.command()
+@table_options
+@click.option("--frames", type=int, multiple=True, help="T_in; repeatable.  [default: 16, 32, 64; miniature 4, 8, 16]")
+def table1(config, run_dir: Path, seeds: int, frames: tuple[int, ...]) -> None:
+    """The paper's Table 1: Base at several clip lengths, each in a run of its own; write report/table1.*."""
+    from pipeline import studies
+
+    _finish_table(studies.table1(config, run_dir, seeds, frames))
+
+
+@main.command("table-box")
+@table_options
+@click.option("--side", "sides", type=int, multiple=True, help="Input pixels; repeatable.  [default: 2/7 to 6/7]")
+def table_box(config, run_dir: Path, seeds: int, sides: tuple[int, ...]) -> None:
+    """Box sizes compared on a part of the training videos; write report/table-box.*."""
+    from pipeline import studies
+
+    _finish_table(studies.table_box(config, run_dir, seeds, sides))
+
+
+@main.command("compare-saliency")
+@table_options
+def compare_saliency(config, run_dir: Path, seeds: int) -> None:
+    """Boxes of all objectives and of Grad-CAM side by side; write report/compare-saliency.*."""
+    from pipeline import studies
+
+    _finish_table(studies.compare_saliency(config, run_dir, seeds))
+
+
+def _finish_table(outcome) -> None:
+    click.echo(outcome.path.read_text(encoding="utf-8"))
+    finish(outcome)
+
+
 @main.command()
 @stage_options
 def demo(config, run_dir: Path) -> None:
@@ -242,5 +313,7 @@ def demo(config, run_dir: Path) -> None:
         outcomes.append(stage())
         click.echo(f"wrote {outcomes[-1].path}: {outcomes[-1].summary}")
     _print_results(outcomes[-1].path)
+    if config.data.format == "miniature":
+        _print_truth(config, run_dir)
     click.echo(f"Look: {run_dir / 'results.csv'}, and cache.open({str(run_dir)!r}).index in Python; see README.md.")
     finish(*(outcome for outcome in outcomes if outcome.num_skipped))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 CONFIGS = Path(__file__).parent / "configs"
+OBJECTIVES = ("entropy", "cross_entropy", "max_logit", "softmax_entropy")  # what saliency can differentiate
 
 
 class ConfigError(Exception):
@@ -78,7 +79,8 @@ class Base(Training):
 class Saliency:
     """Stage 1."""
 
-    objectives: tuple[str, ...] = ("entropy",)
+    objectives: tuple[str, ...] = ("entropy",)  # of OBJECTIVES; none = Base's logits alone
+    method: Literal["input_gradient", "grad_cam"] = "input_gradient"
     box_side: int = 128  # B_h = B_w, pixels of the input frame
     batch_size: int = 8
     threads: int = 1  # torch threads of each worker
@@ -172,6 +174,8 @@ def _override(values: dict, override: str) -> None:
     *sections, key = name.strip().split(".")
     for section in sections:
         values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: {section} is not a section")
     try:
         values[key] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -229,14 +233,14 @@ def _check(config: Config) -> None:
         "saliency.box_side (at most clips.input_side)": 1 <= box <= clips.input_side,
         "saliency.batch_size": config.saliency.batch_size >= 1,
         "saliency.threads": config.saliency.threads >= 1,
-        "saliency.objectives": set(config.saliency.objectives) <= {"entropy", "cross_entropy"},
+        "saliency.objectives": set(config.saliency.objectives) <= set(OBJECTIVES),
         "crops.quality (1 to 100)": 1 <= config.crops.quality <= 100,
         "data.max_skipped (0 to 1)": 0 <= config.data.max_skipped <= 1,
         "workers": config.workers >= 1,
         "device (auto, cpu, cuda)": config.device in ("auto", "cpu", "cuda"),
     }
     for section, training in (("base", config.base), ("fusion", config.fusion)):
-        rules[f"{section}.epochs"] = training.epochs >= 1
+        rules[f"{section}.epochs"] = training.epochs >= (section == "fusion")  # Base may be taken as it is
         rules[f"{section}.batch_size"] = training.batch_size >= 1
         rules[f"{section}.accumulate"] = training.accumulate >= 1
         rules[f"{section}.learning_rate"] = training.learning_rate > 0

@@ -49,7 +49,7 @@ def run(config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pix
     for part in workspace.parts:
         for store in _stores(workspace, part, policies, pixels).values():
             skipped |= skipped_videos(store)
-            units = range(part.num_units)
+            units = set(range(part.num_units)) - set(store.product.todo())
             size += sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
     summary = f"{rows} rows cut now; context and {', '.join(policies)} from {pixels} pixels: {size / 1e6:.1f} MB"
     return Outcome(run_dir / "crops", summary, len(skipped))
@@ -95,8 +95,8 @@ def _cut_video(
 ) -> dict[str, list[list[bytes]]]:
     """Encoded frames of every store, row and frame of one video; one source frame is alive at a time."""
     clips = [part.clip(row) for row in rows]
+    known = _known_frames(workspace, part, unit, rows)  # refuses a video that has no maps, before its boxes are asked
     found_boxes = {name: _boxes(workspace, part, rows, name) for name in stores if name != "context"}
-    known = _known_frames(workspace, part, unit, rows)
     encoded = {name: [[b""] * part.num_frames for _ in rows] for name in stores}
     for index, frame, checksum in source_frames(workspace, part, rows):
         for number, clip in enumerate(clips):

@@ -52,19 +52,53 @@ def run(
     workspace = Workspace(run_dir, config)
     ids = _video_ids(workspace, eval_ids)
     base = load_base(workspace)
-    models = [None]
-    for path in sorted((run_dir / "models").glob("*/model.json")):
-        facts = json.loads(path.read_text())
-        if facts["base"] == base.sha256:
-            models.append((path.parent, facts))
+    trained = [_model(path.parent) for path in sorted((run_dir / "models").glob("*/model.json"))]
+    models = [None, *(model for model in trained if model[1]["base"] == base.sha256)]
     for model in models:
-        facts = _experiment(workspace, base, model, boxes_eval, ids)
-        if facts["oracle"] and not use_labels:
-            raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
-        path = run_dir / "results" / f"{facts['key']}.json"
-        if not path.exists():
-            _evaluate(workspace, base, model, facts, ids, path)
+        _result(workspace, base, model, boxes_eval, ids, use_labels)
     return Outcome(rebuild(run_dir), f"{len(models)} models; {protocol(workspace)}")
+
+
+def run_model(
+    config: Config, run_dir: Path, folder: Path | None, boxes_eval: Policy | None = None, use_labels=False
+) -> Path:
+    """Evaluate one model on all evaluation videos, unless that is done; see `run`.
+
+    Args:
+        folder: of the trained fusion model; None for Base.
+    Returns:
+        its results/<key>.json.
+    """
+    workspace = Workspace(run_dir, config)
+    return _result(workspace, load_base(workspace), _model(folder), boxes_eval, _video_ids(workspace, ()), use_labels)
+
+
+def result_path(workspace: Workspace, folder: Path | None, boxes_eval: Policy | None = None) -> Path:
+    """Where `run_model` writes, or has written, its result. Base, and the model in `folder`, must be trained."""
+    facts = _experiment(workspace, load_base(workspace), _model(folder), boxes_eval, _video_ids(workspace, ()))
+    return workspace.path / "results" / f"{facts['key']}.json"
+
+
+def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
+    """A result file's facts, the ids of its videos in the order of the annotations, their scores float64 (V, C)."""
+    lines = [line.split(" ") for line in path.with_suffix(".scores.txt").read_text(encoding="utf-8").splitlines()]
+    return json.loads(path.read_text()), [line[0] for line in lines], np.array([line[1:] for line in lines], float)
+
+
+def _model(folder: Path | None) -> tuple[Path, dict] | None:
+    """A trained fusion model: its folder and what it was made from; None for Base."""
+    return None if folder is None else (folder, json.loads((folder / "model.json").read_text()))
+
+
+def _result(workspace: Workspace, base: BaseWeights, model, boxes_eval: Policy | None, ids: list[str], use_labels):
+    """The result file of one model, computed if it is not there."""
+    facts = _experiment(workspace, base, model, boxes_eval, ids)
+    if facts["oracle"] and not use_labels:
+        raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
+    path = workspace.path / "results" / f"{facts['key']}.json"
+    if not path.exists():
+        _evaluate(workspace, base, model, facts, ids, path)
+    return path
 
 
 def protocol(workspace: Workspace) -> str:
@@ -74,6 +108,8 @@ def protocol(workspace: Workspace) -> str:
         f"T_in {clips.num_frames} at {clips.fps:g} fps, {clips.resize} resize to {clips.resized_side}, "
         f"input {clips.input_side}, box {workspace.config.saliency.box_side}, {clips.eval_clips} clips, max over clips"
     )
+    if workspace.config.saliency.method != "input_gradient":
+        text += f", saliency {workspace.config.saliency.method}"
     return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
 
 

@@ -31,7 +31,8 @@ RESIZED = 64
 CARD, PRINT = 9.0, 7.0  # edge of a card and of the print on it
 SLOTS = ((0.0, 0.0), (0.0, 10.5), (10.5, 0.0), (10.5, 10.5))  # where the cards of one hand can be
 FINE_PERIOD, COARSE_PERIOD = 1.5, 3.0  # the print; the decoy, at the alias of the print
-FINE_AMPLITUDE, COARSE_AMPLITUDE = 0.2, 0.25
+FINE_AMPLITUDE = (0.02, 0.3)  # drawn for each card: some prints are easy to read, some hardly
+COARSE_AMPLITUDE = 0.25  # of the decoy, at most
 NOISE = 0.02
 EDGE = 6.0  # no card comes closer to the border of the frame
 CENTRE_GAP = 8.0  # the cards' centre keeps this distance from the frame's centre along one axis at least
@@ -185,7 +186,7 @@ def _card_patch(class_index: int, scale: tuple[float, float], split: str, rng: n
     turn = (rng.random(3) + (split == "test")) * np.pi  # phases of training in [0, pi), of evaluation in [pi, 2 pi)
     decoy = rng.uniform(0, COARSE_AMPLITUDE, 2)
     fine = rows[:, None] + 0 * columns if way == 0 else columns + 0 * rows[:, None]
-    light = FINE_AMPLITUDE * np.sin(2 * np.pi * fine / FINE_PERIOD + turn[0])
+    light = rng.uniform(*FINE_AMPLITUDE) * np.sin(2 * np.pi * fine / FINE_PERIOD + turn[0])
     light += decoy[0] * np.sin(2 * np.pi * rows[:, None] / COARSE_PERIOD + turn[1])
     light += decoy[1] * np.sin(2 * np.pi * columns / COARSE_PERIOD + turn[2])
     rim = [round((CARD - PRINT) / 2 * s) for s in scale]

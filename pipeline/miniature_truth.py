@@ -39,12 +39,16 @@ def on_target(cards: Cards, part: Part, row: int, box_input: Sequence[int]) -> b
     for places in cards[clip.video_id].values():
         fps = places[0][1]
         where = {frame: place for frame, _, place in places}
-        # the source frame on screen at index / rate seconds; the small term keeps 8 of 24 from becoming 7
-        frames = [int(index / rate * fps + 1e-6) for index in clip.frame_indices]
+        frames = [frame_number(index, rate, fps) for index in clip.frame_indices]
         shares = [_share_inside(where[frame], box, clip.theta) for frame in frames if frame in where]
         if shares and np.mean(shares) < VISIBLE_SHARE:
             return False
     return True
+
+
+def frame_number(index: int, rate: float, fps: int) -> int:
+    """The source frame on screen at index / rate seconds, at a constant fps."""
+    return int(index / rate * fps + 1e-6)  # the small term keeps 8 of 24 from becoming 7
 
 
 def _share_inside(card_source: Box, box: Box, theta: Theta) -> float:

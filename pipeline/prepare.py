@@ -1,23 +1,22 @@
 """prepare: annotations and videos become a table of videos, a snapshot of the labels, and the plan."""
 
-import csv
-import io
 import logging
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
 from cache.commit import write_file
+from cache.errors import StaleCacheError
 from cache.plan import Part, read_plan, write_part
-from pipeline.annotations import PLAIN_COLUMNS, Annotations, read_charades, read_plain
+from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
+from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.progress import progress
 from pipeline.sampling import eval_start, eval_theta, row_generator, train_theta, train_window
 from pipeline.video import VideoError, VideoMissing, find_video, probe
-from pipeline.workspace import Outcome, StageError, clip_settings
+from pipeline.workspace import Outcome, StageError, Workspace, clip_settings
 
 log = logging.getLogger(__name__)
 
@@ -44,38 +43,20 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
     known = _known_videos(run_dir) if extend else {}
     videos, skipped = _probe_all(config, annotations, known)
     run_dir.mkdir(parents=True, exist_ok=True)
-    _check_extendable(config, run_dir, extend)
-    for part in _new_parts(config, run_dir, videos, extend):
-        write_part(run_dir, part)
+    write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
+    _check_found(config, run_dir, annotations, videos, skipped)
+    _check_plan(config, run_dir, videos, extend)
+    try:
+        for part in _new_parts(config, run_dir, videos, extend):
+            write_part(run_dir, part)
+    except StaleCacheError as error:
+        raise StaleCacheError(f"{error}; --extend adds videos and augmentation seeds") from error
     videos["labels"] = [int(n) for n in annotations.video_targets(videos.video_id.tolist()).sum(1)]
-    write_file(run_dir / "videos.csv", _csv(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()))
-    write_file(run_dir / "skipped.csv", _csv(SKIPPED_COLUMNS, skipped))
-    write_file(run_dir / "labels.csv", _labels_csv(annotations))
+    write_file(run_dir / "videos.csv", csv_bytes(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()))
+    write_file(run_dir / "labels.csv", labels_csv(annotations))
     write_file(run_dir / "classes.txt", "".join(f"{name}\n" for name in annotations.classes).encode())
     write_file(run_dir / "config.toml", to_toml(config).encode())
     return _outcome(config, run_dir, annotations, videos, skipped)
-
-
-def read_annotations(config: Config) -> Annotations:
-    """The config's annotation files; `data.eval_ids` moves videos to the evaluation split.
-
-    Raises:
-        AnnotationError: a file is not exactly its format. StageError: a setting or a file is missing.
-    """
-    data = config.data
-    needed = {"charades": 2, "plain": 1, "miniature": 2}[data.format]
-    if len(data.annotations) != needed:
-        raise StageError(f"data.annotations: format {data.format} takes {needed} file(s), got {len(data.annotations)}")
-    for path in (*data.annotations, data.classes):
-        if not Path(path).is_file():
-            raise StageError(f"{path or 'data.classes'}: no such annotation file")
-    read = read_plain if data.format == "plain" else read_charades
-    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes))
-    unknown = set(data.eval_ids) - set(annotations.videos.video_id)
-    if unknown:
-        raise StageError(f"--eval-ids: {', '.join(sorted(unknown))} not in the annotations")
-    annotations.videos.loc[annotations.videos.video_id.isin(data.eval_ids), "split"] = "test"
-    return annotations
 
 
 def _probe_all(config: Config, annotations: Annotations, known: dict) -> tuple[pd.DataFrame, list[list[str]]]:
@@ -138,18 +119,35 @@ def _known_videos(run_dir: Path) -> dict[str, dict]:
     return {row["video_id"]: {name: row[name] for name in columns} for row in table.to_dict("records")}
 
 
-def _check_extendable(config: Config, run_dir: Path, extend: bool) -> None:
-    """--extend needs a plan with the same clips; more evaluation clips would move the windows of the old ones."""
-    if not extend:
+def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> None:
+    """Refuse before there is a plan, which could not take the videos that are brought later."""
+    missing = sum(reason == VideoMissing.__name__ for _, _, reason, _ in skipped)
+    if missing and config.data.missing_videos == "refuse":
+        raise StageError(
+            f"{missing} annotated videos have no file in {config.data.videos} (listed in {run_dir / 'skipped.csv'}); "
+            'data.missing_videos = "skip" leaves them out'
+        )
+    if not len(videos):
+        raise StageError(
+            f"none of the {len(annotations.videos)} annotated videos can be used; see {run_dir / 'skipped.csv'}"
+        )
+
+
+def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> None:
+    """Refuse, by the field's name, a config with other clips than the plan there has; --extend needs a plan."""
+    if not extend and not any((run_dir / "plan").glob("part-*.json")):
         return
-    for part in read_plan(run_dir):
-        if part.settings != clip_settings(config):
-            raise StageError(f"{run_dir}: --extend adds videos and augmentation seeds, it cannot change the clips")
+    parts = Workspace(run_dir, config).parts
+    splits = dict(videos[["video_id", "split"]].itertuples(index=False, name=None))
+    for part in parts if extend else []:
         if part.split == "test" and part.rows_per_video != config.clips.eval_clips:
             raise StageError(
                 f"clips.eval_clips: {config.clips.eval_clips}, the plan has {part.rows_per_video}; "
                 "another number moves every window, so it needs another --run"
             )
+        moved = [one for one in part.rows.video_id.unique() if splits.get(one, part.split) != part.split]
+        if moved:
+            raise StageError(f"{', '.join(moved)}: planned for {part.split}; another split needs another --run")
 
 
 def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:
@@ -216,19 +214,10 @@ def _rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> p
 
 
 def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> Outcome:
-    """Count what was found, warn, and refuse where the config says so."""
+    """Count what was found, and warn."""
     reasons = Counter(reason for _, _, reason, _ in skipped)
     missing = reasons.pop(VideoMissing.__name__, 0)
     failed = sum(reasons.values())
-    if missing and config.data.missing_videos == "refuse":
-        raise StageError(
-            f"{missing} annotated videos have no file in {config.data.videos} (listed in {run_dir / 'skipped.csv'}); "
-            'data.missing_videos = "skip" leaves them out'
-        )
-    if not len(videos):
-        raise StageError(
-            f"none of the {len(annotations.videos)} annotated videos can be used; see {run_dir / 'skipped.csv'}"
-        )
     parts = [f"{len(videos)} videos ({(videos.split == 'train').sum()} train, {(videos.split == 'test').sum()} test)"]
     parts += [f"{missing} annotated videos without a file, left out"] * bool(missing)
     parts += [f"{count} {reason}" for reason, count in sorted(reasons.items())]
@@ -243,32 +232,3 @@ def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd
     if failed > config.data.max_skipped * (failed + len(videos)):
         parts.append(f"more failed than data.max_skipped = {config.data.max_skipped:g} allows")
     return Outcome(run_dir / "plan", "; ".join(parts), failed)
-
-
-def _labels_csv(annotations: Annotations) -> bytes:
-    """All labels in our plain format. Impossible times are written as 1, 0, which reads back as impossible."""
-    splits = dict(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
-    by_video = {video_id: [] for video_id in splits}
-    for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
-        whole = end == float("inf")
-        times = ["1", "0"] if np.isnan(start) else ["", ""] if whole else [_seconds(start), _seconds(end)]
-        line = [video_id, splits[video_id], *times, annotations.classes[index]]
-        if line not in by_video[video_id]:
-            by_video[video_id].append(line)
-    lines = [
-        line for video_id, found in by_video.items() for line in found or [[video_id, splits[video_id], "", "", ""]]
-    ]
-    return _csv(PLAIN_COLUMNS, lines)
-
-
-def _seconds(value: float) -> str:
-    """Seconds as plain decimals, which `read_plain` takes."""
-    return f"{value:.9f}".rstrip("0").rstrip(".")
-
-
-def _csv(columns: tuple[str, ...], rows: list[list]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return buffer.getvalue().encode()

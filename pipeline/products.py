@@ -6,11 +6,12 @@ from cache.commit import open_product
 from cache.crop_store import VolumeStore
 from cache.plan import Part
 from cache.saliency_store import ArraySpec, ZarrStore
+from pipeline.config import OBJECTIVES
 from pipeline.workspace import StageError, Workspace
 
-Policy = Literal["entropy", "cross_entropy", "random", "center"]
+Policy = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy", "random", "center"]
 Pixels = Literal["source", "input"]
-OBJECTIVES = ("entropy", "cross_entropy")  # policies that look at a saliency map
+# the first ones look at a saliency map
 POLICIES = (*OBJECTIVES, "random", "center")
 
 
@@ -33,7 +34,7 @@ def base_settings(workspace: Workspace, part: Part, weights: str) -> dict:
 def maps_settings(workspace: Workspace, part: Part, weights: str, objective: str) -> dict:
     """Saliency maps. Labels count only where the objective uses them."""
     settings = {
-        "method": "input_gradient",
+        "method": workspace.config.saliency.method,
         "objective": objective,
         "base": base_settings(workspace, part, weights),
     }

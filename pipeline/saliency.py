@@ -1,5 +1,6 @@
 """Stage 1: Base looks at every planned clip; its logits, its saliency maps and the boxes go to Zarr."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache, partial
@@ -12,8 +13,9 @@ from cache.plan import Part
 from cache.saliency_store import ZarrStore
 from models.box_search import quantise
 from models.fold import fold
+from models.grad_cam import grad_cam
 from models.i3d import as_input
-from models.losses import charades_loss, entropy
+from models.losses import charades_loss, entropy, max_logit, softmax_entropy
 from models.saliency import input_saliency
 from pipeline import boxes
 from pipeline.base import BaseWeights, build_base, load_base
@@ -24,6 +26,8 @@ from pipeline.products import open_base, open_maps
 from pipeline.units import open_workspace, run_units, skip, skipped_videos
 from pipeline.video import VideoError
 from pipeline.workspace import Outcome, StageError, Workspace
+
+log = logging.getLogger(__name__)
 
 
 def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
@@ -50,16 +54,34 @@ def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
         todo = sorted(set().union(*(store.product.todo() for store in stores.values())))
         jobs += [(part.name, unit) for unit in todo]
     workers = config.workers if pick_device(config).type == "cpu" else 1
-    rows = run_units(_do_unit, workspace, jobs, workers, "saliency")
+    threads = torch.get_num_threads()
+    try:
+        rows = run_units(_do_unit, workspace, jobs, workers, "saliency")
+    finally:
+        torch.set_num_threads(threads)  # one worker is this very process
     skipped = set()
     for objective in config.saliency.objectives:
         boxes.run_policy(workspace, base, objective)
     for part in workspace.parts:
-        skipped |= skipped_videos(_stores(workspace, part, base)["base"])
+        stores = _stores(workspace, part, base)
+        skipped |= skipped_videos(stores["base"])
+        _warn_of_empty_maps(part, stores)
     total = sum(part.num_rows for part in workspace.parts)
-    names = ", ".join(config.saliency.objectives)
+    names = ", ".join(config.saliency.objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {base.sha256[:12]}"
     return Outcome(run_dir / "maps", summary, len(skipped))
+
+
+def _warn_of_empty_maps(part: Part, stores: dict[str, ZarrStore]) -> None:
+    """A network that is certain of everything has no gradient: its boxes all lie in the corner, so say it."""
+    for objective in stores.keys() - {"base"}:
+        done = np.flatnonzero(stores[objective].product.rows_done())
+        empty = int((stores[objective].read_rows("scale", done) == 0).sum()) if len(done) else 0
+        if empty:
+            log.warning(
+                "%s: %d of %d %s maps are zero everywhere, so their boxes lie at (0, 0): was Base's rate too high?",
+                *(part.name, empty, len(done), objective),
+            )
 
 
 def _stores(workspace: Workspace, part: Part, base: BaseWeights) -> dict[str, ZarrStore]:
@@ -71,19 +93,19 @@ def _stores(workspace: Workspace, part: Part, base: BaseWeights) -> dict[str, Za
 
 
 @cache
-def _network(run_dir: Path, config: Config, threads: int) -> tuple[torch.nn.Module, BaseWeights, torch.device]:
-    """The network of a worker process: frozen, batch-norm folded."""
+def _network(run_dir: Path, config: Config, weights: str) -> tuple[torch.nn.Module, torch.device]:
+    """The network of a worker process with Base's weights of this identity: frozen, batch-norm folded."""
     workspace, device = open_workspace(run_dir, config), pick_device(config)
     if device.type == "cpu":
-        torch.set_num_threads(threads)
-    base = load_base(workspace)
-    return fold(build_base(workspace, base)).to(device), base, device
+        torch.set_num_threads(config.saliency.threads)
+    return fold(build_base(workspace, load_base(workspace))).to(device), device
 
 
 def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int) -> int:
     """Compute and commit one unit of every store that lacks it; rows computed."""
     workspace = open_workspace(run_dir, config)
-    network, base, device = _network(run_dir, config, config.saliency.threads)
+    base = load_base(workspace)
+    network, device = _network(run_dir, config, base.sha256)
     part = next(part for part in workspace.parts if part.name == part_name)
     with ExitStack() as locks:
         stores = {
@@ -114,7 +136,8 @@ def _compute(workspace: Workspace, part: Part, unit: int, stores, network, devic
         local = [row - rows.start for row, _, _ in batch]
         video = as_input(torch.from_numpy(np.stack([clip for _, clip, _ in batch])), device)
         objectives = _objectives(workspace, part, [row for row, _, _ in batch], stores, device)
-        logits, maps = input_saliency(network, video, objectives, workspace.config.saliency.precision)
+        look = grad_cam if workspace.config.saliency.method == "grad_cam" else input_saliency
+        logits, maps = look(network, video, objectives, workspace.config.saliency.precision)
         if "base" in stores:
             arrays["base"]["logits"][local] = logits.cpu().numpy()
             arrays["base"]["entropy"][local] = entropy(logits).cpu().numpy()
@@ -145,9 +168,8 @@ def _batches(workspace: Workspace, part: Part, unit: int, skipped: list[dict]) -
 
 def _objectives(workspace: Workspace, part: Part, rows: list[int], stores, device) -> dict:
     """The functions of the logits that the stores in hand differentiate."""
-    objectives = {}
-    if "entropy" in stores:
-        objectives["entropy"] = entropy
+    free = {"entropy": entropy, "max_logit": max_logit, "softmax_entropy": softmax_entropy}  # of labels
+    objectives = {name: free[name] for name in stores if name in free}
     if "cross_entropy" in stores:
         video, frames = (torch.from_numpy(targets).to(device) for targets in workspace.targets(part, rows))
         objectives["cross_entropy"] = partial(

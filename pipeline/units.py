@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from joblib import Parallel, delayed
@@ -16,9 +16,15 @@ from pipeline.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-@cache
 def open_workspace(run_dir: Path, config: Config) -> Workspace:
-    """The workspace of a worker process, read once for all its units."""
+    """The workspace of a worker process, read once for all its units, and again when plan or labels were replaced."""
+    files = [run_dir / "labels.csv", run_dir / "classes.txt", *sorted((run_dir / "plan").glob("part-*.json"))]
+    found = [file.stat() for file in files if file.exists()]
+    return _open(run_dir, config, tuple((stat.st_ino, stat.st_mtime_ns) for stat in found))
+
+
+@lru_cache(maxsize=1)
+def _open(run_dir: Path, config: Config, version: tuple) -> Workspace:
     return Workspace(run_dir, config)
 
 

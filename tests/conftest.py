@@ -1,0 +1,66 @@
+"""Fixtures that several test files share: one tiny run through all stages, to be read only, and copies of it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_data import change, make_data, run_all, tiny_config
+
+from cache.commit import PRODUCTS
+from pipeline.config import Config
+
+torch.set_num_threads(1)  # the networks of the tests are too small for more, and the machine may be shared
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A data folder, a run folder, and the config that made the one from the other."""
+
+    data: Path
+    path: Path
+    config: Config
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> TinyRun:
+    """All stages once, late fusion and temporal concatenation. Do not change it: take `tiny_copy`."""
+    root = tmp_path_factory.mktemp("tiny")
+    config = tiny_config(make_data(root / "data"))
+    run_all(config, root / "run")
+    return TinyRun(root / "data", root / "run", config)
+
+
+TRAINED = (*PRODUCTS, "results*", "late*", "concat*")  # what train-base has not written yet
+
+
+@pytest.fixture
+def tiny_copy(tiny_run, tmp_path) -> TinyRun:
+    """The finished run, to be changed; its videos are still the shared ones, as in the next two."""
+    return _copy(tiny_run, tmp_path)
+
+
+@pytest.fixture
+def trained(tiny_run, tmp_path) -> TinyRun:
+    """The run as it was after train-base: plan, labels and Base."""
+    return _copy(tiny_run, tmp_path, *TRAINED)
+
+
+@pytest.fixture
+def looked(tiny_run, tmp_path) -> TinyRun:
+    """The run as it was after saliency."""
+    return _copy(tiny_run, tmp_path, "context", "crops", "results*", "late*", "concat*")
+
+
+@pytest.fixture
+def own_videos(tiny_run, tmp_path) -> TinyRun:
+    """The run as it was after train-base, with videos that may be changed."""
+    run, data = _copy(tiny_run, tmp_path, *TRAINED), tmp_path / "data"
+    shutil.copytree(tiny_run.data, data)
+    return TinyRun(data, run.path, change(run.config, data={"videos": str(data)}))
+
+
+def _copy(tiny_run: TinyRun, folder: Path, *without: str) -> TinyRun:
+    shutil.copytree(tiny_run.path, folder / "run", ignore=shutil.ignore_patterns(*without))
+    return TinyRun(tiny_run.data, folder / "run", tiny_run.config)

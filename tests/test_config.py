@@ -1,0 +1,134 @@
+"""Configs: the project's own files, round trip through TOML, overrides, and refusals that name file and field."""
+
+from dataclasses import replace
+
+import pytest
+from tiny_data import change
+
+from pipeline.config import CONFIGS, Base, Clips, Config, ConfigError, Data, Fusion, load, to_toml
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.toml")))
+def test_the_files_of_the_project_load_by_name(name):
+    config = load(name)
+    assert config.name == name and config == load(str(CONFIGS / f"{name}.toml"))
+
+
+def test_charades_is_the_paper():
+    config = load("charades")
+    clips, base, fusion = config.clips, config.base, config.fusion
+    assert (clips.num_frames, clips.fps, clips.resized_side, clips.input_side) == (64, 8.0, 256, 224)
+    assert (clips.resize, clips.eval_clips, clips.aug_seeds, config.saliency.box_side) == ("square", 10, 25, 128)
+    assert (base.network, base.epochs, base.learning_rate, base.drop_epochs) == ("resnet50_i3d", 50, 0.375, (15, 40))
+    assert (base.batch_size, base.momentum, base.weight_decay) == (12, 0.9, 1e-7)
+    assert (fusion.epochs, fusion.learning_rate, fusion.drop_epochs, fusion.batch_size) == (25, 0.02, (15,), 8)
+    assert (fusion.fuse, fusion.freeze_batchnorm, base.video_loss_weight) == ("logits", False, 1.0)
+    assert (config.saliency.objectives, config.data.missing_videos) == (("entropy",), "skip")
+
+
+def test_defaults_of_the_sections_are_the_paper_too():
+    fields = ("num_frames", "fps", "resize", "resized_side", "input_side", "aug_seeds", "eval_clips")
+    paper = load("charades")
+    assert [getattr(Clips(), name) for name in fields] == [getattr(paper.clips, name) for name in fields]
+    for fresh, read in ((Base(), paper.base), (Fusion(), paper.fusion)):
+        assert (fresh.epochs, fresh.learning_rate, fresh.drop_epochs) == (
+            read.epochs,
+            read.learning_rate,
+            read.drop_epochs,
+        )
+
+
+def test_toml_round_trip(tmp_path):
+    config = Config(
+        "all sorts",
+        Data(annotations=("a b.csv", 'quo"te\\.csv'), eval_ids=("07E49", "150E6"), max_skipped=0.5),
+        base=Base(video_loss_weight="released", drop_epochs=(), freeze_batchnorm=True, weight_decay=1e-7),
+        fusion=Fusion(video_loss_weight=0.25),
+        seed=7,
+    )
+    (tmp_path / "other.toml").write_text(to_toml(config))
+    assert load(str(tmp_path / "other.toml")) == config
+    for name in ("miniature", "charades"):
+        (tmp_path / "other.toml").write_text(to_toml(load(name)))
+        assert load(str(tmp_path / "other.toml")) == load(name)
+
+
+def test_a_file_without_a_name_is_called_after_itself(tmp_path):
+    (tmp_path / "mine.toml").write_text("seed = 3\n[clips]\nfps = 24\n")
+    config = load(str(tmp_path / "mine.toml"))
+    assert config == Config("mine", clips=Clips(fps=24.0), seed=3)
+    assert type(config.clips.fps) is float
+
+
+def test_overrides():
+    config = load(
+        "miniature",
+        ("seed=5", "clips.fps = 12", "clips.resize=shorter_side", 'data.eval_ids=["07E49"]', "base.in_memory=false",
+         "base.video_loss_weight=released", "data.videos=/some where", "crops.codec=png", "data.classes=007"),
+    )  # fmt: skip
+    expected = change(
+        load("miniature"), seed=5, clips={"fps": 12.0, "resize": "shorter_side"}, crops={"codec": "png"},
+        base={"in_memory": False, "video_loss_weight": "released"},
+        data={"eval_ids": ("07E49",), "videos": "/some where", "classes": "007"},
+    )  # fmt: skip
+    assert config == expected
+    assert load("miniature", ("seed=1", "seed=2")).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("clips.num_frame=8", ["unknown setting num_frame", "did you mean num_frames?"]),
+        ("clip.num_frames=8", ["unknown setting clip", "did you mean clips?"]),
+        ("base.zzzzzz=8", ["unknown setting zzzzzz", "known are", "learning_rate"]),
+        ("clips.num_frames=8.5", ["num_frames", "expected int", "8.5"]),
+        ("clips.num_frames=true", ["num_frames", "expected int", "True"]),
+        ("clips.fps=fast", ["fps", "expected float", "'fast'"]),
+        ("clips.resize=longer_side", ["resize", "'longer_side'", "'square', 'shorter_side'"]),
+        ("base.video_loss_weight=relaesed", ["video_loss_weight", "'relaesed'", "released"]),
+        ("base.drop_epochs=3", ["drop_epochs", "expected a list", "3"]),
+        ("base.drop_epochs=[3, 'x']", ["drop_epochs", "expected int", "'x'"]),
+        ("data.videos=12", ["videos", "expected str", "12"]),
+        ("clips=3", ["clips", "expected a section", "3"]),
+        ("name.x=3", ["name.x", "name is not a section"]),
+        ("seed.x=3", ["seed", "expected int", "{'x': 3}"]),
+        ("seed", ["--set seed", "section.key=value"]),
+        ("clips.input_side=65", ["clips.input_side", "at most clips.resized_side"]),
+        ("saliency.box_side=57", ["saliency.box_side", "at most clips.input_side"]),
+        ("saliency.box_side=0", ["saliency.box_side"]),
+        ("saliency.objectives=['entropi']", ["saliency.objectives"]),
+        ("crops.quality=101", ["crops.quality", "1 to 100"]),
+        ("data.max_skipped=1.5", ["data.max_skipped"]),
+        ("data.max_skipped=nan", ["data.max_skipped"]),
+        ("fusion.epochs=0", ["fusion.epochs"]),
+        ("fusion.accumulate=0", ["fusion.accumulate"]),
+        ("base.learning_rate=0", ["base.learning_rate"]),
+        ("device=gpu", ["device", "auto, cpu, cuda"]),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(override, words):
+    with pytest.raises(ConfigError) as caught:
+        load("miniature", (override,))
+    for word in words:
+        assert word in str(caught.value)
+    assert "miniature" in str(caught.value) or "--set" in str(caught.value)
+
+
+def test_base_may_be_taken_as_it_is():
+    assert load("miniature", ("base.epochs=0", "base.init=weights.pt")).base.epochs == 0
+
+
+def test_files_that_are_no_config(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere.toml: no such config file; .*charades, .*miniature"):
+        load("nowhere.toml")
+    for content in (b"clips = {", b"\xff\xfe"):
+        (tmp_path / "bad.toml").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"bad.toml: not TOML"):
+            load(str(tmp_path / "bad.toml"))
+
+
+def test_configs_are_frozen_and_can_be_keys():
+    config = load("miniature")
+    assert hash(config) == hash(load("miniature")) and config != replace(config, seed=1)
+    with pytest.raises(AttributeError):
+        config.seed = 1

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import video as torchvision_video
 
+from models.activation_checkpointing import through
 from models.i3d import IMAGENET_MEAN, IMAGENET_STD, resnet50_i3d, small_i3d
 
 Name = Literal["small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]
@@ -61,6 +62,7 @@ class PerTime(nn.Module):
     ):
         super().__init__()
         self.body, self.head_name, self.channels_last = body, head, channels_last
+        self.activation_checkpointing = False  # in training only; see there
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         for name in (*body, head):
@@ -70,7 +72,7 @@ class PerTime(nn.Module):
         """Logits (B, T_out, num_classes) of a video (B, T, H, W, 3), RGB in [0, 1]."""
         x = ((video - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # B, 3, T, H, W
         for name in self.body:
-            x = self.get_submodule(name)(x)
+            x = through(self.get_submodule(name), x, self.activation_checkpointing and self.training)
         x = x.mean((2, 3)) if self.channels_last else x.mean((3, 4)).transpose(1, 2)  # B, T_out, C
         head = self.get_submodule(self.head_name)
         if isinstance(head, nn.Linear):

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,13 @@ class WeightsError(ValueError):
     """A weights file that does not fit; the message names every key."""
 
 
-def load_weights(network: nn.Module, path: Path | str, head: Iterable[str] = (), new_head: bool = False) -> list[str]:
+def load_weights(
+    network: nn.Module,
+    path: Path | str,
+    head: Iterable[str] = (),
+    new_head: bool = False,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> list[str]:
     """Load a weights file into a network: everything, or nothing.
 
     Args:
@@ -40,6 +46,7 @@ def load_weights(network: nn.Module, path: Path | str, head: Iterable[str] = (),
             The prefixes "module." and "basenet." are taken off its names.
         head: state names of the network's classifier, see `backbones.head_names`.
         new_head: keep the network's own classifier and ignore the file's.
+        convert: makes the network's state dict of the file's, such as `i3d.inflate_2d`.
     Returns:
         the names left as they were: `head` with new_head, and counters of batch-norm that old files lack.
     Raises:
@@ -51,6 +58,7 @@ def load_weights(network: nn.Module, path: Path | str, head: Iterable[str] = (),
     given = {_bare(name): value for name, value in state.items()}
     if len(given) < len(state):
         raise WeightsError(f"{path} has names that are the same without the prefixes {', '.join(PREFIXES)}")
+    given = convert(given) if convert else given
     # counters that nothing reads, absent from files older than PyTorch 0.4.1
     kept = [name for name in wanted.keys() - given.keys() if name.endswith(".num_batches_tracked")]
     kept = sorted([*kept, *head] if new_head else kept)

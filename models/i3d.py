@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.activation_checkpointing import through
 from models.split_conv import SplitConv3d, SplitMaxPool3d
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -123,6 +124,7 @@ class I3D(nn.Module):
     ):
         super().__init__()
         self.pool_frames, self.head_name = pool_frames, "fc"
+        self.activation_checkpointing = False  # in training only; see there
         # not persistent: the state dict keeps exactly the published names
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
@@ -149,9 +151,10 @@ class I3D(nn.Module):
         """Logits (B, T_out, num_classes) of a video (B, T, H, W, 3), RGB in [0, 1]."""
         x = ((video - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # B, 3, T, H, W, still channels last in memory
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        x = self.maxpool2(self.layer1(x))
+        recompute = self.activation_checkpointing and self.training
+        x = self.maxpool2(through(self.layer1, x, recompute))
         for i in range(1, self.stages):
-            x = getattr(self, f"layer{i + 1}")(x)
+            x = through(getattr(self, f"layer{i + 1}"), x, recompute)
         x = x.mean((3, 4), keepdim=True)  # B, C, T', 1, 1
         if x.shape[2] < self.pool_frames:
             raise ValueError(

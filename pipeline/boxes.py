@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.plan import Part
-from cache.records import Box
-from cache.saliency_store import ZarrStore
+from cache.records import Box, Clip
 from models.box_search import best_box
 from pipeline.base import BaseWeights, load_base
 from pipeline.config import OBJECTIVES, Config
@@ -49,33 +47,34 @@ def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int, policy: P
         maps = open_maps(workspace, part, base.sha256, policy) if policy in OBJECTIVES else None
         skipped = maps.product.vouch(unit)["skipped"] if maps else []
         failed = {entry["video_id"] for entry in skipped}
-        for local, row in enumerate(rows):
-            if part.rows.video_id.iat[row] not in failed:
-                box, share[local] = find_box(workspace, part, row, policy, maps)
-                box_input[local] = (box.top, box.left, box.height, box.width)
-                box = part.clip(row).theta.to_source(box)
-                box_source[local] = (box.top, box.left, box.height, box.width)
+        done = [local for local, row in enumerate(rows) if part.rows.video_id.iat[row] not in failed]
+        codes = maps.read_rows("codes", np.array([rows[local] for local in done])) if maps else [None] * len(done)
+        for local, row_codes in zip(done, codes, strict=True):
+            clip = part.clip(rows[local])
+            box, share[local] = find_box(workspace.config, clip, policy, row_codes)
+            box_input[local] = (box.top, box.left, box.height, box.width)
+            box = clip.theta.to_source(box)
+            box_source[local] = (box.top, box.left, box.height, box.width)
         values = {"box_input": box_input, "box_source": box_source, "saliency_share": share}
         store.write_unit(unit, values, skipped)
     return len(rows)
 
 
-def find_box(workspace: Workspace, part: Part, row: int, policy: Policy, maps: ZarrStore | None) -> tuple[Box, float]:
-    """box_input of one row and the share of the map's sum inside it (NaN without a map).
+def find_box(config: Config, clip: Clip, policy: Policy, codes: np.ndarray | None) -> tuple[Box, float]:
+    """box_input of one clip and the share of the map's sum inside it (NaN without a map).
 
     Args:
         policy: an objective searches its stored map (eq. 6); "random" draws from the row's own generator; "center".
-        maps: the objective's store, None for the others.
+        codes: the objective's map, uint16 (H_in, W_in); None for the others.
     """
-    side = workspace.config.saliency.box_side
-    height, width = part.input_size
-    if maps is not None:
-        top, left, share = best_box(maps.read("codes", row), side, side)
+    side = config.saliency.box_side
+    height, width = clip.theta.input_size
+    if codes is not None:
+        top, left, share = best_box(codes, side, side)
         return Box(top, left, side, side), share
     if policy == "center":
         return Box((height - side) // 2, (width - side) // 2, side, side), float("nan")
-    clip = part.clip(row)
     # a stream of its own: the row's generator has already chosen window, crop and flip
-    rng = row_generator(workspace.config.clips.plan_seed, f"{clip.video_id} box", clip.clip_index, clip.aug_index)
+    rng = row_generator(config.clips.plan_seed, f"{clip.video_id} box", clip.clip_index, clip.aug_index)
     top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
     return Box(top, left, side, side), float("nan")

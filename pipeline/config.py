@@ -54,13 +54,14 @@ class Training:
     epochs: int = 50
     learning_rate: float = 0.375
     drop_epochs: tuple[int, ...] = (15, 40)  # the rate is divided by ten at these
-    batch_size: int = 12
+    batch_size: int = 12  # of all processes of torchrun together
     accumulate: int = 1  # steps whose gradients are added before the optimiser moves
     momentum: float = 0.9
     weight_decay: float = 1e-7
     video_loss_weight: float | Literal["released"] = 1.0
     freeze_batchnorm: bool = False  # keep the statistics of batch-norm as they were loaded
     autocast: bool = False  # bfloat16
+    activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
     loader_workers: int = 0  # processes that read batches ahead; 0 = none
     checkpoint_minutes: float = 15.0
 
@@ -72,6 +73,7 @@ class Base(Training):
     network: str = "resnet50_i3d"
     init: str = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
+    inflate: bool = False  # `init` is torchvision's 2-D ResNet-50, to be inflated (resnet50_i3d only)
     in_memory: bool = False  # keep the resized frames of all training videos in memory
 
 
@@ -240,6 +242,7 @@ def _check(config: Config) -> None:
         "device (auto, cpu, cuda)": config.device in ("auto", "cpu", "cuda"),
     }
     for section, training in (("base", config.base), ("fusion", config.fusion)):
+        rules["base.inflate (resnet50_i3d only)"] = not config.base.inflate or config.base.network == "resnet50_i3d"
         rules[f"{section}.epochs"] = training.epochs >= (section == "fusion")  # Base may be taken as it is
         rules[f"{section}.batch_size"] = training.batch_size >= 1
         rules[f"{section}.accumulate"] = training.accumulate >= 1

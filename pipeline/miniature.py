@@ -28,11 +28,11 @@ CLASSES = tuple(f"Holding a {colour} card printed in {way}" for colour in PAIRS 
 VERSION = 1  # raised when the same settings would give other videos
 CARD_COLUMNS = ("video_id", "card", "frame", "fps", "top", "left", "height", "width")  # source pixels, source frames
 RESIZED = 64
-CARD, PRINT = 9.0, 7.0  # edge of a card and of the print on it
-SLOTS = ((0.0, 0.0), (0.0, 10.5), (10.5, 0.0), (10.5, 10.5))  # where the cards of one hand can be
+CARD, PRINT = 10.5, 8.5  # edge of a card and of the print on it
+SLOTS = ((0.0, 0.0), (0.0, 12.0), (12.0, 0.0), (12.0, 12.0))  # where the cards of one hand can be
 FINE_PERIOD, COARSE_PERIOD = 1.5, 3.0  # the print; the decoy, at the alias of the print
-FINE_AMPLITUDE = (0.02, 0.3)  # drawn for each card: some prints are easy to read, some hardly
-COARSE_AMPLITUDE = 0.25  # of the decoy, at most
+FINE_AMPLITUDE, FINE_POWER = 0.35, 1.5  # a card's amplitude is 0.35 u^1.5, u uniform: some prints are hardly there
+COARSE_AMPLITUDE = 0.27  # of the decoy, at most
 NOISE = 0.02
 EDGE = 6.0  # no card comes closer to the border of the frame
 CENTRE_GAP = 8.0  # the cards' centre keeps this distance from the frame's centre along one axis at least
@@ -186,7 +186,7 @@ def _card_patch(class_index: int, scale: tuple[float, float], split: str, rng: n
     turn = (rng.random(3) + (split == "test")) * np.pi  # phases of training in [0, pi), of evaluation in [pi, 2 pi)
     decoy = rng.uniform(0, COARSE_AMPLITUDE, 2)
     fine = rows[:, None] + 0 * columns if way == 0 else columns + 0 * rows[:, None]
-    light = rng.uniform(*FINE_AMPLITUDE) * np.sin(2 * np.pi * fine / FINE_PERIOD + turn[0])
+    light = FINE_AMPLITUDE * rng.random() ** FINE_POWER * np.sin(2 * np.pi * fine / FINE_PERIOD + turn[0])
     light += decoy[0] * np.sin(2 * np.pi * rows[:, None] / COARSE_PERIOD + turn[1])
     light += decoy[1] * np.sin(2 * np.pi * columns / COARSE_PERIOD + turn[2])
     rim = [round((CARD - PRINT) / 2 * s) for s in scale]

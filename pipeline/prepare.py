@@ -15,7 +15,7 @@ from pipeline.config import Config, to_toml
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.progress import progress
 from pipeline.sampling import eval_start, eval_theta, row_generator, train_theta, train_window
-from pipeline.video import VideoError, VideoMissing, find_video, probe
+from pipeline.video import VideoError, VideoMissing, file_sha256, find_video, probe
 from pipeline.workspace import Outcome, StageError, Workspace, clip_settings
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
         StaleCacheError: the run holds another plan.
     """
     annotations = read_annotations(config)
-    known = _known_videos(run_dir) if extend else {}
+    known = _known_videos(run_dir)
     videos, skipped = _probe_all(config, annotations, known)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
@@ -85,7 +85,7 @@ def _probe_one(config: Config, video_id: str, known: dict | None) -> dict | tupl
     root, clips = Path(config.data.videos), config.clips
     try:
         path = find_video(root, video_id)
-        if known and path.is_file() and path.stat().st_size == known["bytes"]:
+        if known and path.is_file() and file_sha256(path) == known["sha256"]:
             return known
         info = probe(path, config.data.source_fps or None)
     except VideoError as error:
@@ -110,7 +110,7 @@ def _probe_one(config: Config, video_id: str, known: dict | None) -> dict | tupl
 
 
 def _known_videos(run_dir: Path) -> dict[str, dict]:
-    """Rows of an earlier videos.csv by id, so that extending a run decodes only what is new."""
+    """Rows of an earlier videos.csv by id, so that only what is new or changed is decoded."""
     if not (run_dir / "videos.csv").exists():
         return {}
     types = dict.fromkeys(("video_id", "split", "path", "timing", "sha256"), str)

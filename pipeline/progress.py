@@ -1,5 +1,6 @@
 """Progress of a long job: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,13 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
-    """Pass items on while showing how many of `total` went by, at what rate, and how long the rest takes."""
+    """Pass items on while showing how many of `total` went by, at what rate, and how long the rest takes.
+
+    Of the processes that torchrun starts, only the first one shows anything.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
         return

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from cache.commit import write_file
 from models.backbones import build, head_names
 from models.checkpoint import load_weights, state_hash, to_bytes
-from models.i3d import as_input
+from models.i3d import as_input, inflate_2d
 from models.losses import charades_loss
 from pipeline.base import count_out_frames
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.distributed import Team, joined
 from pipeline.progress import progress
 from pipeline.sampling import frame_indices, row_generator, train_theta, train_window
 from pipeline.training import Batch, fit
@@ -35,7 +37,13 @@ def run(config: Config, run_dir: Path) -> Outcome:
         StageError: there is no training video, or no training asked for and no weights given.
         WeightsError: `base.init` does not fit; names every key.
     """
-    workspace, device = Workspace(run_dir, config), pick_device(config)
+    device = pick_device(config)
+    with joined(device) as team:
+        return _run(config, run_dir, device, team)
+
+
+def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Outcome:
+    workspace = Workspace(run_dir, config)
     folder = workspace.base_folder
     if (folder / "base.json").exists():
         facts = json.loads((folder / "base.json").read_text())
@@ -46,7 +54,9 @@ def run(config: Config, run_dir: Path) -> Outcome:
     network = build(config.base.network, len(workspace.annotations.classes))
     left_out = []
     if config.base.init:
-        left_out = load_weights(network, config.base.init, head_names(network), config.base.new_head)
+        inflate = partial(inflate_2d, network=network) if config.base.inflate else None
+        new_head = config.base.new_head or config.base.inflate  # ImageNet's classes are other ones
+        left_out = load_weights(network, config.base.init, head_names(network), new_head, inflate)
     clips = BaseClips(workspace)
     network.to(device)
     if config.base.epochs:
@@ -64,9 +74,11 @@ def run(config: Config, run_dir: Path) -> Outcome:
         "labels_sha256": workspace.labels_sha256,
         "plan": {part.name: part.rows_sha256 for part in workspace.parts_of("train")},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "weights.pt", to_bytes(state))
-    write_file(folder / "base.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+    if team.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "weights.pt", to_bytes(state))
+        write_file(folder / "base.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+    team.wait()
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
     return Outcome(folder, f"{summary}; weights {facts['weights'][:12]}; new: {', '.join(left_out) or 'nothing'}")
 

@@ -13,6 +13,7 @@ from models.checkpoint import state_hash, to_bytes
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.distributed import Team, joined
 from pipeline.fusion_step import fusion_loss
 from pipeline.products import Pixels, boxes_settings, context_settings, crops_settings
 from pipeline.training import Batch, fit
@@ -36,7 +37,15 @@ def run(
     Raises:
         StageError: a stage before this one has not finished.
     """
-    workspace, device = Workspace(run_dir, config), pick_device(config)
+    device = pick_device(config)
+    with joined(device) as team:
+        return _run(config, run_dir, fusion, focus, pixels, device, team)
+
+
+def _run(
+    config: Config, run_dir: Path, fusion: Fusion, focus: Focus, pixels: Pixels, device: torch.device, team: Team
+) -> Outcome:
+    workspace = Workspace(run_dir, config)
     base = load_base(workspace)
     facts = model_facts(workspace, base, fusion, focus, pixels)
     folder = model_folder(workspace, facts)
@@ -57,9 +66,11 @@ def run(
     network = build_base(workspace, base).to(device)
     fit(network, load, len(places), loss, config.fusion, folder, config.seed, device, f"train-fusion {facts['name']}")
     state = {name: value.cpu() for name, value in network.state_dict().items()}
-    write_file(folder / "weights.pt", to_bytes(state))
     facts |= {"weights": state_hash(state), "num_videos": len(places)}
-    write_file(folder / "model.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+    if team.leads:
+        write_file(folder / "weights.pt", to_bytes(state))
+        write_file(folder / "model.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+    team.wait()
     return Outcome(folder, f"{config.fusion.epochs} epochs on {len(places)} videos; weights {facts['weights'][:12]}")
 
 
@@ -67,7 +78,7 @@ def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: 
     """Everything a fusion model is made from: plain JSON, the source of its key."""
     part = workspace.parts[0]  # settings are the same in every part
     recipe = asdict(workspace.config.fusion)
-    for name in ("checkpoint_minutes", "loader_workers"):  # these change no number
+    for name in ("activation_checkpointing", "checkpoint_minutes", "loader_workers"):  # these change no number
         del recipe[name]
     repeat = focus == "repeat"
     if repeat:

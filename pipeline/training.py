@@ -1,10 +1,11 @@
-"""The training loop of Base and of both fusions: plain SGD, resumable in the middle of an epoch."""
+"""The training loop of Base and of both fusions: plain SGD, on one device or several, resumable within an epoch."""
 
 import csv
 import io
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from cache.commit import locked, write_file
 from models.checkpoint import to_bytes
 from pipeline.config import Training
+from pipeline.distributed import own_team
 from pipeline.progress import progress
 from pipeline.workspace import StageError
 
@@ -27,18 +29,19 @@ class Epoch(Dataset):
     """The batches of one epoch in their shuffled order, from the first one that is still to do.
 
     The order depends on seed and epoch alone, so a resumed run sees the batches an uninterrupted one would have.
+    Every process of a team loads its share of each.
     """
 
     def __init__(self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int):
         order = np.random.default_rng([seed, epoch]).permutation(num_clips).tolist()
         self.batches = [order[first : first + size] for first in range(0, num_clips, size)]
-        self.load, self.epoch = load, epoch
+        self.load, self.epoch, self.team = load, epoch, own_team()
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> Batch:
-        return self.load(self.epoch, self.batches[step])
+        return self.load(self.epoch, self.team.share(self.batches[step]))
 
 
 def fit(
@@ -54,7 +57,8 @@ def fit(
 ) -> None:
     """Train a network in place, always to the last epoch; nothing is chosen on evaluation videos.
 
-    Checkpoints go to `folder` every `checkpoint_minutes` and after each epoch; the same call goes on from the newest.
+    Checkpoints go to `folder` every `checkpoint_minutes` and after each epoch; the same call goes on from the newest,
+    with any number of processes. All processes of a team (`distributed.joined`) make this call; the first one writes.
 
     Args:
         network: on the device, with its starting weights.
@@ -68,19 +72,22 @@ def fit(
     Raises:
         StageError: another process trains in this folder, or the loss is not finite.
     """
+    team = own_team()
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock") as mine:
+    with locked(folder / ".lock") if team.leads else nullcontext(True) as mine:
         if not mine:
             raise StageError(f"{folder}: another process is training here")
-        _fit(network, load, num_clips, loss_of, training, folder, seed, device, label)
+        team.wait()  # nobody looks for checkpoints before the folder is ours
+        _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team)
 
 
-def _fit(network, load, num_clips, loss_of, training, folder, seed, device, label) -> None:
+def _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team) -> None:
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
-    torch.manual_seed(seed)
     epoch, step, losses, history = _resume(folder, network, optimiser)
+    network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
+    forward = team.wrap(network)
     steps = -(-num_clips // training.batch_size)
 
     def batches():
@@ -94,19 +101,25 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
             started, waited, asked = time.monotonic(), 0.0, time.monotonic()
             for batch in _loader(load, num_clips, training, seed, epoch, step, device):
                 waited += time.monotonic() - asked
-                with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
-                    loss = loss_of(network, tuple(values.to(device, non_blocking=True) for values in batch))
-                (loss / training.accumulate).backward()
+                torch.manual_seed(_dropout_seed(seed, epoch, step, team.rank))
+                weight = team.weight(min(training.batch_size, num_clips - step * training.batch_size))
                 step += 1
-                if step % training.accumulate == 0 or step == steps:
+                moves = step % training.accumulate == 0 or step == steps
+                with nullcontext() if moves else team.adding(forward):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
+                        loss = loss_of(forward, tuple(values.to(device, non_blocking=True) for values in batch))
+                        loss = loss * weight
+                    (loss / training.accumulate).backward()
+                if moves:
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
-                losses.append(float(loss.detach()))
+                losses.append(team.mean(loss.detach()))
                 if not np.isfinite(losses[-1]):
                     raise StageError(
                         f"{folder}: the loss is {losses[-1]} in epoch {epoch}, step {step}; lower the rate"
                     )
-                if time.monotonic() - saved > 60 * training.checkpoint_minutes and step % training.accumulate == 0:
+                due = time.monotonic() - saved > 60 * training.checkpoint_minutes
+                if team.leads and due and step % training.accumulate == 0:
                     _save(folder, network, optimiser, epoch, step, losses, history)
                     saved = time.monotonic()
                 yield loss
@@ -122,13 +135,19 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
                 }
             )
             epoch, step, losses = epoch + 1, 0, []
-            _save(folder, network, optimiser, epoch, step, losses, history)
-            write_file(folder / "metrics.csv", _table(history))
+            if team.leads:
+                _save(folder, network, optimiser, epoch, step, losses, history)
+                write_file(folder / "metrics.csv", _table(history))
 
     left = (training.epochs - epoch) * steps - step
     for _ in progress(batches(), left, label, "steps"):
         pass
     network.eval()
+
+
+def _dropout_seed(*where: int) -> int:
+    """Of one step in one process: what is dropped depends on nothing that went before, an interruption included."""
+    return int(np.random.default_rng(where).integers(2**63))
 
 
 def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: int, device) -> DataLoader:
@@ -160,8 +179,6 @@ def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[
         "history": history,
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}.pt", to_bytes(content))
     for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
@@ -176,9 +193,6 @@ def _resume(folder: Path, network, optimiser) -> tuple[int, int, list[float], li
     content = torch.load(found[-1], map_location="cpu", weights_only=True)
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
-    torch.set_rng_state(content["random"])
-    if content["random_cuda"]:
-        torch.cuda.set_rng_state_all(content["random_cuda"])
     log.info("going on from %s", found[-1])
     return content["epoch"], content["step"], content["losses"], content["history"]
 

@@ -39,6 +39,8 @@ from pipeline.video_id import PLAIN_ID, is_plain_id
 log = logging.getLogger(__name__)
 
 Rate = int | float | str | Fraction
+
+
 Timeline = Iterator[tuple[Fraction, Fraction, Callable[[], np.ndarray]]]  # each frame's start, end, pixels on demand
 EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp")
 # FFmpeg follows playlists and URLs unless told not to: plain containers, from the file system, nothing else.
@@ -221,9 +223,13 @@ def _probe_file(path: Path) -> VideoInfo:
             f"{path}: decoded {len(pts)} of about {round(promised * rate)} frames, "
             f"{float(duration):.3f} of {float(promised):.3f} seconds"
         )
+    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a video file, as VideoInfo.sha256."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, sha256)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:

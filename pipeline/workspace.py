@@ -77,7 +77,8 @@ class Workspace:
         corrected label or a new video must not make every stored map worthless. `base.json` records both."""
         settings = {"clips": clip_settings(self.config), "base": asdict(self.config.base), "seed": self.config.seed}
         settings["base"]["init"] = _sha256(Path(self.config.base.init)) if self.config.base.init else ""
-        for name in ("checkpoint_minutes", "loader_workers", "in_memory"):  # these change no number
+        # these change no number
+        for name in ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "in_memory"):
             del settings["base"][name]
         return self.path / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 

@@ -54,7 +54,7 @@ def moving(request, tmp_path_factory):
         lines.append(f"{video_id},{split},,,{CLASSES[0]}")
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    geometry = {"resize": request.param, "resized_side": 40, "input_side": 32, "aug_seeds": 4}
+    geometry = {"resize": request.param, "resized_side": 40, "input_side": 32, "aug_seeds": 4, "plan_seed": 1}
     config = tiny_config(root, clips=geometry)
     prepare.run(config, root / "run")
     folder = Workspace(root / "run", config).base_folder

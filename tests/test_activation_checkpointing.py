@@ -1,0 +1,100 @@
+"""Activation checkpointing: the same gradients, batch-norm statistics and names; blocks run again, in training only."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.backbones import build
+from models.i3d import Bottleneck, small_i3d
+from pipeline.config import Training
+from pipeline.training import fit
+
+OPTIONS = {"small_i3d": {"widths": (8, 16, 24), "blocks": (1, 2, 1)}}
+SIZES = {"resnet50_i3d": (16, 32, 40), "s3d": (16, 64, 96)}
+
+
+def trained(name, recompute, freeze=False):
+    """Gradients and state of one step on a non-square video, with dropout where the network has it."""
+    torch.manual_seed(0)
+    network = build(name, 3, **OPTIONS.get(name, {}))
+    network.activation_checkpointing = recompute
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.train(not freeze)
+    frames, height, width = SIZES.get(name, (8, 32, 40))
+    video = torch.rand(2, frames, height, width, 3)
+    for _ in range(2):  # twice: the second step sees what the first did to batch-norm
+        torch.manual_seed(1)
+        network(video).square().sum().backward()
+    return {name: value.grad for name, value in network.named_parameters()}, network.state_dict()
+
+
+@pytest.mark.parametrize("name", ["small_i3d", "r3d_18", "s3d", "swin3d_t"])
+def test_gradients_and_statistics_are_those_without(name):
+    (grads, state), (found, found_state) = trained(name, False), trained(name, True)
+    assert list(found_state) == list(state)
+    for expected, given in ((grads, found), (state, found_state)):
+        for key in expected:
+            torch.testing.assert_close(given[key], expected[key], rtol=1e-4, atol=1e-6, msg=f"{name}: {key}")
+
+
+def test_frozen_statistics_stay():
+    fresh = small_i3d(3, **OPTIONS["small_i3d"]).state_dict()
+    (grads, _), (found, state) = trained("small_i3d", False, True), trained("small_i3d", True, True)
+    assert all(torch.allclose(found[key], grads[key], rtol=1e-4, atol=1e-6) for key in grads)
+    assert all(torch.equal(state[key], fresh[key]) for key in state if "running" in key or "tracked" in key)
+
+
+def test_what_is_batch_norm_before_is_so_after():
+    """The very buffers, so that whoever holds them still does."""
+    network = small_i3d(3, **OPTIONS["small_i3d"])
+    network.activation_checkpointing = True
+    before = {name: id(buffer) for name, buffer in network.named_buffers()}
+    network(torch.rand(2, 8, 24, 32, 3)).sum().backward()
+    assert {name: id(buffer) for name, buffer in network.named_buffers()} == before
+
+
+@pytest.mark.parametrize(("training", "runs"), [(True, 2), (False, 1)])
+def test_blocks_run_again_in_training_only(training, runs):
+    network = small_i3d(3, **OPTIONS["small_i3d"]).train(training)
+    network.activation_checkpointing = True
+    calls = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Bottleneck):
+            module.conv1.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    network(torch.rand(1, 8, 24, 32, 3)).sum().backward()
+    assert calls == dict.fromkeys(("layer1.0", "layer2.0", "layer2.1", "layer3.0"), runs)
+
+
+def test_less_is_kept_for_backward():
+    """Of four blocks, the tensors kept while the loss is computed: the inputs of the blocks instead of all within."""
+
+    def kept(recompute):
+        network = small_i3d(3, **OPTIONS["small_i3d"])
+        network.activation_checkpointing = recompute
+        found, parameters = {}, {value.data_ptr() for value in network.parameters()}
+
+        def pack(tensor):
+            if tensor.data_ptr() not in parameters:
+                found[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network.layer1(torch.rand(1, 8, 4, 12, 16)) if False else network(torch.rand(1, 8, 24, 32, 3))
+        return sum(found.values())
+
+    assert kept(True) < 0.7 * kept(False)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_recipe_switches_it(tmp_path, recompute):
+    seen = []
+
+    def loss(network, batch):
+        seen.append(network.activation_checkpointing)
+        return network(batch[0]).square().mean()
+
+    network = small_i3d(3, **OPTIONS["small_i3d"])
+    recipe = Training(epochs=1, batch_size=2, activation_checkpointing=recompute)
+    fit(network, lambda *_: (torch.rand(2, 8, 24, 32, 3),), 2, loss, recipe, tmp_path, 0, torch.device("cpu"), "test")
+    assert seen == [recompute]

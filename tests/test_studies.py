@@ -1,0 +1,79 @@
+"""Clip lengths, box sizes and ways of saliency, on a tiny run."""
+
+import csv
+
+import numpy as np
+import pytest
+from tiny_data import VIDEOS, change
+
+from pipeline import studies
+from pipeline.annotations import read_plain
+from pipeline.studies import LOOKS, held_out, mean_iou
+
+
+@pytest.fixture
+def quick(monkeypatch, tiny_copy):
+    """One epoch; no waiting for the disk, which only a power cut could tell."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    return tiny_copy, change(tiny_copy.config, base={"epochs": 1}, fusion={"epochs": 1})
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_mean_iou_by_hand():
+    a = np.array([[0, 0, 2, 4], [5, 5, 2, 2], [0, 0, 0, 0], [3, 1, 2, 3]])
+    b = np.array([[1, 2, 2, 4], [5, 7, 2, 2], [0, 0, 2, 2], [3, 1, 2, 3]])
+    # 2 of 14 pixels, none, left out, all
+    assert mean_iou([a], [b]) == mean_iou([b], [a]) == pytest.approx((1 / 7 + 0 + 1) / 3)
+    assert mean_iou([a[:1], a[3:]], [b[:1], b[3:]]) == pytest.approx((1 / 7 + 1) / 2)
+
+
+def test_a_fifth_is_held_out():
+    share = np.mean([held_out(f"video{number}") for number in range(3000)])
+    assert share == pytest.approx(0.2, abs=0.03)
+    assert [held_out(name) for name in ("A1", "07E49")] == [held_out(name) for name in ("A1", "07E49")]
+
+
+def test_box_sizes_never_see_the_evaluation_videos(quick, monkeypatch):
+    copy, config = quick
+    monkeypatch.setattr(studies, "held_out", lambda video_id: video_id == "150E6")
+    studies.table_box(config, copy.path, sides=(8, 20))
+    lines = read(copy.path / "report" / "table-box.csv")
+    assert [(line["box_side"], line["num_seeds"]) for line in lines] == [("8", "1"), ("20", "1")]
+    folder = copy.path.with_name("run-box")
+    videos = read_plain(folder / "labels.csv", folder / "classes.txt").videos
+    assert {name: VIDEOS[name][0] for name in videos.video_id} == dict.fromkeys(videos.video_id, "train")
+    assert videos.video_id[videos.split == "test"].tolist() == ["150E6"] and len(videos) == 4
+    assert len(list((folder / "maps").iterdir())) == 2  # one objective, two parts: shared by all sizes
+    assert len(list((folder / "crops").iterdir())) == 4
+    assert "box as in the row" in (copy.path / "report" / "table-box.md").read_text()
+
+
+def test_clip_lengths(quick):
+    copy, config = quick
+    studies.table1(config, copy.path, num_seeds=2, frames=(2, 4))
+    lines = read(copy.path / "report" / "table1.csv")
+    assert [(line["frames"], line["num_seeds"], line["paper_map"]) for line in lines] == [
+        ("2", "2", ""),
+        ("4", "2", ""),
+    ]
+    assert (copy.path.with_name("run-t2") / "base").exists() and not copy.path.with_name("run-t4").exists()
+    assert not (copy.path.with_name("run-t2") / "maps").exists()
+
+
+def test_compare(quick):
+    copy, _ = quick
+    studies.compare_saliency(copy.config, copy.path)
+    lines = {line["method"]: line for line in read(copy.path / "report" / "compare-saliency.csv")}
+    assert list(lines) == [look.name for look in LOOKS]
+    for a in lines:
+        assert float(lines[a][f"iou_{a}"]) == 1
+        for b in lines:
+            assert lines[a][f"iou_{b}"] == lines[b][f"iou_{a}"]
+    for a, b in (("entropy", "grad_cam"), ("max_logit", "softmax_entropy")):
+        assert float(lines[a][f"iou_{b}"]) < 1
+    assert [name for name, line in lines.items() if line["oracle"] == "true"] == ["cross_entropy"]
+    assert {name: line["num_seeds"] for name, line in lines.items()} == dict.fromkeys(lines, "0") | {"entropy": "1"}

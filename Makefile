@@ -7,10 +7,10 @@ BIN     = .venv/bin
 STAGE   = $(BIN)/python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 inspect test lint format
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency inspect test lint format
 
 help: ## print this help
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 	@echo "  CONFIG=$(CONFIG) (miniature, charades, charades-small or a TOML file), RUN=$(RUN), ARGS=\"--help\""
 
 setup: .venv/.done ## make .venv and install into it
@@ -46,6 +46,12 @@ table1: setup ## the paper's Table 1: Base at several clip lengths
 
 table2: setup ## the paper's Table 2 with intervals; ARGS="--seeds 3"
 	$(call STAGE,table2)
+
+table-box: setup ## box sizes compared on a part of the training videos
+	$(call STAGE,table-box)
+
+compare-saliency: setup ## boxes of all objectives and of Grad-CAM side by side
+	$(call STAGE,compare-saliency)
 
 inspect: setup ## what a run holds; ARGS="--out index.csv" writes its index
 	$(call STAGE,inspect)

@@ -1,14 +1,14 @@
 """The command line: options become a frozen config, the config goes to one stage, and what it wrote is said."""
 
-import functools
 import logging
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import click
+
+from pipeline.cli_options import finish, split_ids, stage_options
+from pipeline.cli_tables import COMMANDS
 
 # Threads that wait for each other give their core away: with other jobs on the machine an epoch takes a sixth of the
 # time. OpenMP reads this when torch is loaded.
@@ -16,7 +16,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
 
-EXIT_SKIPPED, EXIT_REFUSED, EXIT_STORAGE, EXIT_STALE = 3, 4, 5, 6
 FUSIONS, FOCI, PIXELS = (
     ("late", "concat"),
     ("entropy", "cross_entropy", "max_logit", "softmax_entropy", "random", "center", "repeat"),
@@ -37,60 +36,8 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 
 
-def stage_options(command: Callable) -> Callable:
-    """--config, --run, --set, and the errors that every stage can end with."""
-
-    @click.option("--config", "config_name", default="miniature", show_default=True, help="TOML file or its name.")
-    @click.option("--run", "run_name", default=None, help="Run folder.  [default: runs/<name of the config>]")
-    @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
-    @functools.wraps(command)
-    def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
-        with _named_errors():
-            from pipeline.config import load
-
-            config = load(config_name, overrides)
-            command(config, Path(run_name or f"runs/{config.name}"), **options)
-
-    return wrapped
-
-
-class _named_errors:
-    """Turn the errors we raise on purpose into one line and an exit code; others stay tracebacks, they are bugs."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if not isinstance(error, Exception) or isinstance(
-            error, click.exceptions.ClickException | click.exceptions.Exit
-        ):
-            return
-        from cache.errors import CacheError, StaleCacheError, StorageError
-        from pipeline.annotations import AnnotationError
-        from pipeline.config import ConfigError
-        from pipeline.video_errors import VideoError
-        from pipeline.workspace import StageError
-
-        codes = {StaleCacheError: EXIT_STALE, StorageError: EXIT_STORAGE, CacheError: EXIT_REFUSED}
-        codes |= dict.fromkeys((AnnotationError, ConfigError, StageError, VideoError), EXIT_REFUSED)
-        if "models.checkpoint" in sys.modules:
-            codes[sys.modules["models.checkpoint"].WeightsError] = EXIT_REFUSED
-        for known, code in codes.items():
-            if isinstance(error, known):
-                click.echo(f"error: {type(error).__name__}: {error}", err=True)
-                sys.exit(code)
-
-
-def finish(*outcomes) -> None:
-    """Say what was written, once where torchrun starts many; exit with 3 where videos were left out."""
-    skipped = 0
-    for outcome in outcomes:
-        if os.environ.get("RANK", "0") == "0":
-            click.echo(f"wrote {outcome.path}: {outcome.summary}")
-        skipped = max(skipped, outcome.num_skipped)
-    if skipped:
-        click.echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
-        sys.exit(EXIT_SKIPPED)
+for table_command in COMMANDS:
+    main.add_command(table_command)
 
 
 @main.command()
@@ -112,17 +59,13 @@ def _prepare(config, run_dir: Path, extend: bool = False, eval_ids: str = "", ma
 
     data = config.data
     if eval_ids:
-        data = replace(data, eval_ids=tuple(_ids(eval_ids)))
+        data = replace(data, eval_ids=tuple(split_ids(eval_ids)))
     if max_skipped is not None:
         data = replace(data, max_skipped=max_skipped)
     config = replace(config, data=data)
     if data.format == "miniature":
         miniature.generate(config)
     return stage.run(config, run_dir, extend)
-
-
-def _ids(text: str) -> list[str]:
-    return [video_id.strip() for video_id in text.split(",") if video_id.strip()]
 
 
 @main.command("train-base")
@@ -194,32 +137,11 @@ def train_fusion(config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pi
 def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_labels: bool) -> None:
     """Score Base and all fusion models of the run."""
     from pipeline import evaluate as stage
+    from pipeline.show import print_results
 
-    outcome = stage.run(config, run_dir, boxes_eval, tuple(_ids(eval_ids)), use_labels)
-    _print_results(outcome.path)
+    outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels)
+    print_results(outcome.path)
     finish(outcome)
-
-
-def _print_results(path: Path) -> None:
-    import pandas as pd
-
-    table = pd.read_csv(path)
-    shown = [
-        "experiment",
-        "seed",
-        "map",
-        "map_official",
-        "map_windowed",
-        "num_videos",
-        "num_missing",
-        "boxes_on_target",
-    ]
-    percent = {"map", "map_official", "map_windowed", "boxes_on_target"}
-    for column in percent:
-        table[column] *= 100
-    click.echo(table[shown].to_string(index=False, float_format=lambda value: f"{value:.1f}", na_rep="-"))
-    for text in table.protocol.unique():
-        click.echo(f"mAP in per cent; {text}")
 
 
 @main.command()
@@ -241,89 +163,12 @@ def inspect(config, run_dir: Path, out: str | None) -> None:
         click.echo(f"wrote {path}: {run.num_rows} rows")
 
 
-def _print_truth(config, run_dir: Path) -> None:
-    from pipeline import boxes
-    from pipeline.base import load_base
-    from pipeline.evaluate import boxes_on_target
-    from pipeline.miniature_proof import best_without_print, prove
-    from pipeline.workspace import Workspace
-
-    workspace = Workspace(run_dir, config)
-    found = prove(workspace)
-    read = ", ".join(
-        f"{found[view]:.0%} {where}"
-        for view, where in (
-            ("input", "on the input"),
-            ("enlarged", "on the enlarged input"),
-            ("focused", "on the focused volume"),
-        )
-    )
-    click.echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
-    for policy in ("entropy", "random", "center"):
-        boxes.run_policy(workspace, load_base(workspace), policy)
-        share = boxes_on_target(workspace, load_base(workspace), policy)
-        click.echo(f"{share:.0%} of the {policy} boxes of evaluation clips hold all cards.")
-    best = best_without_print(workspace)
-    click.echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")
-
-
-def table_options(command: Callable) -> Callable:
-    """--seeds, of every command that runs several trainings, on top of stage_options."""
-    seeds = click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Each has its own Base.")
-    return stage_options(seeds(command))
-
-
-@main.command()
-@table_options
-@click.option("--only", multiple=True, metavar="ROW", help="Run this row (and base) only, such as e/e; repeatable.")
-@click.option("--share-base", is_flag=True, help="All seeds use the Base of the first one; the table says so.")
-def table2(config, run_dir: Path, seeds: int, only: tuple[str, ...], share_base: bool) -> None:
-    """The paper's Table 2: run what is missing, write report/table2.csv, .md, .html and contrasts.csv."""
-    from pipeline import tables
-
-    only = tuple(name for text in only for name in _ids(text))
-    _finish_table(tables.table2(config, run_dir, seeds, only, share_base))
-
-
-@main.command()
-@table_options
-@click.option("--frames", type=int, multiple=True, help="T_in; repeatable.  [default: 16, 32, 64; miniature 4, 8, 16]")
-def table1(config, run_dir: Path, seeds: int, frames: tuple[int, ...]) -> None:
-    """The paper's Table 1: Base at several clip lengths, each in a run of its own; write report/table1.*."""
-    from pipeline import studies
-
-    _finish_table(studies.table1(config, run_dir, seeds, frames))
-
-
-@main.command("table-box")
-@table_options
-@click.option("--side", "sides", type=int, multiple=True, help="Input pixels; repeatable.  [default: 2/7 to 6/7]")
-def table_box(config, run_dir: Path, seeds: int, sides: tuple[int, ...]) -> None:
-    """Box sizes compared on a part of the training videos; write report/table-box.*."""
-    from pipeline import studies
-
-    _finish_table(studies.table_box(config, run_dir, seeds, sides))
-
-
-@main.command("compare-saliency")
-@table_options
-def compare_saliency(config, run_dir: Path, seeds: int) -> None:
-    """Boxes of all objectives and of Grad-CAM side by side; write report/compare-saliency.*."""
-    from pipeline import studies
-
-    _finish_table(studies.compare_saliency(config, run_dir, seeds))
-
-
-def _finish_table(outcome) -> None:
-    click.echo(outcome.path.read_text(encoding="utf-8"))
-    finish(outcome)
-
-
 @main.command()
 @stage_options
 def demo(config, run_dir: Path) -> None:
     """All stages in a row, from annotations to the table of results."""
     from pipeline import crops, evaluate, saliency, train_base, train_fusion
+    from pipeline.show import print_results, print_truth
 
     outcomes = []
     for stage in (
@@ -337,8 +182,8 @@ def demo(config, run_dir: Path) -> None:
     ):
         outcomes.append(stage())
         click.echo(f"wrote {outcomes[-1].path}: {outcomes[-1].summary}")
-    _print_results(outcomes[-1].path)
+    print_results(outcomes[-1].path)
     if config.data.format == "miniature":
-        _print_truth(config, run_dir)
+        print_truth(config, run_dir)
     click.echo(f"Look: {run_dir / 'results.csv'}, and cache.open({str(run_dir)!r}).index in Python; see README.md.")
     finish(*(outcome for outcome in outcomes if outcome.num_skipped))

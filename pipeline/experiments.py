@@ -111,7 +111,7 @@ def seed_configs(config: Config, run_dir: Path, num_seeds: int, share_base: bool
     configs = [replace(config, seed=config.seed + number) for number in range(num_seeds)]
     if share_base:
         weights = train_base.run(config, run_dir).path / "weights.pt"
-        shared = replace(config.base, init=str(weights), new_head=False, epochs=0)
+        shared = replace(config.base, init=str(weights), new_head=False, inflate=False, epochs=0)
         configs[1:] = [replace(one, base=shared) for one in configs[1:]]
     return configs
 

@@ -4,9 +4,10 @@ import numpy as np
 
 from cache.plan import Part
 from cache.records import Box, Theta
+from pipeline.boxes import find_box
 from pipeline.clips import source_frames
 from pipeline.miniature import CARD, FINE_PERIOD, PRINT
-from pipeline.miniature_truth import Cards, ceiling, frame_number, read_cards, read_print
+from pipeline.miniature_truth import Cards, ceiling, frame_number, on_target, read_cards, read_print
 from pipeline.prepare_annotations import read_annotations
 from pipeline.transforms import apply_theta, cut_input, cut_source
 from pipeline.workspace import Workspace
@@ -32,6 +33,17 @@ def prove(workspace: Workspace, num_cards: int = 300) -> dict[str, float]:
                 if len(right) == num_cards:
                     return _shares(right)
     return _shares(right)
+
+
+def share_on_target(workspace: Workspace, policy: str) -> float:
+    """`boxes_on_target` of boxes without saliency ("random", "center"), found here and not stored."""
+    cards = read_cards(workspace.videos_root)
+    hits = []
+    for part in workspace.parts_of("test"):
+        for row in range(part.num_rows):
+            box, _ = find_box(workspace.config, part.clip(row), policy, None)
+            hits.append(on_target(cards, part, row, (box.top, box.left, box.height, box.width)))
+    return float(np.mean(hits))
 
 
 def best_without_print(workspace: Workspace) -> float:

@@ -1,6 +1,7 @@
 """Several processes: what each takes of a batch, and that together they train what one process trains alone."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import torch
 from tiny_data import change
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cache.commit import locked
 from models.checkpoint import read_state
@@ -185,12 +188,17 @@ def test_train_fusion_through_torchrun(tiny_copy):
     assert float(found[1].split(",")[2]) == pytest.approx(float(lines[1].split(",")[2]), rel=1e-5)
 
 
-def test_an_error_in_one_process_ends_all(tiny_copy):
-    """The folder is locked: the first process refuses, the second, which waits for it, does not wait for ever."""
-    config = change(tiny_copy.config, fusion={"epochs": 1})
-    folder = train_fusion.run(config, tiny_copy.path, "late").path
-    (folder / "model.json").unlink()
-    with locked(folder / ".lock"):
-        code, _, err = torchrun(tiny_copy, config)
-    assert code != 0 and err.count("another process is training here") == 1
-    assert not (folder / "model.json").exists()
+def test_an_error_in_one_process_ends_all(tmp_path):
+    """The folder is locked: the first process refuses, and torchrun ends the second one, which waits for it."""
+
+    def train_in_team():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in torchrun's processes; a forked one has inherited another
+        with joined(CPU):
+            train(tmp_path)
+
+    plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id=str(tmp_path), monitor_interval=0.1)
+    with locked(tmp_path / ".lock"), pytest.raises(ChildFailedError) as error:
+        elastic_launch(plan, train_in_team)()
+    (failure,) = error.value.failures.values()
+    assert failure.local_rank == 0
+    assert not list(tmp_path.glob("*.pt"))

@@ -33,9 +33,9 @@ class ChannelsLast(nn.Module):
 def channels_last() -> PerTime:
     """The same function as Plain, with channels last."""
     network = nn.Module()
-    network.body, network.head = ChannelsLast(), nn.Linear(3, 3, bias=False)
+    network.last, network.head = ChannelsLast(), nn.Linear(3, 3, bias=False)
     nn.init.eye_(network.head.weight)
-    return PerTime(network, ("body",), "head", (0, 0, 0), (1, 1, 1), channels_last=True)
+    return PerTime(network, ("last",), "head", (0, 0, 0), (1, 1, 1), channels_last=True)
 
 
 def difference(logits):

@@ -4,9 +4,20 @@ CONFIG ?= miniature
 RUN    ?= runs/$(notdir $(basename $(CONFIG)))
 ARGS   ?=
 BIN     = .venv/bin
-STAGE   = $(BIN)/python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS)
+
+# Exit code 3, some videos were left out, does not end a row of targets; the last one says it again and fails.
+define STAGE
+@[ "$@" != "$(firstword $(MAKECMDGOALS))" ] || rm -f $(RUN)/.left-out
+@echo "python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS)"
+@$(BIN)/python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS) || { \
+	code=$$?; [ $$code -eq 3 ] || exit $$code; mkdir -p $(RUN); echo $(1) >> $(RUN)/.left-out; }
+@[ "$@" != "$(lastword $(MAKECMDGOALS))" ] || [ ! -f $(RUN)/.left-out ] || { \
+	echo "videos were left out by: $$(sort -u $(RUN)/.left-out | tr '\n' ' ')(see $(RUN)/skipped.csv)" >&2; \
+	rm $(RUN)/.left-out; exit 3; }
+endef
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency inspect test lint format
 
 help: ## print this help

@@ -44,7 +44,7 @@ for table_command in COMMANDS:
 @stage_options
 @click.option("--extend", is_flag=True, help="Add new videos and augmentation seeds; what is there stays as it is.")
 @click.option("--eval-ids", default="", metavar="ID,ID", help="Move these videos to the evaluation split.")
-@click.option("--max-skipped", type=float, default=None, help="Share of the videos that may fail (data.max_skipped).")
+@click.option("--max-skipped", type=float, default=None, help="Plan nothing where a larger share of videos fails.")
 def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: float | None) -> None:
     """Probe all videos, fix every row of the run.
 

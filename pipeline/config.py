@@ -25,7 +25,7 @@ class Data:
     videos: str = ""  # folder of video files or of folders of frames
     source_fps: float = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
-    max_skipped: float = 0.01  # share of the videos found that may fail before a stage stops early
+    max_skipped: float = 0.2  # prepare stops, planning nothing, where a larger share of the videos found fails
     eval_ids: tuple[str, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: int = 0  # miniature only: videos to generate
     eval_videos: int = 0

@@ -33,7 +33,8 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
 
     Reads the annotation files and every video, whole. Writes config.toml, videos.csv, skipped.csv, labels.csv,
     classes.txt and plan/. The same command again changes nothing; with `extend`, new videos and further augmentation
-    seeds become new parts and no earlier file is touched.
+    seeds become new parts and no earlier file is touched. Where more videos fail than `data.max_skipped` allows, only
+    skipped.csv is written.
 
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
@@ -45,6 +46,8 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
     run_dir.mkdir(parents=True, exist_ok=True)
     write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
     _check_found(config, run_dir, annotations, videos, skipped)
+    if flood := _flood(config, len(videos), skipped):
+        return Outcome(run_dir / "skipped.csv", flood, len(skipped))
     _check_plan(config, run_dir, videos, extend)
     try:
         for part in _new_parts(config, run_dir, videos, extend):
@@ -213,6 +216,17 @@ def _rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> p
     return pd.DataFrame(rows)
 
 
+def _flood(config: Config, num_good: int, skipped: list) -> str:
+    """Why nothing shall be planned: more videos fail than may; "" where all is well. Missing files are no failures."""
+    failed = sum(reason != VideoMissing.__name__ for _, _, reason, _ in skipped)
+    if failed <= config.data.max_skipped * (failed + num_good):
+        return ""
+    return (
+        f"nothing is planned: {failed} of {failed + num_good} videos fail, more than "
+        f"data.max_skipped = {config.data.max_skipped:g} allows; --max-skipped 1 goes on with the rest"
+    )
+
+
 def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> Outcome:
     """Count what was found, and warn."""
     reasons = Counter(reason for _, _, reason, _ in skipped)
@@ -229,6 +243,4 @@ def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd
             "their focused volumes can hold hardly more than upscaling",
             *(low, len(videos), LOW_ZOOM),
         )
-    if failed > config.data.max_skipped * (failed + len(videos)):
-        parts.append(f"more failed than data.max_skipped = {config.data.max_skipped:g} allows")
     return Outcome(run_dir / "plan", "; ".join(parts), failed)

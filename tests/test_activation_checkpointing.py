@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from tiny_data import change
 from torch import nn
 
 from models.activation_checkpointing import through
 from models.backbones import build
 from models.i3d import Bottleneck, small_i3d
+from pipeline.base import load_base
 from pipeline.config import Training
+from pipeline.train_fusion import model_facts
 from pipeline.training import fit
+from pipeline.workspace import Workspace
 
 OPTIONS = {"small_i3d": {"widths": (8, 16, 24), "blocks": (1, 2, 1)}}
 SIZES = {"s3d": (16, 64, 96)}  # others 8 x 24 x 32
@@ -93,3 +97,11 @@ def test_the_recipe_switches_it(tmp_path, recompute):
     recipe = Training(epochs=1, batch_size=2, activation_checkpointing=recompute)
     fit(network, lambda *_: (torch.rand(2, 8, 24, 32, 3),), 2, loss, recipe, tmp_path, 0, torch.device("cpu"), "test")
     assert seen == [recompute]
+
+
+def test_it_changes_no_number_so_it_is_in_no_key(tiny_run):
+    on = {"activation_checkpointing": True}
+    with_it = Workspace(tiny_run.path, change(tiny_run.config, base=on, fusion=on))
+    base = load_base(with_it)
+    options = (base, "late", "entropy", "source")
+    assert model_facts(with_it, *options) == model_facts(Workspace(tiny_run.path, tiny_run.config), *options)

@@ -36,7 +36,8 @@ def test_every_command_has_help_and_is_in_the_readme(name):
     command, text = main.commands[name], (ROOT / "README.md").read_text(encoding="utf-8")
     code, output = call(name, "--help")
     first = " ".join(command.help.split(". ")[0].split())
-    assert code == 0 and len(first.split()) >= 4 and first in " ".join(output.split())
+    assert code == 0 and len(first.split()) >= 4
+    assert "".join(first.split()) in "".join(output.split())  # wherever its lines are broken
     for option in command.params:
         assert option.help, f"{name} {option.opts[0]} has no help"
     assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"README.md does not name the command {name}"
@@ -123,9 +124,10 @@ def test_left_out_videos_are_3(own_videos):
     assert call("crops", *common)[0] == 3 and call("crops", *common)[0] == 3  # said again
 
     other = ("--config", config_file(own_videos), "--run", own_videos.path.parent / "other")
+    code, output = call("prepare", *other, "--max-skipped", "0.1")
+    assert code == 3 and "nothing is planned" in output and not (own_videos.path.parent / "other" / "plan").exists()
     code, output = call("prepare", *other)
-    assert code == 3 and "1 VideoUnreadable" in output and "data.max_skipped = 0.01" in output
-    assert "max_skipped" not in call("prepare", *other, "--max-skipped", "0.5")[1]
+    assert code == 3 and "1 VideoUnreadable" in output and (own_videos.path.parent / "other" / "plan").exists()
     (own_videos.data / "T0002.mp4").unlink()
     third = ("--config", config_file(own_videos), "--run", own_videos.path.parent / "third")
     code, output = call("prepare", *third)

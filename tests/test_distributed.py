@@ -104,22 +104,38 @@ def test_one_process_is_a_team_of_one(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize(("size", "accumulate"), [(2, 1), (2, 2), (3, 1)])
-def test_a_team_trains_what_one_process_trains(tmp_path, size, accumulate):
-    """Batches of 4, 4, 1 as 2 + 2, 2 + 2, 1 + 0 or 2 + 1 + 1, …, 1 + 0 + 0: same weights, losses, files; one writer."""
-    expected = train(tmp_path / "alone", accumulate=accumulate)
+@pytest.mark.parametrize(
+    ("size", "batch_size", "accumulate", "clips"),
+    [
+        (
+            2,
+            4,
+            1,
+            [[2, 2, 1], [2, 2, 1]],
+        ),  # steps of 4, 4, 1 clips; the second process has none of the last: a stand-in
+        (2, 4, 2, [[2, 2, 1], [2, 2, 1]]),
+        (2, 6, 1, [[3, 2], [3, 1]]),
+        (3, 4, 1, [[2, 2, 1], [1, 1, 1], [1, 1, 1]]),
+    ],
+)
+def test_a_team_trains_what_one_process_trains(tmp_path, size, batch_size, accumulate, clips):
+    """Nine clips: the same weights, losses and files, and one writer."""
+    options = {"batch_size": batch_size, "accumulate": accumulate}
+    expected = train(tmp_path / "alone", **options)
 
     def function(team):
         if not team.leads:
             training.write_file = training.locked = None  # whoever calls them fails
-        seen = []
+        seen, exchanges = [], []
 
         def loss(network, batch):
             seen.append(len(batch[0]))
+            exchanges.append(network.require_backward_grad_sync)
             return squared(network, batch)
 
-        state = train(tmp_path / "team", loss, accumulate=accumulate, checkpoint_minutes=0.0)
-        assert seen == [len(team.share([0] * 4))] * 2 + [1] + [len(team.share([0] * 4))] * 2 + [1]
+        state = train(tmp_path / "team", loss, checkpoint_minutes=0.0, **options)
+        assert seen == clips[team.rank] * 2
+        assert exchanges == ([True] * len(seen) if accumulate == 1 else [False, True, True] * 2)
         torch.save(state, tmp_path / f"{team.rank}.pt")
 
     together(size, function)
@@ -196,7 +212,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
         with joined(CPU):
             train(tmp_path)
 
-    plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id=str(tmp_path), monitor_interval=0.1)
+    plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id="test", max_restarts=0)
     with locked(tmp_path / ".lock"), pytest.raises(ChildFailedError) as error:
         elastic_launch(plan, train_in_team)()
     (failure,) = error.value.failures.values()

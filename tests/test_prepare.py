@@ -189,7 +189,10 @@ def test_broken_videos_are_left_out_with_a_reason(tmp_path):
     (data / "T0002" / "T0002-000001.jpg").write_bytes(
         simplejpeg.encode_jpeg(np.zeros((48, 80, 3), np.uint8), colorspace="RGB")
     )
-    outcome = prepare.run(tiny_config(data), tmp_path / "run")
+    flood = prepare.run(tiny_config(data), tmp_path / "flood")
+    assert "5 of 7 videos fail, more than data.max_skipped = 0.2" in flood.summary and flood.num_skipped == 5
+    assert [path.name for path in (tmp_path / "flood").iterdir()] == ["skipped.csv"]
+    outcome = prepare.run(tiny_config(data, data={"max_skipped": 0.72}), tmp_path / "run")
     found = table(tmp_path / "run" / "skipped.csv").set_index("video_id")
     assert found.reason.to_dict() == {
         "07E49": "VideoEmpty",
@@ -202,10 +205,8 @@ def test_broken_videos_are_left_out_with_a_reason(tmp_path):
         video_id in detail for video_id, detail in found.detail.items()
     )
     assert outcome.num_skipped == 5
-    for words in ("2 videos (1 train, 1 test)", "2 VideoUnreadable", "1 VideoAudioOnly", "max_skipped = 0.01"):
+    for words in ("2 videos (1 train, 1 test)", "2 VideoUnreadable", "1 VideoAudioOnly"):
         assert words in outcome.summary
-    config = tiny_config(data, data={"max_skipped": 0.8})
-    assert "max_skipped" not in prepare.run(config, tmp_path / "other").summary
     # the rest goes on
     assert {one for part in read_plan(tmp_path / "run") for one in part.video_ids} == {"00007", "T0003"}
 

@@ -1,7 +1,6 @@
 """The command line: options become a frozen config, the config goes to one stage, and what it wrote is said."""
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,6 @@ import click
 
 from pipeline.cli_options import finish, split_ids, stage_options
 from pipeline.cli_tables import COMMANDS
-
-# Threads that wait for each other give their core away: with other jobs on the machine an epoch takes a sixth of the
-# time. OpenMP reads this when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
 

@@ -25,7 +25,7 @@ def _config(folder, train_videos, eval_videos, **data):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """160 evaluation videos, enough for 300 cards."""
+    """250 evaluation videos, enough for 300 cards."""
     root = tmp_path_factory.mktemp("miniature")
     config = _config(root / "data", 2, 250)
     miniature.generate(config)

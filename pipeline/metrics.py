@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -105,8 +104,3 @@ def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
         raise ValueError(f"{len(video_ids)} video ids need as many rows of scores without NaN, got {scores.shape}")
     lines = zip(video_ids, scores.tolist(), strict=True)
     return "".join(f"{video_id} {' '.join(map(repr, row))}\n" for video_id, row in lines).encode()
-
-
-def write_submission(path: Path, video_ids: Sequence[str], scores: np.ndarray) -> None:
-    """Write `submission` to a file."""
-    Path(path).write_bytes(submission(video_ids, scores))

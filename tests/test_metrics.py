@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.metrics import average_precision, map_official, mean_average_precision, submission, write_submission
+from pipeline.metrics import average_precision, map_official, mean_average_precision, submission
 
 
 def brute_force(scores, targets):
@@ -92,12 +92,12 @@ def test_wrong_input_is_refused():
         map_official({}, ["a", "b"], np.ones((1, 2)))
 
 
-def test_submission(tmp_path):
+def test_submission():
     scores = np.array([[0.5, -1.25, 1e-9], [np.float32(0.1), 2, 3]])
-    write_submission(tmp_path / "scores.txt", ["07E49", "NA"], scores)
-    lines = (tmp_path / "scores.txt").read_text().splitlines()
+    content = submission(["07E49", "NA"], scores).decode()
+    lines = content.splitlines()
     assert lines == ["07E49 0.5 -1.25 1e-09", "NA 0.10000000149011612 2.0 3.0"]
-    assert submission(["07E49", "NA"], scores) == (tmp_path / "scores.txt").read_bytes()
+    assert content.endswith("\n") and "\r" not in content
     assert [float(text) for text in lines[1].split()[1:]] == scores[1].tolist()
     for ids, table in ((["a"], scores), (["a", "b"], scores * math.nan)):
         with pytest.raises(ValueError, match="rows of scores"):

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.records import Box, Clip
-from models.box_search import best_box
 from pipeline.base import BaseWeights, load_base
 from pipeline.config import OBJECTIVES, Config
-from pipeline.products import Policy, open_boxes, open_maps
-from pipeline.sampling import row_generator
+from pipeline.policies import Policy, find_box
+from pipeline.products import open_boxes, open_maps
 from pipeline.units import open_workspace, run_units
 from pipeline.workspace import StageError, Workspace
 
@@ -58,23 +56,3 @@ def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int, policy: P
         values = {"box_input": box_input, "box_source": box_source, "saliency_share": share}
         store.write_unit(unit, values, skipped)
     return len(rows)
-
-
-def find_box(config: Config, clip: Clip, policy: Policy, codes: np.ndarray | None) -> tuple[Box, float]:
-    """box_input of one clip and the share of the map's sum inside it (NaN without a map).
-
-    Args:
-        policy: an objective searches its stored map (eq. 6); "random" draws from the row's own generator; "center".
-        codes: the objective's map, uint16 (H_in, W_in); None for the others.
-    """
-    side = config.saliency.box_side
-    height, width = clip.theta.input_size
-    if codes is not None:
-        top, left, share = best_box(codes, side, side)
-        return Box(top, left, side, side), share
-    if policy == "center":
-        return Box((height - side) // 2, (width - side) // 2, side, side), float("nan")
-    # a stream of its own: the row's generator has already chosen window, crop and flip
-    rng = row_generator(config.clips.plan_seed, f"{clip.video_id} box", clip.clip_index, clip.aug_index)
-    top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
-    return Box(top, left, side, side), float("nan")

@@ -117,11 +117,29 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
 )
 @click.option("--boxes", type=click.Choice(FOCI), default="entropy", show_default=True, help="repeat = V_in again.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="As given to crops.")
-def train_fusion(config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str) -> None:
-    """Stage 3: late fusion and temporal concatenation, trained from the caches."""
-    from pipeline import train_fusion as stage
+@click.option("--online", is_flag=True, help="Decode, look and cut in the training loop; reads no cache.")
+@click.option(
+    *("--saliency-from", "looker"),
+    type=click.Choice(["base", "current"]),
+    default="base",
+    show_default=True,
+    help="With --online: who looks, Base or the network being trained.",
+)
+def train_fusion(
+    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, online: bool, looker: str
+) -> None:
+    """Stage 3: late fusion and temporal concatenation, trained from the caches, or --online as the paper did it."""
+    if looker != "base" and not online:
+        raise click.UsageError("--saliency-from says who looks in the training loop; it needs --online")
+    if online:
+        from pipeline import train_online as stage
 
-    finish(*(stage.run(config, run_dir, fusion, boxes, pixels) for fusion in fusions))
+        options = (boxes, pixels, looker)
+    else:
+        from pipeline import train_fusion as stage
+
+        options = (boxes, pixels)
+    finish(*(stage.run(config, run_dir, fusion, *options) for fusion in fusions))
 
 
 @main.command()

@@ -2,6 +2,8 @@
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -52,3 +54,30 @@ def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[t
     for row, clip in zip(rows, clips, strict=True):
         volume = crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta)
         yield row, volume, np.array([crc[i] for i in clip.frame_indices], np.uint32)
+
+
+@dataclass(frozen=True)
+class TrainVideo:
+    """What a training video's clips are cut from, where no stored row says it."""
+
+    video_id: str
+    path: Path
+    timing: str
+    num_frames: int
+    fps: float
+    source_size: tuple[int, int]
+
+
+def train_videos(workspace: Workspace) -> list[TrainVideo]:
+    """Every training video of the plan, once, in its order."""
+    videos = []
+    for part in workspace.parts_of("train"):
+        for row in range(0, part.num_rows, part.rows_per_video):
+            values = part.rows.iloc[row]
+            if values.aug_index == 0:  # later parts may hold further augmentations of known videos
+                path = workspace.videos_root / values.video_path
+                size = (int(values.source_height), int(values.source_width))
+                videos.append(
+                    TrainVideo(values.video_id, path, values.video_timing, int(values.num_frames), values.fps, size)
+                )
+    return videos

@@ -12,7 +12,8 @@ from pipeline import boxes
 from pipeline.base import load_base
 from pipeline.clips import source_frames, video_rows
 from pipeline.config import Config
-from pipeline.products import Pixels, Policy, open_base, open_boxes, open_context, open_crops
+from pipeline.policies import Pixels, Policy
+from pipeline.products import open_base, open_boxes, open_context, open_crops
 from pipeline.transforms import apply_theta, cut_input, cut_source
 from pipeline.units import open_workspace, run_units, skip, skipped_videos
 from pipeline.video import VideoError

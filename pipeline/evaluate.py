@@ -21,7 +21,8 @@ from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.fusion_step import fusion_logits
 from pipeline.metrics import map_official, mean_average_precision, submission
-from pipeline.products import Policy, base_settings, crops_settings, open_base
+from pipeline.policies import Policy
+from pipeline.products import base_settings, crops_settings, open_base
 from pipeline.progress import progress
 from pipeline.volumes import Volumes, boxes_of
 from pipeline.workspace import Outcome, StageError, Workspace

@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline import crops, evaluate, miniature, prepare, saliency, train_base, train_fusion
 from pipeline.base import load_base
 from pipeline.config import OBJECTIVES, Config
-from pipeline.products import Pixels, Policy
-from pipeline.volumes import Focus, Fusion
+from pipeline.fusion_model import model_folder
+from pipeline.policies import Focus, Fusion, Pixels, Policy
 from pipeline.workspace import Workspace
 
 
@@ -147,7 +147,7 @@ def stored_result(config: Config, run_dir: Path, row: Row) -> Path | None:
         return None
     if row.boxes_train is not None:
         facts = train_fusion.model_facts(workspace, load_base(workspace), *model_of(row))
-        folder = train_fusion.model_folder(workspace, facts)
+        folder = model_folder(workspace, facts)
         if not (folder / "model.json").exists():
             return None
     path = evaluate.result_path(workspace, folder, None if row.boxes_eval == "repeat" else row.boxes_eval)

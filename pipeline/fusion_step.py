@@ -6,8 +6,8 @@ from models.fusion import concat_targets, concat_time, late_fusion
 from models.i3d import as_input
 from models.losses import charades_loss
 from pipeline.config import Config
+from pipeline.policies import Fusion
 from pipeline.training import Batch
-from pipeline.volumes import Fusion
 
 
 def fusion_logits(network: nn.Module, batch: Batch, fusion: Fusion, fuse: str) -> Tensor:

@@ -4,10 +4,10 @@ import numpy as np
 
 from cache.plan import Part
 from cache.records import Box, Theta
-from pipeline.boxes import find_box
 from pipeline.clips import source_frames
 from pipeline.miniature import CARD, FINE_PERIOD, PRINT
 from pipeline.miniature_truth import Cards, ceiling, frame_number, on_target, read_cards, read_print
+from pipeline.policies import find_box
 from pipeline.prepare_annotations import read_annotations
 from pipeline.transforms import apply_theta, cut_input, cut_source
 from pipeline.workspace import Workspace

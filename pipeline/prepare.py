@@ -14,7 +14,7 @@ from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.progress import progress
-from pipeline.sampling import eval_start, eval_theta, row_generator, train_theta, train_window
+from pipeline.sampling import eval_start, eval_theta, train_clip
 from pipeline.video import VideoError, VideoMissing, file_sha256, find_video, probe
 from pipeline.workspace import Outcome, StageError, Workspace, clip_settings
 
@@ -183,9 +183,7 @@ def _rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> p
         size, frames = (video["height"], video["width"]), video["num_frames"]
         for number in numbers:
             if split == "train":
-                rng = row_generator(clips.plan_seed, video["video_id"], 0, number)
-                start = train_window(frames, clips.num_frames, rng)
-                theta = train_theta(size, clips.resize, clips.resized_side, clips.input_side, rng)
+                start, theta = train_clip(clips, video["video_id"], number, frames, size)
             else:
                 start = eval_start(number, clips.eval_clips, frames, clips.num_frames)
                 theta = eval_theta(size, clips.resize, clips.resized_side, clips.input_side)

@@ -1,18 +1,12 @@
 """What every product of the cache is made from: settings that become its key, and its open store."""
 
-from typing import Literal
-
 from cache.commit import open_product
 from cache.crop_store import VolumeStore
 from cache.plan import Part
 from cache.saliency_store import ArraySpec, ZarrStore
 from pipeline.config import OBJECTIVES
+from pipeline.policies import POLICIES, Pixels, Policy
 from pipeline.workspace import StageError, Workspace
-
-Policy = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy", "random", "center"]
-Pixels = Literal["source", "input"]
-# the first ones look at a saliency map
-POLICIES = (*OBJECTIVES, "random", "center")
 
 
 def base_settings(workspace: Workspace, part: Part, weights: str) -> dict:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,14 @@ from cache.plan import Part
 from cache.saliency_store import ZarrStore
 from models.box_search import quantise
 from models.fold import fold
-from models.grad_cam import grad_cam
 from models.i3d import as_input
-from models.losses import charades_loss, entropy, max_logit, softmax_entropy
-from models.saliency import input_saliency
+from models.losses import entropy
 from pipeline import boxes
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.clips import input_clips, video_rows
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.policies import saliency_maps
 from pipeline.products import open_base, open_maps
 from pipeline.units import open_workspace, run_units, skip, skipped_videos
 from pipeline.video import VideoError
@@ -135,9 +134,12 @@ def _compute(workspace: Workspace, part: Part, unit: int, stores, network, devic
     for batch in _batches(workspace, part, unit, skipped):
         local = [row - rows.start for row, _, _ in batch]
         video = as_input(torch.from_numpy(np.stack([clip for _, clip, _ in batch])), device)
-        objectives = _objectives(workspace, part, [row for row, _, _ in batch], stores, device)
-        look = grad_cam if workspace.config.saliency.method == "grad_cam" else input_saliency
-        logits, maps = look(network, video, objectives, workspace.config.saliency.precision)
+        targets = None
+        if "cross_entropy" in stores:
+            labels = workspace.targets(part, [row for row, _, _ in batch])
+            targets = tuple(torch.from_numpy(values).to(device) for values in labels)
+        names = [name for name in stores if name != "base"]
+        logits, maps = saliency_maps(network, video, names, workspace.config, targets)
         if "base" in stores:
             arrays["base"]["logits"][local] = logits.cpu().numpy()
             arrays["base"]["entropy"][local] = entropy(logits).cpu().numpy()
@@ -164,19 +166,3 @@ def _batches(workspace: Workspace, part: Part, unit: int, skipped: list[dict]) -
                 batch = []
     if batch:
         yield batch
-
-
-def _objectives(workspace: Workspace, part: Part, rows: list[int], stores, device) -> dict:
-    """The functions of the logits that the stores in hand differentiate."""
-    free = {"entropy": entropy, "max_logit": max_logit, "softmax_entropy": softmax_entropy}  # of labels
-    objectives = {name: free[name] for name in stores if name in free}
-    if "cross_entropy" in stores:
-        video, frames = (torch.from_numpy(targets).to(device) for targets in workspace.targets(part, rows))
-        objectives["cross_entropy"] = partial(
-            charades_loss,
-            video_targets=video,
-            frame_targets=frames,
-            video_loss_weight=workspace.config.base.video_loss_weight,
-            reduction="clip_sum",
-        )
-    return objectives

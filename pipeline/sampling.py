@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from cache.records import Theta
+from pipeline.config import Clips
 
 ResizeMode = Literal["square", "shorter_side"]
 
@@ -96,6 +97,21 @@ def train_theta(
     flip = bool(rng.integers(0, 2))
     resized = resized_size(source_size, mode, side)
     return Theta(tuple(source_size), resized, crop_top, crop_left, (input_side, input_side), flip)
+
+
+def train_clip(
+    clips: Clips, video_id: str, aug_index: int, num_frames: int, source_size: tuple[int, int]
+) -> tuple[int, Theta]:
+    """First frame and theta of one stored augmentation of a training video, as the plan has it.
+
+    Args:
+        clips: the config's.
+        num_frames: N, frames of the video at the plan's rate.
+        source_size: (height, width) of the video.
+    """
+    rng = row_generator(clips.plan_seed, video_id, 0, aug_index)
+    start = train_window(num_frames, clips.num_frames, rng)
+    return start, train_theta(source_size, clips.resize, clips.resized_side, clips.input_side, rng)
 
 
 def eval_theta(source_size: tuple[int, int], mode: ResizeMode, side: int, input_side: int) -> Theta:

@@ -1,7 +1,6 @@
 """train-base: fine-tune a video network into Charades-Base (paper 5.2, 5.3), with new augmentations every epoch."""
 
 import json
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from models.checkpoint import load_weights, state_hash, to_bytes
 from models.i3d import as_input, inflate_2d
 from models.losses import charades_loss
 from pipeline.base import count_out_frames
+from pipeline.clips import TrainVideo, train_videos
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.distributed import Team, joined
@@ -83,18 +83,6 @@ def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Out
     return Outcome(folder, f"{summary}; weights {facts['weights'][:12]}; new: {', '.join(left_out) or 'nothing'}")
 
 
-@dataclass(frozen=True)
-class TrainVideo:
-    """What a training video's clips are cut from."""
-
-    video_id: str
-    path: Path
-    timing: str
-    num_frames: int
-    fps: float
-    source_size: tuple[int, int]
-
-
 class BaseClips:
     """One freshly augmented clip per training video and epoch.
 
@@ -104,18 +92,7 @@ class BaseClips:
 
     def __init__(self, workspace: Workspace):
         self.workspace, self.config = workspace, workspace.config
-        self.videos: list[TrainVideo] = []
-        for part in workspace.parts_of("train"):
-            for row in range(0, part.num_rows, part.rows_per_video):
-                values = part.rows.iloc[row]
-                if values.aug_index == 0:  # later parts may hold further augmentations of known videos
-                    path = workspace.videos_root / values.video_path
-                    size = (int(values.source_height), int(values.source_width))
-                    self.videos.append(
-                        TrainVideo(
-                            *(values.video_id, path, values.video_timing, int(values.num_frames), values.fps, size)
-                        )
-                    )
+        self.videos = train_videos(workspace)
         self.held = self._hold() if self.config.base.in_memory and self.config.base.epochs else None
 
     def load(self, epoch: int, numbers: list[int]) -> Batch:

@@ -1,23 +1,21 @@
 """Stage 3: a network that looks twice, trained from the caches alone. No video is opened, Base's branch never runs."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cache.commit import write_file
-from cache.fingerprint import fingerprint
-from models.checkpoint import state_hash, to_bytes
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.distributed import Team, joined
+from pipeline.fusion_model import common_facts, model_folder, write_model
 from pipeline.fusion_step import fusion_loss
-from pipeline.products import Pixels, boxes_settings, context_settings, crops_settings
+from pipeline.policies import Focus, Fusion, Pixels
+from pipeline.products import boxes_settings, context_settings, crops_settings
 from pipeline.training import Batch, fit
-from pipeline.volumes import Focus, Fusion, Place, Volumes
+from pipeline.volumes import Place, Volumes
 from pipeline.workspace import Outcome, StageError, Workspace
 
 
@@ -65,21 +63,12 @@ def _run(
     torch.manual_seed(config.seed)
     network = build_base(workspace, base).to(device)
     fit(network, load, len(places), loss, config.fusion, folder, config.seed, device, f"train-fusion {facts['name']}")
-    state = {name: value.cpu() for name, value in network.state_dict().items()}
-    facts |= {"weights": state_hash(state), "num_videos": len(places)}
-    if team.leads:
-        write_file(folder / "weights.pt", to_bytes(state))
-        write_file(folder / "model.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
-    team.wait()
-    return Outcome(folder, f"{config.fusion.epochs} epochs on {len(places)} videos; weights {facts['weights'][:12]}")
+    return write_model(folder, network, facts, len(places), team)
 
 
 def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels) -> dict:
     """Everything a fusion model is made from: plain JSON, the source of its key."""
     part = workspace.parts[0]  # settings are the same in every part
-    recipe = asdict(workspace.config.fusion)
-    for name in ("activation_checkpointing", "checkpoint_minutes", "loader_workers"):  # these change no number
-        del recipe[name]
     repeat = focus == "repeat"
     if repeat:
         made_from = {"context": context_settings(workspace, part)}
@@ -87,28 +76,9 @@ def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: 
         made_from = {"crops": crops_settings(workspace, part, base.sha256, focus, pixels)}
     if fusion == "concat":
         made_from["context"] = context_settings(workspace, part)
-    return json.loads(
-        json.dumps(
-            {
-                "name": f"{fusion}-{focus}" if repeat else f"{fusion}-{focus}-{pixels}",
-                "fusion": fusion,
-                "boxes_train": focus,
-                "pixels": "input" if repeat else pixels,
-                "boxes": {} if repeat else boxes_settings(workspace, part, base.sha256, focus),
-                "made_from": made_from,
-                "base": base.sha256,
-                "recipe": recipe,
-                "seed": workspace.config.seed,
-                "labels_sha256": workspace.labels_sha256,
-                "plan": {one.name: one.rows_sha256 for one in workspace.parts_of("train")},
-            }
-        )
-    )
-
-
-def model_folder(workspace: Workspace, facts: dict) -> Path:
-    """Where a fusion model with these facts belongs."""
-    return workspace.path / "models" / f"{facts['name']}-{fingerprint(facts)}"
+    facts = common_facts(workspace, base, fusion, focus, pixels) | {"made_from": made_from}
+    facts["boxes"] = {} if repeat else boxes_settings(workspace, part, base.sha256, focus)
+    return json.loads(json.dumps(facts))
 
 
 def _augmentation(rows: list[Place], epoch: int) -> Place:

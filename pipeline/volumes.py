@@ -1,19 +1,16 @@
 """The caches as training and evaluation read them: logits, context and focused volumes of clips, in batches."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
 from cache.plan import Part
 from pipeline.base import BaseWeights
-from pipeline.products import Pixels, Policy, open_base, open_boxes, open_context, open_crops
+from pipeline.policies import Focus, Fusion, Pixels, Policy
+from pipeline.products import open_base, open_boxes, open_context, open_crops
 from pipeline.training import Batch
 from pipeline.workspace import StageError, Workspace
-
-Fusion = Literal["late", "concat"]
-Focus = Policy | Literal["repeat"]  # "repeat": the second volume is V_in again
 
 
 @dataclass(frozen=True)

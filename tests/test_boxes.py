@@ -6,7 +6,7 @@ import torch
 from tiny_data import caches, change
 
 import cache
-from pipeline import boxes, crops, saliency
+from pipeline import crops, policies, saliency
 from pipeline.base import load_base
 from pipeline.boxes import run_policy
 from pipeline.products import open_boxes, open_maps
@@ -66,7 +66,7 @@ def test_stored_map_gives_stored_box_for_every_row(tiny_run):
 def test_constant_map_means_the_first_place(trained, monkeypatch):
     """Equal everywhere: (0, 0), and the share is that of the areas. Zero everywhere: (0, 0), no share."""
     for value, share in ((0.25, 16 * 16 / (28 * 28)), (0.0, np.nan)):
-        real = saliency.input_saliency
+        real = policies.input_saliency
 
         def constant(*args, value=value, real=real):
             logits, maps = real(*args)
@@ -98,14 +98,14 @@ def test_centre_boxes(looked, side):
 def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looked):
     workspace = Workspace(looked.path, looked.config)
     part = workspace.parts[0]
-    places = [boxes.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)]
+    places = [policies.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)]
     assert places == [
-        boxes.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)
+        policies.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)
     ]
     assert len(set(places)) > 4  # rows of one video differ, and so do videos
     assert all(box.inside((28, 28)) and (box.height, box.width) == (16, 16) for box in places)
     found = [
-        boxes.find_box(change(looked.config, clips={"plan_seed": seed}), part.clip(3), "random", None)
+        policies.find_box(change(looked.config, clips={"plan_seed": seed}), part.clip(3), "random", None)
         for seed in range(600)
     ]
     tops, lefts = ([getattr(box, edge) for box, _ in found] for edge in ("top", "left"))
@@ -120,7 +120,7 @@ def test_random_boxes_are_stored_with_their_source_boxes(looked):
     run_policy(workspace, load_base(workspace), "random")
     for part, row, box_input, box_source, share in stored(looked, "random"):
         assert box_input.tolist()[:2] == [
-            getattr(boxes.find_box(workspace.config, part.clip(row), "random", None)[0], edge)
+            getattr(policies.find_box(workspace.config, part.clip(row), "random", None)[0], edge)
             for edge in ("top", "left")
         ]
         assert box_source.tolist() == source_box(part.clip(row), box_input) and np.isnan(share)

@@ -15,7 +15,7 @@ import cache
 from cache.errors import NotDoneError
 from models.i3d import as_input
 from models.losses import charades_loss
-from pipeline import crops, evaluate, prepare, saliency, train_fusion
+from pipeline import crops, evaluate, policies, prepare, saliency, train_fusion
 from pipeline.base import build_base, load_base
 from pipeline.boxes import run_policy
 from pipeline.clips import input_clips, video_rows
@@ -111,7 +111,7 @@ def test_two_workers_and_a_second_run_give_the_same_bytes(trained, tiny_run):
 
 KILLS = [
     # in the middle of a unit: after 1 and 3 batches
-    *(("pipeline.saliency", "input_saliency", count, lambda *_: True) for count in (2, 4)),
+    *(("pipeline.policies", "input_saliency", count, lambda *_: True) for count in (2, 4)),
     # all data written, no record: of the first unit, of a later one, of the last boxes
     *(("cache.commit", "write_once", count, lambda path, _: path.parent.name == "done") for count in (1, 6, 12)),
     # wherever the disk is asked to keep something
@@ -156,7 +156,7 @@ def test_another_box_size_runs_no_network(tiny_copy, monkeypatch):
         raise AssertionError("nothing may be computed again")
 
     before = caches(tiny_copy.path)
-    monkeypatch.setattr(saliency, "input_saliency", never)
+    monkeypatch.setattr(policies, "input_saliency", never)
     monkeypatch.setattr(saliency, "_network", never)
     monkeypatch.setattr("pipeline.clips.read_frames", never)
     config = change(tiny_copy.config, saliency={"box_side": 11})
@@ -185,8 +185,8 @@ def test_corrected_labels_leave_entropy_alone_and_give_cross_entropy_a_new_key(t
     corrected = relabel(tiny_copy)
     prepare.run(corrected, tiny_copy.path)
     calls = []
-    real = saliency.input_saliency
-    monkeypatch.setattr(saliency, "input_saliency", lambda *args: calls.append(args[2].keys()) or real(*args))
+    real = policies.input_saliency
+    monkeypatch.setattr(policies, "input_saliency", lambda *args: calls.append(args[2].keys()) or real(*args))
     entropy_only = change(corrected, saliency={"objectives": ("entropy",)})
     assert saliency.run(entropy_only, tiny_copy.path).summary.startswith("0 of 14 rows")
     assert crops.run(entropy_only, tiny_copy.path, ("entropy",)).summary.startswith("0 rows cut now")

@@ -15,6 +15,7 @@ from models.losses import charades_loss
 from pipeline import evaluate, train_fusion
 from pipeline.base import build_base, load_base
 from pipeline.clips import input_clips, video_rows
+from pipeline.fusion_model import model_folder
 from pipeline.fusion_step import fusion_logits, fusion_loss
 from pipeline.volumes import Place, Volumes
 from pipeline.workspace import StageError, Workspace
@@ -170,7 +171,7 @@ def test_the_key_holds_what_changes_the_model(tiny_run):
     def key(kind="late", focus="entropy", pixels="source", **sections):
         workspace = Workspace(tiny_run.path, change(tiny_run.config, **sections))
         facts = train_fusion.model_facts(workspace, load_base(workspace), kind, focus, pixels)
-        return train_fusion.model_folder(workspace, facts).name
+        return model_folder(workspace, facts).name
 
     keys = [
         *(key(), key("concat"), key(focus="repeat"), key("concat", "repeat"), key(pixels="input"), key(focus="random")),

@@ -118,6 +118,7 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
 @click.option("--boxes", type=click.Choice(FOCI), default="entropy", show_default=True, help="repeat = V_in again.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="As given to crops.")
 @click.option("--online", is_flag=True, help="Decode, look and cut in the training loop; reads no cache.")
+@click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs after which the network looks anew.")
 @click.option(
     *("--saliency-from", "looker"),
     type=click.Choice(["base", "current"]),
@@ -126,20 +127,40 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
     help="With --online: who looks, Base or the network being trained.",
 )
 def train_fusion(
-    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, online: bool, looker: str
+    config,
+    run_dir: Path,
+    fusions: tuple[str, ...],
+    boxes: str,
+    pixels: str,
+    online: bool,
+    every: int | None,
+    looker: str,
 ) -> None:
     """Stage 3: late fusion and temporal concatenation, trained from the caches, or --online as the paper did it."""
+    if online and every:
+        raise click.UsageError("--online looks anew in every step; --refresh-every is for training from the caches")
     if looker != "base" and not online:
         raise click.UsageError("--saliency-from says who looks in the training loop; it needs --online")
     if online:
         from pipeline import train_online as stage
 
         options = (boxes, pixels, looker)
+    elif every:
+        from pipeline import refresh as stage
+
+        options = (boxes, pixels, every)
     else:
         from pipeline import train_fusion as stage
 
         options = (boxes, pixels)
-    finish(*(stage.run(config, run_dir, fusion, *options) for fusion in fusions))
+    outcomes = [stage.run(config, run_dir, fusion, *options) for fusion in fusions]
+    if looker == "current":
+        from pipeline.refresh import evaluation_boxes
+        from pipeline.workspace import Workspace
+
+        skipped = [evaluation_boxes(Workspace(run_dir, config), outcome.path) for outcome in outcomes]
+        outcomes = [replace(outcome, num_skipped=count) for outcome, count in zip(outcomes, skipped, strict=True)]
+    finish(*outcomes)
 
 
 @main.command()

@@ -24,7 +24,9 @@ class FramesDiffer(VideoError):
     """The decoder gave other pixels than in the first stage."""
 
 
-def run(config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pixels = "source") -> Outcome:
+def run(
+    config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pixels = "source", context: bool = True
+) -> Outcome:
     """Fill context volumes and, for each policy, boxes and focused volumes, for every part of the plan.
 
     Reads the plan, Base's weights (as a key), maps, base (to check frames) and the videos. Writes boxes/ (policies
@@ -33,6 +35,7 @@ def run(config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pix
     Args:
         policies: which boxes: entropy, cross_entropy, random, center.
         pixels: cut from the "source" video, or enlarged from the "input" (the paper's "upscaled").
+        context: fill the context volumes too.
     Raises:
         StageError: maps or Base are not there.
     """
@@ -42,36 +45,41 @@ def run(config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pix
         boxes.run_policy(workspace, base, policy)
     jobs = []
     for part in workspace.parts:
-        stores = _stores(workspace, part, policies, pixels).values()
+        stores = _stores(workspace, part, policies, pixels, context).values()
         todo = sorted(set().union(*(store.product.todo() for store in stores)))
-        jobs += [(part.name, unit, policies, pixels) for unit in todo]
+        jobs += [(part.name, unit, policies, pixels, context) for unit in todo]
     rows = run_units(_do_unit, workspace, jobs, config.workers, "crops")
     skipped, size = set(), 0
     for part in workspace.parts:
-        for store in _stores(workspace, part, policies, pixels).values():
+        for store in _stores(workspace, part, policies, pixels, context).values():
             skipped |= skipped_videos(store)
             units = set(range(part.num_units)) - set(store.product.todo())
             size += sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
-    summary = f"{rows} rows cut now; context and {', '.join(policies)} from {pixels} pixels: {size / 1e6:.1f} MB"
+    names = ", ".join((*["context"] * context, *policies))
+    summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
     return Outcome(run_dir / "crops", summary, len(skipped))
 
 
-def _stores(workspace: Workspace, part: Part, policies: tuple[Policy, ...], pixels: Pixels) -> dict[str, VolumeStore]:
-    """The context store, and one of crops per policy, by name."""
+def _stores(
+    workspace: Workspace, part: Part, policies: tuple[Policy, ...], pixels: Pixels, context: bool
+) -> dict[str, VolumeStore]:
+    """The context store if asked for, and one of crops per policy, by name."""
     weights = load_base(workspace).sha256
-    return {"context": open_context(workspace, part)} | {
+    return ({"context": open_context(workspace, part)} if context else {}) | {
         policy: open_crops(workspace, part, weights, policy, pixels) for policy in policies
     }
 
 
-def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int, policies: tuple, pixels: Pixels) -> int:
+def _do_unit(
+    run_dir: Path, config: Config, part_name: str, unit: int, policies: tuple, pixels: Pixels, context: bool
+) -> int:
     """Cut and commit one unit of every store that lacks it; rows done."""
     workspace = open_workspace(run_dir, config)
     part = next(part for part in workspace.parts if part.name == part_name)
     with ExitStack() as locks:
         stores = {
             name: store
-            for name, store in _stores(workspace, part, policies, pixels).items()
+            for name, store in _stores(workspace, part, policies, pixels, context).items()
             if locks.enter_context(store.product.lock(unit))
         }
         if not stores:

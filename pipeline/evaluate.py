@@ -15,7 +15,7 @@ from cache.fingerprint import fingerprint
 from models.backbones import build
 from models.checkpoint import load_weights
 from models.fusion import clip_scores
-from pipeline import miniature_truth
+from pipeline import generations, miniature_truth
 from pipeline.base import BaseWeights, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
@@ -153,12 +153,28 @@ def _experiment(workspace: Workspace, base: BaseWeights, model, boxes_eval: Poli
         name = trained["name"] + (f"-eval-{boxes}" if boxes != trained["boxes_train"] else "")
         facts = {"experiment": name, "boxes_eval": boxes}
         facts |= {column: trained[column] for column in ("fusion", "boxes_train", "pixels", "seed", "weights")}
-        made_from = {} if repeat else crops_settings(workspace, part, base.sha256, boxes, trained["pixels"])
+        looking = _looking(workspace, base, model, boxes)
+        made_from = {} if repeat else crops_settings(looking[0], part, looking[1].sha256, boxes, trained["pixels"])
     facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
     facts["protocol"], facts["eval_clips"] = protocol(workspace), config.clips.eval_clips
     identity = {"made_from": made_from, "labels": workspace.labels_sha256, "ids": ids, **facts}
     identity["plan"] = {one.name: one.rows_sha256 for one in workspace.parts_of("test")}
     return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
+
+
+def _looking(workspace: Workspace, base: BaseWeights, model, boxes: str) -> tuple[Workspace, BaseWeights]:
+    """Whose boxes a model is evaluated with, and the caches that hold them: Base's, in the run; or its own, where its
+    training boxes came from the current network, and other ones are not asked for.
+
+    Raises:
+        StageError: there are none of its own yet.
+    """
+    if model is None or model[1].get("looker", "base") == "base" or boxes != model[1]["boxes_train"]:
+        return workspace, base
+    there = generations.evaluation_of(workspace, model[0], boxes)
+    if not generations.started(there):
+        raise StageError(f"{model[0]}: it has not looked at the evaluation videos yet; repeat the train-fusion command")
+    return there, load_base(there)
 
 
 def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: list[str], path: Path) -> None:
@@ -177,7 +193,7 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
     in_windows = mean_average_precision(scores, np.stack([windowed[video_id] for video_id in scored]))
     on_target = None
     if workspace.config.data.format == "miniature" and facts["boxes_eval"] not in ("none", "repeat"):
-        on_target = boxes_on_target(workspace, base, facts["boxes_eval"])
+        on_target = boxes_on_target(*_looking(workspace, base, model, facts["boxes_eval"]), facts["boxes_eval"])
     facts = facts | {
         "map": result.map,
         "map_official": official.map,
@@ -231,12 +247,15 @@ def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, 
     network = build(workspace.config.base.network, base.num_classes)
     load_weights(network, folder / "weights.pt")
     network.to(device).eval()
-    volumes = Volumes(workspace, base, "test", facts["fusion"], facts["boxes_eval"], facts["pixels"])
+    there, looker = _looking(workspace, base, model, facts["boxes_eval"])
+    own = there is workspace  # Base has looked: everything is in the run's caches
+    volumes = Volumes(workspace, base, "test", facts["fusion"], facts["boxes_eval"] if own else None, facts["pixels"])
+    focused = volumes if own else Volumes(there, looker, "test", "late", facts["boxes_eval"], facts["pixels"])
     places = [place for video_id, rows in volumes.places().items() if video_id in ids for place in rows]
     size = workspace.config.fusion.batch_size
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     for batch in progress(batches, len(batches), f"evaluate {facts['experiment']}", "batches"):
-        values = tuple(value.to(device) for value in volumes.load(batch))
+        values = tuple(value.to(device) for value in (focused.focus(batch), *volumes.rest(batch)))
         with torch.inference_mode():
             logits = fusion_logits(network, values, facts["fusion"], trained["recipe"]["fuse"])
         for place, scores in zip(batch, clip_scores(logits).cpu().numpy(), strict=True):

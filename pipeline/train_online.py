@@ -83,8 +83,7 @@ def model_facts(
     """Everything an online model is made from: plain JSON, the source of its key."""
     facts = common_facts(workspace, base, fusion, focus, pixels)
     facts["name"] += f"-online-{looker}"
-    facts["online"] = {"saliency_from": looker, "saliency": asdict(workspace.config.saliency)}
-    facts["online"]["clips"] = clip_settings(workspace.config)
+    facts |= {"looker": looker, "saliency": asdict(workspace.config.saliency), "clips": clip_settings(workspace.config)}
     facts["boxes"] = {} if focus == "repeat" else {"policy": focus, "size": [workspace.config.saliency.box_side] * 2}
     return json.loads(json.dumps(facts))
 

@@ -54,6 +54,7 @@ def fit(
     seed: int,
     device: torch.device,
     label: str,
+    until: int | None = None,
 ) -> None:
     """Train a network in place, always to the last epoch; nothing is chosen on evaluation videos.
 
@@ -69,6 +70,7 @@ def fit(
         folder: gets metrics.csv and checkpoints.
         seed: of the order of clips and of dropout.
         label: of the progress display.
+        until: stop before this epoch, so that a later call goes on from there; None for all epochs.
     Raises:
         StageError: another process trains in this folder, or the loss is not finite.
     """
@@ -78,10 +80,11 @@ def fit(
         if not mine:
             raise StageError(f"{folder}: another process is training here")
         team.wait()  # nobody looks for checkpoints before the folder is ours
-        _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team)
+        until = training.epochs if until is None else until
+        _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team, until)
 
 
-def _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team) -> None:
+def _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team, until) -> None:
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
@@ -93,7 +96,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
     def batches():
         nonlocal epoch, step, losses
         saved = time.monotonic()
-        while epoch < training.epochs:
+        while epoch < until:
             rate = training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.drop_epochs)
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -139,7 +142,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
                 _save(folder, network, optimiser, epoch, step, losses, history)
                 write_file(folder / "metrics.csv", _table(history))
 
-    left = (training.epochs - epoch) * steps - step
+    left = max(0, (until - epoch) * steps - step)
     for _ in progress(batches(), left, label, "steps"):
         pass
     network.eval()
@@ -187,14 +190,19 @@ def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[
 
 def _resume(folder: Path, network, optimiser) -> tuple[int, int, list[float], list[dict]]:
     """(epoch, step, losses of the epoch so far, history) of the newest checkpoint, or of a fresh start."""
-    found = sorted(folder.glob("checkpoint-*.pt"))
-    if not found:
+    content = newest_checkpoint(folder)
+    if content is None:
         return 0, 0, [], []
-    content = torch.load(found[-1], map_location="cpu", weights_only=True)
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
-    log.info("going on from %s", found[-1])
+    log.info("%s: going on from epoch %d, step %d", folder, content["epoch"], content["step"])
     return content["epoch"], content["step"], content["losses"], content["history"]
+
+
+def newest_checkpoint(folder: Path) -> dict | None:
+    """The newest checkpoint on the CPU: epoch, step, losses, history, network, optimiser; None where there is none."""
+    found = sorted(folder.glob("checkpoint-*.pt"))
+    return torch.load(found[-1], map_location="cpu", weights_only=True) if found else None
 
 
 def _table(history: list[dict]) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cache.plan import Part
 from pipeline.base import BaseWeights
@@ -29,26 +30,24 @@ class Volumes:
         base: whose logits, maps and boxes.
         split: "train" or "test".
         fusion: "late" reads Base's logits, "concat" the context volumes.
-        focus: which boxes the second volume shows, or "repeat".
+        focus: which boxes the second volume shows, or "repeat"; None where it comes from elsewhere (`rest`).
         pixels: where its pixels are from.
     Raises:
         StageError: a stage before this one has not finished.
     """
 
     def __init__(
-        self, workspace: Workspace, base: BaseWeights, split: str, fusion: Fusion, focus: Focus, pixels: Pixels
+        self, workspace: Workspace, base: BaseWeights, split: str, fusion: Fusion, focus: Focus | None, pixels: Pixels
     ):
         self.workspace, self.fusion = workspace, fusion
         self.parts = workspace.parts_of(split)
-        self.second = [self._second(part, base, focus, pixels) for part in self.parts]
+        self.second = [self._second(part, base, focus, pixels) for part in self.parts] if focus else []
         self.context = [open_context(workspace, part) for part in self.parts] if fusion == "concat" else []
         stores = [open_base(workspace, part, base.sha256, base.out_frames, base.num_classes) for part in self.parts]
-        for part, *needed in zip(self.parts, self.second, stores, self.context or self.second, strict=True):
-            _require_done(part, needed)
-        self.done = [
-            np.logical_and.reduce([store.product.rows_done() for store in needed])
-            for needed in zip(self.second, stores, self.context or self.second, strict=True)
-        ]
+        needed = list(zip(stores, self.second or stores, self.context or stores, strict=True))
+        for part, of_part in zip(self.parts, needed, strict=True):
+            _require_done(part, of_part)
+        self.done = [np.logical_and.reduce([store.product.rows_done() for store in of_part]) for of_part in needed]
         self.logits = [_all_logits(store) for store in stores] if fusion == "late" else []
 
     def _second(self, part: Part, base: BaseWeights, focus: Focus, pixels: Pixels):
@@ -71,17 +70,24 @@ class Volumes:
     def load(self, places: list[Place]) -> Batch:
         """A batch: focused volumes uint8 (B, T, S, S, 3), then Base's logits float32 (B, T_out, C) or context
         volumes like the focused ones, then labels float32 (B, C) of videos and (B, T, C) of frames."""
-        focus = np.stack([self.second[place.part].volume(place.row) for place in places])
+        return self.focus(places), *self.rest(places)
+
+    def focus(self, places: list[Place]) -> Tensor:
+        """The focused volumes of a batch; see `load`."""
+        return torch.from_numpy(np.stack([self.second[place.part].volume(place.row) for place in places]))
+
+    def rest(self, places: list[Place]) -> Batch:
+        """A batch without its focused volumes; see `load`."""
         if self.fusion == "late":
             other = np.stack([self.logits[place.part][place.row] for place in places])
         else:
             other = np.stack([self.context[place.part].volume(place.row) for place in places])
         targets = [self.workspace.targets(self.parts[place.part], [place.row]) for place in places]
         video, frames = (np.concatenate(values) for values in zip(*targets, strict=True))
-        return tuple(torch.from_numpy(values) for values in (focus, other, video, frames))
+        return tuple(torch.from_numpy(values) for values in (other, video, frames))
 
 
-def _require_done(part: Part, stores: list) -> None:
+def _require_done(part: Part, stores: tuple) -> None:
     for store in stores:
         todo = store.product.todo()
         if todo:

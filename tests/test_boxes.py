@@ -75,7 +75,7 @@ def test_constant_map_means_the_first_place(trained, monkeypatch):
         run = trained
         config = change(run.config, saliency={"batch_size": 3 if value else 2})  # a key of its own
         with monkeypatch.context() as patch:
-            patch.setattr(saliency, "input_saliency", constant)
+            patch.setattr(policies, "input_saliency", constant)
             saliency.run(config, run.path)
         for *_, box_input, _, found in stored(type(run)(run.data, run.path, config), "entropy"):
             assert box_input.tolist() == [0, 0, 16, 16]

@@ -184,7 +184,7 @@ def test_it_runs_where_there_is_no_cache(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     for line in done.stdout.split():
         facts = json.loads((Path(line) / "model.json").read_text())
-        assert facts["online"]["saliency_from"] in facts["name"] and facts["num_videos"] == 4
+        assert facts["name"].endswith("-online-" + facts["looker"]) and facts["num_videos"] == 4
         assert (Path(line) / "metrics.csv").exists()
     assert len(done.stdout.split()) == 2
     assert not [name for name in PRODUCTS if (trained.path / name).exists()]

@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency inspect test lint format
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect test lint format
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ table-box: setup ## box sizes compared on a part of the training videos
 
 compare-saliency: setup ## boxes of all objectives and of Grad-CAM side by side
 	$(call STAGE,compare-saliency)
+
+table-cache: setup ## training on the fly and from caches side by side
+	$(call STAGE,table-cache)
 
 inspect: setup ## what a run holds; ARGS="--out index.csv" writes its index
 	$(call STAGE,inspect)

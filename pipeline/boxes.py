@@ -12,14 +12,16 @@ from pipeline.units import open_workspace, run_units
 from pipeline.workspace import StageError, Workspace
 
 
-def run_policy(workspace: Workspace, base: BaseWeights, policy: Policy) -> None:
-    """Fill the boxes of one policy for every part of the plan. Reads maps (for the objectives), writes boxes/.
+def run_policy(
+    workspace: Workspace, base: BaseWeights, policy: Policy, splits: tuple[str, ...] = ("train", "test")
+) -> None:
+    """Fill the boxes of one policy for every part of these splits. Reads maps (for the objectives), writes boxes/.
 
     Raises:
         StageError: the maps are not there.
     """
     jobs = []
-    for part in workspace.parts:
+    for part in (part for part in workspace.parts if part.split in splits):
         todo = open_boxes(workspace, part, base.sha256, policy).product.todo()
         if policy in OBJECTIVES and todo:
             lacking = open_maps(workspace, part, base.sha256, policy).product.todo()

@@ -127,16 +127,12 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
     help="With --online: who looks, Base or the network being trained.",
 )
 def train_fusion(
-    config,
-    run_dir: Path,
-    fusions: tuple[str, ...],
-    boxes: str,
-    pixels: str,
-    online: bool,
-    every: int | None,
-    looker: str,
+    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, online: bool, every: int, looker: str
 ) -> None:
-    """Stage 3: late fusion and temporal concatenation, trained from the caches, or --online as the paper did it."""
+    """Stage 3: late fusion and temporal concatenation, trained from the caches.
+
+    With --online as the paper did it; with --refresh-every the caches follow the network.
+    """
     if online and every:
         raise click.UsageError("--online looks anew in every step; --refresh-every is for training from the caches")
     if looker != "base" and not online:
@@ -158,8 +154,9 @@ def train_fusion(
         from pipeline.refresh import evaluation_boxes
         from pipeline.workspace import Workspace
 
-        skipped = [evaluation_boxes(Workspace(run_dir, config), outcome.path) for outcome in outcomes]
-        outcomes = [replace(outcome, num_skipped=count) for outcome, count in zip(outcomes, skipped, strict=True)]
+        for number, outcome in enumerate(outcomes):
+            skipped = evaluation_boxes(Workspace(run_dir, config), outcome.path)
+            outcomes[number] = replace(outcome, num_skipped=skipped)
     finish(*outcomes)
 
 

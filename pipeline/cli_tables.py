@@ -55,9 +55,20 @@ def compare_saliency(config, run_dir: Path, seeds: int) -> None:
     _finish_table(studies.compare_saliency(config, run_dir, seeds))
 
 
+@click.command("table-cache")
+@table_options
+@click.option("--fusion", type=click.Choice(["late", "concat"]), default="late", show_default=True, help="To train.")
+@click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs.  [default: a quarter of them]")
+def table_cache(config, run_dir: Path, seeds: int, fusion: str, every: int | None) -> None:
+    """Training on the fly, from caches of several sizes, and refreshed, side by side; write report/table-cache.*."""
+    from pipeline import cache_study
+
+    _finish_table(cache_study.table_cache(config, run_dir, seeds, fusion, every))
+
+
 def _finish_table(outcome) -> None:
     click.echo(outcome.path.read_text(encoding="utf-8"))
     finish(outcome)
 
 
-COMMANDS = (table2, table1, table_box, compare_saliency)
+COMMANDS = (table2, table1, table_box, compare_saliency, table_cache)

@@ -25,7 +25,12 @@ class FramesDiffer(VideoError):
 
 
 def run(
-    config: Config, run_dir: Path, policies: tuple[Policy, ...], pixels: Pixels = "source", context: bool = True
+    config: Config,
+    run_dir: Path,
+    policies: tuple[Policy, ...],
+    pixels: Pixels = "source",
+    context: bool = True,
+    splits: tuple[str, ...] = ("train", "test"),
 ) -> Outcome:
     """Fill context volumes and, for each policy, boxes and focused volumes, for every part of the plan.
 
@@ -36,21 +41,22 @@ def run(
         policies: which boxes: entropy, cross_entropy, random, center.
         pixels: cut from the "source" video, or enlarged from the "input" (the paper's "upscaled").
         context: fill the context volumes too.
+        splits: only the parts of these.
     Raises:
         StageError: maps or Base are not there.
     """
     workspace = Workspace(run_dir, config)
     base = load_base(workspace)
     for policy in policies:
-        boxes.run_policy(workspace, base, policy)
-    jobs = []
-    for part in workspace.parts:
+        boxes.run_policy(workspace, base, policy, splits)
+    jobs, parts = [], [part for part in workspace.parts if part.split in splits]
+    for part in parts:
         stores = _stores(workspace, part, policies, pixels, context).values()
         todo = sorted(set().union(*(store.product.todo() for store in stores)))
         jobs += [(part.name, unit, policies, pixels, context) for unit in todo]
     rows = run_units(_do_unit, workspace, jobs, config.workers, "crops")
     skipped, size = set(), 0
-    for part in workspace.parts:
+    for part in parts:
         for store in _stores(workspace, part, policies, pixels, context).values():
             skipped |= skipped_videos(store)
             units = set(range(part.num_units)) - set(store.product.todo())

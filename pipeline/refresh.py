@@ -1,8 +1,8 @@
 """Stage 3 with caches that follow the network: every N epochs maps, boxes and crops are made anew with its weights.
 
-Generation g serves the epochs from g N on. Generation 0 is the run's own cache, made with Base. A generation is complete
-before training goes on, and the one before it is deleted once a checkpoint that used the new one is committed: the
-disk never holds more than two. Whatever is interrupted, the same command goes on.
+Generation g serves the epochs from g N on. Generation 0 is the run's own cache, made with Base. A generation is
+complete before training goes on, and the one before it is deleted once a checkpoint that used the new one is committed:
+beside the run's own, the disk never holds more than two. Whatever is interrupted, the same command goes on.
 """
 
 import csv
@@ -86,6 +86,12 @@ def evaluation_boxes(workspace: Workspace, folder: Path) -> int:
     load_weights(network, folder / "weights.pt")
     generations.start(workspace, there, "test", set(), network.state_dict())
     return _fill(there, facts["boxes_train"], facts["pixels"])
+
+
+def evaluation_if_current(workspace: Workspace, folder: Path) -> int:
+    """`evaluation_boxes` of a model that learned from the current network's boxes; nothing for one that did not."""
+    current = json.loads((folder / "model.json").read_text()).get("looker") == "current"
+    return evaluation_boxes(workspace, folder) if current else 0
 
 
 def _fill(generation: Workspace, policy: Policy, pixels: Pixels) -> int:

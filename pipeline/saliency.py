@@ -29,7 +29,9 @@ from pipeline.workspace import Outcome, StageError, Workspace
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
+def run(
+    config: Config, run_dir: Path, use_labels: bool = False, splits: tuple[str, ...] = ("train", "test")
+) -> Outcome:
     """Fill base, maps and boxes for every part of the plan.
 
     Reads the plan, the labels (for `cross_entropy` only), Base's weights and the videos. Writes base/, maps/ and
@@ -37,18 +39,24 @@ def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
 
     Args:
         use_labels: allow `cross_entropy` on evaluation clips, whose boxes then know the answer.
+        splits: only the parts of these.
     Raises:
         StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
     """
     workspace = Workspace(run_dir, config)
     base = load_base(workspace)
-    if "cross_entropy" in config.saliency.objectives and not use_labels and workspace.parts_of("test"):
+    if (
+        "cross_entropy" in config.saliency.objectives
+        and not use_labels
+        and "test" in splits
+        and workspace.parts_of("test")
+    ):
         raise StageError(
             "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos: "
             "say --use-labels, and its results are marked as oracle"
         )
-    jobs = []
-    for part in workspace.parts:
+    jobs, parts = [], [part for part in workspace.parts if part.split in splits]
+    for part in parts:
         stores = _stores(workspace, part, base)
         todo = sorted(set().union(*(store.product.todo() for store in stores.values())))
         jobs += [(part.name, unit) for unit in todo]
@@ -60,12 +68,12 @@ def run(config: Config, run_dir: Path, use_labels: bool = False) -> Outcome:
         torch.set_num_threads(threads)  # one worker is this very process
     skipped = set()
     for objective in config.saliency.objectives:
-        boxes.run_policy(workspace, base, objective)
-    for part in workspace.parts:
+        boxes.run_policy(workspace, base, objective, splits)
+    for part in parts:
         stores = _stores(workspace, part, base)
         skipped |= skipped_videos(stores["base"])
         _warn_of_empty_maps(part, stores)
-    total = sum(part.num_rows for part in workspace.parts)
+    total = sum(part.num_rows for part in parts)
     names = ", ".join(config.saliency.objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {base.sha256[:12]}"
     return Outcome(run_dir / "maps", summary, len(skipped))

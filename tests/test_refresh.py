@@ -74,7 +74,7 @@ def test_boxes_are_those_of_the_epochs_own_checkpoint(run_of, fusion, monkeypatc
             stored = boxes_of(there, load_base(there), there.parts[0], "entropy")
             assert np.array_equal(stored, looked_for(workspace, content["network"], "train"))
             new = Volumes(there, load_base(there), "train", "late", "entropy", "source")
-            assert torch.equal(batch[0][1], new.focus(list(new.places().values())[0])[0])
+            assert torch.equal(batch[0][1], new.focus(next(iter(new.places().values())))[0])
         else:
             stored = boxes_of(workspace, load_base(workspace), workspace.parts[0], "entropy")
         old = Volumes(workspace, load_base(workspace), "train", fusion, "entropy", "source")
@@ -95,7 +95,7 @@ def test_boxes_are_those_of_the_epochs_own_checkpoint(run_of, fusion, monkeypatc
     assert [folder.name for folder in outcome.path.glob("*generation-*")] == ["generation-eval"]
 
 
-def test_evaluation_looks_with_the_last_weights(run_of):
+def test_evaluation_looks_with_the_last_weights(run_of, monkeypatch):
     """Refreshed, and online from the current network: boxes of the evaluation clips are the trained model's own."""
     config, path = run_of
     workspace = Workspace(path, config)
@@ -104,6 +104,8 @@ def test_evaluation_looks_with_the_last_weights(run_of):
     with pytest.raises(StageError, match="has not looked at the evaluation videos"):
         evaluate.run_model(config, path, online)
     refresh.evaluation_boxes(workspace, online)
+    asked, real = [], Volumes.focus
+    monkeypatch.setattr(Volumes, "focus", lambda self, places: asked.append(self.workspace.path) or real(self, places))
     by_base = looked_for(workspace, build_base(workspace, load_base(workspace)).state_dict(), "test")
     for folder in (refreshed, online):
         there = generations.evaluation_of(workspace, folder, "entropy")
@@ -111,13 +113,9 @@ def test_evaluation_looks_with_the_last_weights(run_of):
         stored = boxes_of(there, load_base(there), there.parts[0], "entropy")
         assert np.array_equal(stored, looked_for(workspace, weights, "test"))
         assert not np.array_equal(stored, by_base)
-        seen, real = [], Volumes.focus
-        try:
-            Volumes.focus = lambda self, places: seen.append(self.workspace.path) or real(self, places)
-            result = evaluate.run_model(config, path, folder)
-        finally:
-            Volumes.focus = real
-        assert set(seen) == {there.path}
+        asked.clear()
+        result = evaluate.run_model(config, path, folder)
+        assert set(asked) == {there.path}
         assert json.loads(result.read_text())["experiment"] == json.loads((folder / "model.json").read_text())["name"]
 
 

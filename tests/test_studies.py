@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_data import VIDEOS, change
 
-from pipeline import studies
+from pipeline import cache_study, studies
 from pipeline.annotations import read_plain
 from pipeline.studies import LOOKS, held_out, mean_iou
 
@@ -77,3 +77,18 @@ def test_compare(quick):
         assert float(lines[a][f"iou_{b}"]) < 1
     assert [name for name, line in lines.items() if line["oracle"] == "true"] == ["cross_entropy"]
     assert {name: line["num_seeds"] for name, line in lines.items()} == dict.fromkeys(lines, "0") | {"entropy": "1"}
+
+
+def test_what_the_cache_costs(tiny_copy):
+    """Every variant is trained and scored; the lossless cache with S = epochs is what the online mode is."""
+    config = change(tiny_copy.config, saliency={"batch_size": 1})
+    cache_study.table_cache(config, tiny_copy.path, every=2)
+    lines = read(tiny_copy.path / "report" / "table-cache.csv")
+    assert [(line["aug_seeds"], line["codec"]) for line in lines] == [
+        ("3", "png"), ("3", "png"), ("3", "jpeg"), ("1", "jpeg"), ("3", "png"), ("3", "jpeg"),
+    ]  # fmt: skip
+    assert lines[0]["delta_online"] == "" and float(lines[1]["delta_online"]) == 0
+    assert all(line["num_seeds"] == "1" and 0 < float(line["map_mean"]) <= 100 for line in lines)
+    assert lines[-1]["variant"].startswith("refreshed every 2")
+    names = {path.name.rsplit("-", 1)[0] for path in tiny_copy.path.with_name("run-s3").glob("models/late-*")}
+    assert names == {f"late-entropy-source{kind}" for kind in ("", "-online-base", "-online-current", "-refresh2")}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tiny_data import caches, change, make_data, tiny_config, tree
 
-from pipeline import crops, evaluate, experiments, prepare, saliency, tables, train_base, train_fusion
+from pipeline import crops, evaluate, experiments, policies, prepare, saliency, tables, train_base, train_fusion
 from pipeline.experiments import TABLE_2, Row, Work, plan, run_rows, seed_configs, stored_result
 from pipeline.workspace import StageError
 
@@ -33,7 +33,7 @@ ONLY = ("repeat", "ce/ce", "ce/e", "e/e")  # what is really run here
 
 COSTLY = (
     (train_base, "fit"),
-    (saliency, "input_saliency"),
+    (policies, "input_saliency"),
     (crops, "_cut_video"),
     (train_fusion, "fit"),
     (evaluate, "_evaluate"),
@@ -125,7 +125,7 @@ def test_stages_are_shared(table_run):
     assert calls["prepare"] == 1
     assert calls["train_base"] == calls["saliency"] == 2  # one a seed: both objectives in one pass
     # batches of 3 of 4 rows a unit (2 videos x 2), 2 training units and 2 evaluation units (2 and 1 videos), 2 seeds
-    assert calls[saliency, "input_saliency"] == 2 * (2 + 2 + 2 + 1)
+    assert calls[policies, "input_saliency"] == 2 * (2 + 2 + 2 + 1)
     assert calls["crops"] == 4  # once for source pixels, once for the context volumes of repeat
     assert calls["train_fusion"] == calls[train_fusion, "fit"] == 2 * 6  # ce/ce and ce/e share
     assert calls[evaluate, "_evaluate"] == 2 * 9  # the two rows of base are one result
@@ -189,7 +189,7 @@ def test_shared_base(table_run, tmp_path):
         calls = Counter()
         count_calls(patch, calls)
         outcome = tables.table2(config, tmp_path / "run", 2, ("e/e",), share_base=True)
-    assert calls[saliency, "input_saliency"] == 0  # the maps are those of the first seed
+    assert calls[policies, "input_saliency"] == 0  # the maps are those of the first seed
     assert calls[train_fusion, "fit"] == 2  # the second seed's
     base = next(line for line in read_table(tmp_path / "run") if line["row"] == "base")
     assert float(base["map_std"]) == 0

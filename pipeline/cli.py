@@ -1,6 +1,7 @@
 """The command line: options become a frozen config, the config goes to one stage, and what it wrote is said."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def train_fusion(
 
         options = (boxes, pixels)
     outcomes = [stage.run(config, run_dir, fusion, *options) for fusion in fusions]
-    if looker == "current":
+    if looker == "current" and os.environ.get("RANK", "0") == "0":
         from pipeline.refresh import evaluation_boxes
         from pipeline.workspace import Workspace
 

@@ -19,7 +19,7 @@ def joined(device: torch.device) -> Iterator["Team"]:
     Processes talk through NCCL on CUDA and through gloo on the CPU. A process that fails leaves without a goodbye:
     torchrun sees it end and ends the others.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if alone():
         yield own_team()
         return
     if not dist.is_initialized():  # once a process, however many networks it trains
@@ -32,6 +32,11 @@ def joined(device: torch.device) -> Iterator["Team"]:
     except BaseException:
         atexit.unregister(dist.destroy_process_group)  # it may wait for the others, who wait for us
         raise
+
+
+def alone() -> bool:
+    """Whether nobody has started several processes for one training."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def own_team() -> "Team":

@@ -19,7 +19,7 @@ from pipeline import crops, generations, saliency
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.config import OBJECTIVES, Config
 from pipeline.device import pick_device
-from pipeline.distributed import own_team
+from pipeline.distributed import alone, own_team
 from pipeline.fusion_model import model_folder, write_model
 from pipeline.fusion_step import fusion_loss
 from pipeline.policies import Focus, Fusion, Pixels, Policy
@@ -49,7 +49,7 @@ def run(
     """
     if focus not in OBJECTIVES:
         raise StageError(f"boxes {focus} look at no network, so there is nothing to refresh")
-    if own_team().size > 1:
+    if not alone():
         raise StageError("--refresh-every trains in one process; start it without torchrun")
     workspace, device = Workspace(run_dir, config), pick_device(config)
     base = load_base(workspace)

@@ -18,7 +18,7 @@ from pipeline.base import build_base, load_base
 from pipeline.clips import input_clips
 from pipeline.policies import find_box, saliency_maps
 from pipeline.training import newest_checkpoint
-from pipeline.volumes import Volumes, boxes_of
+from pipeline.volumes import Place, Volumes, boxes_of
 from pipeline.workspace import StageError, Workspace
 
 
@@ -165,6 +165,34 @@ def test_several_augmentations_only_the_wanted_are_looked_at(tiny_copy, monkeypa
     assert sum(looked) == 10 and again.path.name.startswith("late-entropy-source-refresh2-")
 
 
-def test_what_cannot_be_refreshed_is_said(tiny_run):
+def test_every_epoch_sees_its_own_augmentation(tiny_copy, monkeypatch):
+    """N = 2, S = 2: epoch 3 reads augmentation 1 of generation 1, beside Base's logits of the same rows."""
+    loads, real = [], refresh.fit
+
+    def fit(network, load, *rest):
+        if rest[-1] == 4:
+            workspace = Workspace(tiny_copy.path, tiny_copy.config)
+            there = generations.opened(workspace, next(tiny_copy.path.glob("models/late-*/generation-001")), "entropy")
+            new = Volumes(there, load_base(there), "train", "late", "entropy", "source")
+            old = Volumes(workspace, load_base(workspace), "train", "late", "entropy", "source")
+            for epoch in (2, 3):
+                rows = [row for row, aug in enumerate(there.parts[0].rows.aug_index) if aug == epoch % 2]
+                assert rows == [row for row, aug in enumerate(workspace.parts[0].rows.aug_index) if aug == epoch % 2]
+                focus, *others = load(epoch, [0, 1, 2, 3])
+                places = [Place(0, row) for row in rows]
+                assert torch.equal(focus, new.focus(places))
+                assert all(torch.equal(left, right) for left, right in zip(others, old.rest(places), strict=True))
+                loads.append(focus)
+        real(network, load, *rest)
+
+    monkeypatch.setattr(refresh, "fit", fit)
+    refresh.run(change(tiny_copy.config, fusion={"epochs": 4}), tiny_copy.path, every=2)
+    assert len(loads) == 2 and not torch.equal(*loads)
+
+
+def test_what_cannot_be_refreshed_is_said(tiny_run, monkeypatch):
     with pytest.raises(StageError, match="boxes center look at no network"):
         refresh.run(tiny_run.config, tiny_run.path, "late", "center")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StageError, match="trains in one process"):
+        refresh.run(tiny_run.config, tiny_run.path, "late")

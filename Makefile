@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect test lint format
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect status verify gc test test-reliability lint format
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -69,6 +69,18 @@ table-cache: setup ## training on the fly and from caches side by side
 
 inspect: setup ## what a run holds; ARGS="--out index.csv" writes its index
 	$(call STAGE,inspect)
+
+status: setup ## count done, skipped and waiting rows
+	$(BIN)/python -m pipeline status --run $(RUN) $(ARGS)
+
+verify: setup ## check every committed file; ARGS="--fast" or "--repair"
+	$(BIN)/python -m pipeline verify --run $(RUN) $(ARGS)
+
+gc: setup ## delete what killed processes left
+	$(BIN)/python -m pipeline gc --run $(RUN) $(ARGS)
+
+test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: up to 30 minutes
+	$(BIN)/python -m pytest tests/reliability --full $(ARGS)
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)

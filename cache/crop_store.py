@@ -17,8 +17,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from cache.commit import ProductDir, storage_errors, write_file
+from cache.commit import storage_errors, write_file
 from cache.errors import DamagedError
+from cache.product import ProductDir
 
 Codec = Literal["jpeg", "png"]
 CHUNK = 1 << 16  # bytes of `data` that are read and checked together

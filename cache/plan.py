@@ -18,12 +18,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache.commit import locked, write_file
+from cache.commit import locked, read_sealed, seal, write_file
 from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.fingerprint import canonical, differences
 from cache.records import Clip, Theta
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -206,7 +206,7 @@ def write_part(run_dir: Path, part: Part) -> Path:
         pq.write_table(_table(part.name, part.rows), buffer)
         write_file(path.with_suffix(".parquet"), buffer.getvalue())
         meta = _meta(part) | {"parquet_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-        write_file(path, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
+        write_file(path, seal(meta))
     return path
 
 
@@ -232,7 +232,7 @@ def read_plan(run_dir: Path) -> list[Part]:
 def _read_part(path: Path) -> Part:
     """Read and check one part; offset 0."""
     try:
-        meta = json.loads(path.read_bytes())
+        meta = read_sealed(path)
         data = path.with_suffix(".parquet").read_bytes()
         if meta["format"] != FORMAT:
             raise StaleCacheError(f"{path}: format: {meta['format']} != {FORMAT}")

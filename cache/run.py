@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cache.commit import PRODUCTS, ProductDir
 from cache.crop_store import VolumeStore
 from cache.errors import NoStoreError, NotDoneError, StoreAmbiguousError
 from cache.plan import Part, read_plan
+from cache.product import PRODUCTS, ProductDir
 from cache.saliency_store import ZarrStore
 from cache.stores import Store, find_stores
 

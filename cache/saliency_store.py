@@ -17,8 +17,9 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from cache.commit import ProductDir, locked, make_durable, storage_errors
+from cache.commit import locked, make_durable, storage_errors
 from cache.errors import DamagedError, StaleCacheError
+from cache.product import ProductDir
 
 OLDEST_ZARR = (3, 1, 3)  # older ones do not write a chunk through a temporary file
 CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed"}  # others are not ours and not trusted
@@ -104,6 +105,8 @@ class ZarrStore:
             with storage_errors(files[-1]):
                 _clear(self.product.path / "arrays.zarr" / name / "c", unit)
                 array[rows.start : rows.stop] = values[name]
+        # without them nobody could read the shards, so every record vouches for them, too
+        files += sorted((self.product.path / "arrays.zarr").glob("**/zarr.json"))
         return self.product.commit(unit, files, skipped=skipped, **extra)
 
     def read(self, name: str, row: int) -> np.ndarray:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.commit import PRODUCTS, ProductDir, read_product
 from cache.errors import StoreAmbiguousError
 from cache.fingerprint import canonical, fingerprint
 from cache.plan import Part
+from cache.product import PRODUCTS, ProductDir, read_product
 
 
 def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:

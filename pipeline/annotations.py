@@ -236,9 +236,12 @@ def _class_lines(path: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    content = Path(path).read_bytes()
-    if len(content) > MAX_BYTES:
-        raise AnnotationError(f"{path}: {len(content)} bytes, the limit is {MAX_BYTES}")
+    try:
+        if (size := Path(path).stat().st_size) > MAX_BYTES or not Path(path).is_file():
+            raise AnnotationError(f"{path}: {size} bytes; expected a regular file of at most {MAX_BYTES}")
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path}: {error.strerror}") from error
     if b"\0" in content:
         _refuse(path, 1 + content[: content.index(b"\0")].count(b"\n"), "all", "a NUL byte", "text")
     try:

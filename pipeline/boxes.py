@@ -8,38 +8,47 @@ from pipeline.base import BaseWeights, load_base
 from pipeline.config import OBJECTIVES, Config
 from pipeline.policies import Policy, find_box
 from pipeline.products import open_boxes, open_maps
-from pipeline.units import open_workspace, run_units
+from pipeline.units import EVERYTHING, Share, open_workspace, run_units
 from pipeline.workspace import StageError, Workspace
 
 
 def run_policy(
-    workspace: Workspace, base: BaseWeights, policy: Policy, splits: tuple[str, ...] = ("train", "test")
+    workspace: Workspace,
+    base: BaseWeights,
+    policy: Policy,
+    splits: tuple[str, ...] = ("train", "test"),
+    share: Share = EVERYTHING,
 ) -> None:
     """Fill the boxes of one policy for every part of these splits. Reads maps (for the objectives), writes boxes/.
+
+    Args:
+        share: only these units.
 
     Raises:
         StageError: the maps are not there.
     """
     jobs = []
     for part in (part for part in workspace.parts if part.split in splits):
-        todo = open_boxes(workspace, part, base.sha256, policy).product.todo()
+        todo = share.units(open_boxes(workspace, part, base.sha256, policy).product.todo())
         if policy in OBJECTIVES and todo:
             lacking = open_maps(workspace, part, base.sha256, policy).product.todo()
-            if set(lacking) & set(todo):
+            if lacking := set(lacking) & set(todo):
                 raise StageError(f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first")
         jobs += [(part.name, unit, policy) for unit in todo]
     run_units(_do_unit, workspace, jobs, 1, f"boxes ({policy})")
 
 
-def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int, policy: Policy) -> int:
-    """Find and commit the boxes of one unit; rows done."""
+def _do_unit(
+    run_dir: Path, config: Config, part_name: str, unit: int, policy: Policy, wait: bool = False, crashed: str = ""
+) -> int | None:
+    """Find and commit the boxes of one unit; rows done, None as `run_units` says. Decodes nothing, so cannot crash."""
     workspace = open_workspace(run_dir, config)
     base = load_base(workspace)
     part = next(part for part in workspace.parts if part.name == part_name)
     store = open_boxes(workspace, part, base.sha256, policy)
-    with store.product.lock(unit) as mine:
+    with store.product.lock(unit, wait) as mine:
         if not mine:
-            return 0
+            return 0 if store.product.is_done(unit) else None
         rows = part.unit_rows(unit)
         box_input = np.zeros((len(rows), 4), np.int32)
         box_source = np.zeros((len(rows), 4), np.int32)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli_options import finish, split_ids, stage_options
-from pipeline.cli_tables import COMMANDS
+from pipeline import cli_tables, cli_trust
+from pipeline.cli_options import finish, split_ids, stage_options, unit_options
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
 
@@ -27,13 +27,13 @@ def main() -> None:
     reads and writes). Repeating a command goes on where it stopped.
 
     Exit codes: 0 all done, 2 wrong usage, 3 done but some videos were left out, 4 input refused, 5 storage refused,
-    6 the run was made with other settings.
+    6 the run was made with other settings, 7 verify found damage.
     """
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 
 
-for table_command in COMMANDS:
-    main.add_command(table_command)
+for command in (*cli_tables.COMMANDS, *cli_trust.COMMANDS):
+    main.add_command(command)
 
 
 @main.command()
@@ -80,11 +80,12 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 @stage_options
 @click.option("--workers", type=int, default=None, help="Processes on the CPU (workers).")
 @click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which looks at labels, on evaluation videos.")
-def saliency(config, run_dir: Path, workers: int | None, use_labels: bool) -> None:
+@unit_options
+def saliency(config, run_dir: Path, workers: int | None, use_labels: bool, share, retry: bool) -> None:
     """Stage 1: Base's logits, saliency maps and boxes, to Zarr."""
     from pipeline import saliency as stage
 
-    finish(stage.run(replace(config, workers=workers or config.workers), run_dir, use_labels))
+    finish(stage.run(replace(config, workers=workers or config.workers), run_dir, use_labels, share=share, retry=retry))
 
 
 @main.command()
@@ -99,11 +100,16 @@ def saliency(config, run_dir: Path, workers: int | None, use_labels: bool) -> No
     help="Where to cut; repeatable.",
 )
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="Cut, or enlarge V_in.")
-def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...], pixels: str) -> None:
+@unit_options
+def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...], pixels: str, share, retry) -> None:
     """Stage 2: context and focused volumes, to HDF5."""
     from pipeline import crops as stage
 
-    finish(stage.run(replace(config, workers=workers or config.workers), run_dir, policies, pixels))
+    finish(
+        stage.run(
+            replace(config, workers=workers or config.workers), run_dir, policies, pixels, share=share, retry=retry
+        )
+    )
 
 
 @main.command("train-fusion")

@@ -1,5 +1,6 @@
 """What all commands share: options, the config made of them, named errors with exit codes, the closing line."""
 
+import errno
 import functools
 import os
 import sys
@@ -8,7 +9,20 @@ from pathlib import Path
 
 import click
 
-EXIT_SKIPPED, EXIT_REFUSED, EXIT_STORAGE, EXIT_STALE = 3, 4, 5, 6
+EXIT_SKIPPED, EXIT_REFUSED, EXIT_STORAGE, EXIT_STALE, EXIT_DAMAGED = 3, 4, 5, 6, 7
+STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
+
+def run_option(command: Callable) -> Callable:
+    """--run of the commands that look after a run folder, and the errors they can end with. They need no config."""
+
+    @click.option("--run", "run_name", default="runs/miniature", show_default=True, help="Run folder.")
+    @functools.wraps(command)
+    def wrapped(run_name: str, **options) -> None:
+        with _named_errors():
+            command(Path(run_name), **options)
+
+    return wrapped
 
 
 def stage_options(command: Callable) -> Callable:
@@ -20,10 +34,13 @@ def stage_options(command: Callable) -> Callable:
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
         with _named_errors():
+            from cache.sweep import in_use
             from pipeline.config import load
 
             config = load(config_name, overrides)
-            command(config, Path(run_name or f"runs/{config.name}"), **options)
+            run_dir = Path(run_name or f"runs/{config.name}")
+            with in_use(run_dir):
+                command(config, run_dir, **options)
 
     return wrapped
 
@@ -53,6 +70,9 @@ class _named_errors:
             if isinstance(error, known):
                 click.echo(f"error: {type(error).__name__}: {error}", err=True)
                 sys.exit(code)
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            click.echo(f"error: StorageError: {error}", err=True)
+            sys.exit(EXIT_STORAGE)
 
 
 def finish(*outcomes) -> None:
@@ -65,6 +85,25 @@ def finish(*outcomes) -> None:
     if skipped:
         click.echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
         sys.exit(EXIT_SKIPPED)
+
+
+def parse_share(context, parameter, text: str):
+    """A callback of --part: "2/4" is the second of four shares of all units."""
+    from pipeline.units import Share
+
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= 10**6):
+        raise click.BadParameter(f"{text!r} is not I/N with 1 <= I <= N, such as 2/4")
+    return Share(int(number) - 1, int(of))
+
+
+def unit_options(command: Callable) -> Callable:
+    """--part and --retry-skipped, of the stages that work unit by unit."""
+    part = click.option(
+        "--part", "share", default="1/1", callback=parse_share, metavar="I/N", help="Do only this share of all units."
+    )
+    retry = click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
+    return part(retry(command))
 
 
 def split_ids(text: str) -> list[str]:

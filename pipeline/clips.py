@@ -3,13 +3,15 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from cache.plan import Part
 from pipeline.transforms import crop_and_flip, resize
-from pipeline.video import VideoUnreadable, read_frames
+from pipeline.video import file_sha256, read_frames
+from pipeline.video_errors import VideoChanged, VideoUnreadable
 from pipeline.workspace import Workspace
 
 
@@ -30,14 +32,36 @@ def source_frames(workspace: Workspace, part: Part, rows: list[int]) -> Iterator
     """
     row = part.rows.iloc[rows[0]]
     path = workspace.videos_root / row.video_path
-    if path.is_file() and path.stat().st_size != row.video_bytes:
-        raise VideoUnreadable(f"{path} has {path.stat().st_size} bytes, {row.video_bytes} when it was prepared")
+    _check_unchanged(path, row.video_bytes, row.video_sha256)
     wanted = sorted({index for one in rows for index in part.clip(one).frame_indices})
     settings = part.settings
     for index, frame in read_frames(
         path, wanted, settings["fps"] or None, row.video_timing, settings["source_fps"] or None
     ):
         yield index, frame, zlib.crc32(frame)
+
+
+def _check_unchanged(path: Path, num_bytes: int, sha256: str) -> None:
+    """Decode only what `prepare` decoded whole in a process of its own, within limits: the same bytes.
+
+    Frames of a folder are JPEG files of bounded size; the folder is not read twice.
+    """
+    if not path.is_file():
+        return
+    stat = path.stat()
+    if stat.st_size != num_bytes:
+        raise VideoChanged(f"{path} has {stat.st_size} bytes, {num_bytes} when it was prepared")
+    if _file_sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) != sha256:
+        raise VideoChanged(f"{path} has other content than when it was prepared")
+
+
+@lru_cache(maxsize=1 << 16)
+def _file_sha256(path: Path, *version: int) -> str:
+    """Read once in a process as long as the file stays the same."""
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise VideoUnreadable(f"{path}: {error.strerror}") from error
 
 
 def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -25,6 +25,8 @@ class Data:
     videos: str = ""  # folder of video files or of folders of frames
     source_fps: float = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
+    video_seconds: float = 600.0  # prepare gives up on a video that takes longer to decode
+    video_memory: float = 4.0  # GiB of address space that decoding a video may take in prepare
     max_skipped: float = 0.2  # prepare stops, planning nothing, where a larger share of the videos found fails
     eval_ids: tuple[str, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: int = 0  # miniature only: videos to generate
@@ -237,6 +239,8 @@ def _check(config: Config) -> None:
         "saliency.threads": config.saliency.threads >= 1,
         "saliency.objectives": set(config.saliency.objectives) <= set(OBJECTIVES),
         "crops.quality (1 to 100)": 1 <= config.crops.quality <= 100,
+        "data.video_seconds": config.data.video_seconds > 0,
+        "data.video_memory (at least 0.5)": config.data.video_memory >= 0.5,
         "data.max_skipped (0 to 1)": 0 <= config.data.max_skipped <= 1,
         "workers": config.workers >= 1,
         "device (auto, cpu, cuda)": config.device in ("auto", "cpu", "cuda"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.crop_store import VolumeStore, encode_volume
+from cache.filesystem import check_folder, check_space
 from cache.plan import Part
 from cache.records import Box
 from pipeline import boxes
@@ -15,7 +16,18 @@ from pipeline.config import Config
 from pipeline.policies import Pixels, Policy
 from pipeline.products import open_base, open_boxes, open_context, open_crops
 from pipeline.transforms import apply_theta, cut_input, cut_source
-from pipeline.units import open_workspace, run_units, skip, skipped_videos
+from pipeline.units import (
+    EVERYTHING,
+    Share,
+    open_workspace,
+    retry_skipped,
+    rows_done,
+    run_units,
+    skip,
+    skip_all,
+    skipped_videos,
+    take,
+)
 from pipeline.video import VideoError
 from pipeline.workspace import Outcome, Workspace
 
@@ -31,6 +43,8 @@ def run(
     pixels: Pixels = "source",
     context: bool = True,
     splits: tuple[str, ...] = ("train", "test"),
+    share: Share = EVERYTHING,
+    retry: bool = False,
 ) -> Outcome:
     """Fill context volumes and, for each policy, boxes and focused volumes, for every part of the plan.
 
@@ -42,18 +56,30 @@ def run(
         pixels: cut from the "source" video, or enlarged from the "input" (the paper's "upscaled").
         context: fill the context volumes too.
         splits: only the parts of these.
+        share: only these units.
+        retry: do units with skipped videos again.
     Raises:
+        StorageError: the disk has no room for what is to come.
         StageError: maps or Base are not there.
     """
     workspace = Workspace(run_dir, config)
     base = load_base(workspace)
+    check_folder(run_dir)
     for policy in policies:
-        boxes.run_policy(workspace, base, policy, splits)
+        boxes.run_policy(workspace, base, policy, splits, share)
     jobs, parts = [], [part for part in workspace.parts if part.split in splits]
+    num_bytes = num_files = 0
     for part in parts:
         stores = _stores(workspace, part, policies, pixels, context).values()
-        todo = sorted(set().union(*(store.product.todo() for store in stores)))
+        if retry:
+            retry_skipped(stores)
+        for store in stores:
+            todo = share.units(store.product.todo())
+            num_bytes += sum(_expected_bytes(store, unit) for unit in todo)
+            num_files += 4 * len(todo)  # volume, record, lock, and a temporary one
+        todo = share.units(set().union(*(store.product.todo() for store in stores)))
         jobs += [(part.name, unit, policies, pixels, context) for unit in todo]
+    check_space(run_dir, num_bytes, num_files)
     rows = run_units(_do_unit, workspace, jobs, config.workers, "crops")
     skipped, size = set(), 0
     for part in parts:
@@ -64,6 +90,13 @@ def run(
     names = ", ".join((*["context"] * context, *policies))
     summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
     return Outcome(run_dir / "crops", summary, len(skipped))
+
+
+def _expected_bytes(store: VolumeStore, unit: int) -> int:
+    """About what a unit will take: half a byte a pixel as JPEG, two as PNG."""
+    height, width = store.size
+    pixels = len(store.part.unit_rows(unit)) * store.num_frames * height * width
+    return pixels // 2 if store.codec == "jpeg" else 2 * pixels
 
 
 def _stores(
@@ -77,22 +110,29 @@ def _stores(
 
 
 def _do_unit(
-    run_dir: Path, config: Config, part_name: str, unit: int, policies: tuple, pixels: Pixels, context: bool
-) -> int:
-    """Cut and commit one unit of every store that lacks it; rows done."""
+    run_dir: Path,
+    config: Config,
+    part_name: str,
+    unit: int,
+    policies: tuple,
+    pixels: Pixels,
+    context: bool,
+    wait: bool = False,
+    crashed: str = "",
+) -> int | None:
+    """Cut and commit one unit of every store that lacks it; rows done, None as `run_units` says."""
     workspace = open_workspace(run_dir, config)
     part = next(part for part in workspace.parts if part.name == part_name)
     with ExitStack() as locks:
-        stores = {
-            name: store
-            for name, store in _stores(workspace, part, policies, pixels, context).items()
-            if locks.enter_context(store.product.lock(unit))
-        }
-        if not stores:
-            return 0
+        everything = _stores(workspace, part, policies, pixels, context)
+        stores = take(everything, unit, locks, wait)
         volumes = {name: [] for name in stores}
-        skipped = []
-        for video_id, rows in video_rows(part, unit):
+        skipped = skip_all(part, unit, crashed) if crashed and stores else []
+        for video_id, rows in video_rows(part, unit) if stores else ():
+            if crashed:
+                for name in stores:
+                    volumes[name] += [None] * len(rows)
+                continue
             try:
                 found = _cut_video(workspace, part, unit, rows, stores, pixels)
             except VideoError as error:
@@ -102,7 +142,7 @@ def _do_unit(
                 volumes[name] += encoded
         for name, store in stores.items():
             store.write_unit(unit, volumes[name], skipped)
-    return len(part.unit_rows(unit))
+        return rows_done(everything, stores, unit)
 
 
 def _cut_video(

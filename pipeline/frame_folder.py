@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from pipeline.video_errors import UnsafePath, VideoAmbiguous, VideoEmpty, VideoTruncated, VideoUnreadable
+from pipeline.video_errors import UnsafePath, VideoAmbiguous, VideoEmpty, VideoTooLarge, VideoTruncated, VideoUnreadable
+
+MAX_PIXELS = 2**26  # of a frame, in files and folders alike
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -65,6 +67,9 @@ def read_frame(file: Path) -> np.ndarray:
 
 def _decode(file: Path, content: bytes) -> np.ndarray:
     try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        if height * width > MAX_PIXELS:
+            raise VideoTooLarge(f"{file}: {height} x {width} pixels, the limit is {MAX_PIXELS}")
         return simplejpeg.decode_jpeg(content, colorspace="RGB")
     except ValueError as error:
         raise VideoUnreadable(f"{file}: {error}") from error

@@ -12,10 +12,11 @@ from cache.errors import StaleCacheError
 from cache.plan import Part, read_plan, write_part
 from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
+from pipeline.isolated import Prober
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.progress import progress
 from pipeline.sampling import eval_start, eval_theta, train_clip
-from pipeline.video import VideoError, VideoMissing, file_sha256, find_video, probe
+from pipeline.video import VideoError, VideoMissing, file_sha256, find_video
 from pipeline.workspace import Outcome, StageError, Workspace, clip_settings
 
 log = logging.getLogger(__name__)
@@ -71,30 +72,30 @@ def _probe_all(config: Config, annotations: Annotations, known: dict) -> tuple[p
         )
     table = annotations.videos[["video_id", "split"]].itertuples(index=False, name=None)
     jobs = [(video_id, split) for video_id, split in table]
-    probed = Parallel(n_jobs=config.workers, return_as="generator")(
-        delayed(_probe_one)(config, video_id, known.get(video_id)) for video_id, _ in jobs
-    )
     videos, skipped = [], []
-    for (video_id, split), found in zip(jobs, progress(probed, len(jobs), "prepare", "videos"), strict=True):
-        if isinstance(found, dict):
-            videos.append({"video_id": video_id, "split": split, **found})
-        else:
-            skipped.append([video_id, split, *found])
+    limits = config.data.video_seconds, round(config.data.video_memory * 2**30)
+    with Prober(*limits) as prober:
+        probed = Parallel(n_jobs=config.workers, return_as="generator", prefer="threads")(
+            delayed(_probe_one)(config, prober, video_id, known.get(video_id)) for video_id, _ in jobs
+        )
+        for (video_id, split), found in zip(jobs, progress(probed, len(jobs), "prepare", "videos"), strict=True):
+            if isinstance(found, dict):
+                videos.append({"video_id": video_id, "split": split, **found})
+            else:
+                skipped.append([video_id, split, *found])
     return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
 
 
-def _probe_one(config: Config, video_id: str, known: dict | None) -> dict | tuple[str, str]:
+def _probe_one(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
     """One row of videos.csv, or (reason, detail) for skipped.csv."""
     root, clips = Path(config.data.videos), config.clips
     try:
         path = find_video(root, video_id)
         if known and path.is_file() and file_sha256(path) == known["sha256"]:
             return known
-        info = probe(path, config.data.source_fps or None)
+        info = prober.probe(path, config.data.source_fps or None)
     except VideoError as error:
         return type(error).__name__, str(error)
-    except ValueError as error:  # a folder of frames, and no data.source_fps
-        return "VideoUnreadable", str(error)
     resized = eval_theta((info.height, info.width), clips.resize, clips.resized_side, clips.input_side).resized_size
     return {
         "path": path.relative_to(root.resolve()).as_posix(),

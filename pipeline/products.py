@@ -1,8 +1,8 @@
 """What every product of the cache is made from: settings that become its key, and its open store."""
 
-from cache.commit import open_product
 from cache.crop_store import VolumeStore
 from cache.plan import Part
+from cache.product import open_product
 from cache.saliency_store import ArraySpec, ZarrStore
 from pipeline.config import OBJECTIVES
 from pipeline.policies import POLICIES, Pixels, Policy

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache.filesystem import check_folder, check_space
 from cache.plan import Part
 from cache.saliency_store import ZarrStore
 from models.box_search import quantise
@@ -21,8 +22,19 @@ from pipeline.clips import input_clips, video_rows
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.policies import saliency_maps
-from pipeline.products import open_base, open_maps
-from pipeline.units import open_workspace, run_units, skip, skipped_videos
+from pipeline.products import open_base, open_boxes, open_maps
+from pipeline.units import (
+    EVERYTHING,
+    Share,
+    open_workspace,
+    retry_skipped,
+    rows_done,
+    run_units,
+    skip,
+    skip_all,
+    skipped_videos,
+    take,
+)
 from pipeline.video import VideoError
 from pipeline.workspace import Outcome, StageError, Workspace
 
@@ -30,7 +42,12 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: Config, run_dir: Path, use_labels: bool = False, splits: tuple[str, ...] = ("train", "test")
+    config: Config,
+    run_dir: Path,
+    use_labels: bool = False,
+    splits: tuple[str, ...] = ("train", "test"),
+    share: Share = EVERYTHING,
+    retry: bool = False,
 ) -> Outcome:
     """Fill base, maps and boxes for every part of the plan.
 
@@ -40,7 +57,10 @@ def run(
     Args:
         use_labels: allow `cross_entropy` on evaluation clips, whose boxes then know the answer.
         splits: only the parts of these.
+        share: only these units.
+        retry: do units with skipped videos again.
     Raises:
+        StorageError: the disk has no room for what is to come.
         StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
     """
     workspace = Workspace(run_dir, config)
@@ -56,10 +76,20 @@ def run(
             "say --use-labels, and its results are marked as oracle"
         )
     jobs, parts = [], [part for part in workspace.parts if part.split in splits]
+    check_folder(run_dir)
+    num_bytes = num_files = 0
     for part in parts:
         stores = _stores(workspace, part, base)
-        todo = sorted(set().union(*(store.product.todo() for store in stores.values())))
+        if retry:
+            boxes_of = (open_boxes(workspace, part, base.sha256, name) for name in config.saliency.objectives)
+            retry_skipped([*stores.values(), *boxes_of])
+        for store in stores.values():
+            todo = share.units(store.product.todo())
+            num_bytes += sum(array.nbytes for array in store.arrays.values()) * len(todo) // max(part.num_units, 1)
+            num_files += 2 * (len(store.arrays) + 2) * len(todo)
+        todo = share.units(set().union(*(store.product.todo() for store in stores.values())))
         jobs += [(part.name, unit) for unit in todo]
+    check_space(run_dir, num_bytes, num_files)
     workers = config.workers if pick_device(config).type == "cpu" else 1
     threads = torch.get_num_threads()
     try:
@@ -68,7 +98,7 @@ def run(
         torch.set_num_threads(threads)  # one worker is this very process
     skipped = set()
     for objective in config.saliency.objectives:
-        boxes.run_policy(workspace, base, objective, splits)
+        boxes.run_policy(workspace, base, objective, splits, share)
     for part in parts:
         stores = _stores(workspace, part, base)
         skipped |= skipped_videos(stores["base"])
@@ -108,37 +138,41 @@ def _network(run_dir: Path, config: Config, weights: str) -> tuple[torch.nn.Modu
     return fold(build_base(workspace, load_base(workspace))).to(device), device
 
 
-def _do_unit(run_dir: Path, config: Config, part_name: str, unit: int) -> int:
-    """Compute and commit one unit of every store that lacks it; rows computed."""
+def _do_unit(
+    run_dir: Path, config: Config, part_name: str, unit: int, wait: bool = False, crashed: str = ""
+) -> int | None:
+    """Compute and commit one unit of every store that lacks it; rows computed, None as `run_units` says."""
     workspace = open_workspace(run_dir, config)
     base = load_base(workspace)
-    network, device = _network(run_dir, config, base.sha256)
     part = next(part for part in workspace.parts if part.name == part_name)
     with ExitStack() as locks:
-        stores = {
-            name: store
-            for name, store in _stores(workspace, part, base).items()
-            if locks.enter_context(store.product.lock(unit))
-        }
-        if not stores:
-            return 0
-        arrays, skipped = _compute(workspace, part, unit, stores, network, device)
-        for name, store in stores.items():
-            store.write_unit(unit, arrays[name], skipped)
-    return len(part.unit_rows(unit))
+        everything = _stores(workspace, part, base)
+        stores = take(everything, unit, locks, wait)
+        if stores:
+            arrays, skipped = _blank(part, unit, stores), skip_all(part, unit, crashed) if crashed else []
+            if not crashed:
+                network, device = _network(run_dir, config, base.sha256)
+                _compute(workspace, part, unit, stores, arrays, skipped, network, device)
+            for name, store in stores.items():
+                store.write_unit(unit, arrays[name], skipped)
+        return rows_done(everything, stores, unit)
 
 
-def _compute(workspace: Workspace, part: Part, unit: int, stores, network, device) -> tuple[dict, list[dict]]:
-    """All arrays of a unit, and the videos that failed, whose rows stay as the fill value."""
-    rows = part.unit_rows(unit)
-    arrays = {
+def _blank(part: Part, unit: int, stores: dict[str, ZarrStore]) -> dict[str, dict[str, np.ndarray]]:
+    """All arrays of a unit, by store and name, as they are where nothing is computed."""
+    num_rows = len(part.unit_rows(unit))
+    return {
         name: {
-            array: np.full((len(rows), *stored.shape[1:]), stored.fill_value, stored.dtype)
+            array: np.full((num_rows, *stored.shape[1:]), stored.fill_value, stored.dtype)
             for array, stored in store.arrays.items()
         }
         for name, store in stores.items()
     }
-    skipped: list[dict] = []
+
+
+def _compute(workspace: Workspace, part: Part, unit: int, stores, arrays, skipped: list[dict], network, device) -> None:
+    """Fill the arrays of a unit; rows of videos that fail, which are added to `skipped`, stay as they are."""
+    rows = part.unit_rows(unit)
     for batch in _batches(workspace, part, unit, skipped):
         local = [row - rows.start for row, _, _ in batch]
         video = as_input(torch.from_numpy(np.stack([clip for _, clip, _ in batch])), device)
@@ -155,7 +189,6 @@ def _compute(workspace: Workspace, part: Part, unit: int, stores, network, devic
         for name, batch_maps in maps.items():
             for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
                 arrays[name]["codes"][row], arrays[name]["scale"][row] = quantise(saliency)
-    return arrays, skipped
 
 
 def _batches(workspace: Workspace, part: Part, unit: int, skipped: list[dict]) -> Iterator[list[tuple]]:

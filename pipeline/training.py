@@ -1,6 +1,7 @@
 """The training loop of Base and of both fusions: plain SGD, on one device or several, resumable within an epoch."""
 
 import csv
+import hashlib
 import io
 import logging
 import time
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from cache.commit import locked, write_file
+from cache.commit import holder, locked, write_file
+from cache.filesystem import check_space
 from models.checkpoint import to_bytes
 from pipeline.config import Training
 from pipeline.distributed import own_team
@@ -76,9 +78,11 @@ def fit(
     """
     team = own_team()
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock") if team.leads else nullcontext(True) as mine:
+    with locked(folder / ".lock", sign=True) if team.leads else nullcontext(True) as mine:
         if not mine:
-            raise StageError(f"{folder}: another process is training here")
+            raise StageError(f"{folder}: {holder(folder / '.lock')} is training here")
+        if team.leads:  # three checkpoints for a moment, each of weights and momentum
+            check_space(folder, 6 * sum(value.nbytes for value in network.state_dict().values()), 3)
         team.wait()  # nobody looks for checkpoints before the folder is ours
         until = training.epochs if until is None else until
         _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team, until)
@@ -183,7 +187,8 @@ def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}.pt", to_bytes(content))
+    data = to_bytes(content)
+    write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
     for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
         old.unlink()
 
@@ -200,9 +205,16 @@ def _resume(folder: Path, network, optimiser) -> tuple[int, int, list[float], li
 
 
 def newest_checkpoint(folder: Path) -> dict | None:
-    """The newest checkpoint on the CPU: epoch, step, losses, history, network, optimiser; None where there is none."""
-    found = sorted(folder.glob("checkpoint-*.pt"))
-    return torch.load(found[-1], map_location="cpu", weights_only=True) if found else None
+    """The newest sound checkpoint, on the CPU: epoch, step, losses, history, network, optimiser; None if there is none.
+
+    One whose SHA-256 is not that of its name is left alone, with a warning, and the one before it is taken.
+    """
+    for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
+        data = path.read_bytes()
+        if path.stem.split("-")[-1] == hashlib.sha256(data).hexdigest()[:16]:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        log.warning("%s is damaged, its SHA-256 is not that of its name; going on from the one before it", path)
+    return None
 
 
 def _table(history: list[dict]) -> bytes:

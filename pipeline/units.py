@@ -1,16 +1,23 @@
 """Work through the units of a plan: in parallel, in any order, with the same bytes, going on after a bad video."""
 
 import logging
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 from joblib import Parallel, delayed
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.crop_store import VolumeStore
+from cache.plan import Part
 from cache.saliency_store import ZarrStore
+from cache.sweep import in_use
 from pipeline.config import Config
 from pipeline.progress import progress
+from pipeline.video_errors import DecoderCrashed
 from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -28,23 +35,110 @@ def _open(run_dir: Path, config: Config, version: tuple) -> Workspace:
     return Workspace(run_dir, config)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which units of every plan part a process does: number % of == index. For machines that share no locks."""
+
+    index: int = 0
+    of: int = 1
+
+    def units(self, units: Iterable[int]) -> list[int]:
+        """Those of the units that belong to this share, sorted."""
+        return sorted(unit for unit in units if unit % self.of == self.index)
+
+
+EVERYTHING = Share()
+
+
 def run_units(work: Callable, workspace: Workspace, jobs: list[tuple], workers: int, label: str) -> int:
-    """Call work(run_dir, config, *job) for every job.
+    """Call work(run_dir, config, *job, wait=..., crashed=...) for every job.
+
+    A worker that dies takes the pool with it, so every unit that was begun runs again, alone in a process of its own;
+    one that kills this process, too, is called with `crashed` and records its videos as skipped. Units in the hands of
+    another process are waited for at the end, and done here should that process die.
 
     Args:
-        work: a function at module level that commits its unit itself and returns how many rows it did.
+        work: a function at module level that commits its unit itself and returns how many rows it did, or None where
+            another process is at work on it and `wait` is False.
         workspace: names run folder and config.
         jobs: arguments of each call; one unit each.
-        workers: processes. They share nothing but the disk.
+        workers: processes. They share nothing but the disk. One worker is this very process.
         label: of the progress display.
     Returns:
         rows done by this call.
     """
     if not jobs:
         return 0
-    calls = (delayed(work)(workspace.path, workspace.config, *job) for job in jobs)
-    done = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered")(calls)
-    return sum(progress(done, len(jobs), label, "units"))
+    call = partial(_call, work, workspace.path, workspace.config)
+    rows, held = 0, []
+    for job, done in progress(_results(call, jobs, workers), len(jobs), label, "units"):
+        rows += done or 0
+        held += [job] if done is None else []
+    return rows + sum(call(job, wait=True)[1] for job in held)
+
+
+def _call(work: Callable, run_dir: Path, config: Config, job: tuple, **options) -> tuple[tuple, int | None]:
+    """One job under the run lock: the job, and what its work returned."""
+    with in_use(run_dir):
+        return job, work(run_dir, config, *job, **options)
+
+
+def _results(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[tuple, int | None]]:
+    """Every job with its result, in any order, whatever becomes of the workers."""
+    left = list(jobs)
+    while left:
+        begun, finished = [], set()
+        try:
+            pool = Parallel(n_jobs=min(workers, len(left)), return_as="generator_unordered")
+            for job, done in pool(delayed(call)(begun.append(job) or job) for job in left):
+                finished.add(job)
+                yield job, done
+            return
+        except TerminatedWorkerError:
+            suspects = [job for job in begun if job not in finished]
+            log.warning("a worker died; %d units that were begun run again, one by one", len(suspects))
+            left = [job for job in left if job not in finished and job not in suspects]
+        for job in suspects:
+            yield _alone(call, job)
+
+
+def _alone(call: Callable, job: tuple) -> tuple[tuple, int | None]:
+    """The job in a process of its own; should it die as well, its videos are recorded as skipped."""
+    with ProcessPoolExecutor(max_workers=1) as executor:
+        try:
+            return executor.submit(call, job).result()
+        except TerminatedWorkerError:
+            pass
+    return call(job, crashed="the process that worked on this unit was killed, twice")
+
+
+def take(stores: dict, unit: int, locks: ExitStack, wait: bool) -> dict:
+    """Lock a unit of every store, always in the same order; those stores whose unit is ours to do."""
+    order = sorted(stores, key=lambda name: str(stores[name].product.path))
+    mine = {name for name in order if locks.enter_context(stores[name].product.lock(unit, wait))}
+    return {name: store for name, store in stores.items() if name in mine}
+
+
+def rows_done(stores: dict, mine: dict, unit: int) -> int | None:
+    """What a unit's work returns: rows it did; None where another process still works on a store that was asked for."""
+    if not all(store.product.is_done(unit) for store in stores.values()):
+        return None
+    product = next(iter(stores.values())).product
+    return len(product.part.unit_rows(unit)) if mine else 0
+
+
+def retry_skipped(stores: Iterable[ZarrStore | VolumeStore]) -> None:
+    """Withdraw the records that name skipped videos, so that their units are done again."""
+    for store in stores:
+        for unit in store.product.skips():
+            if not store.product.withdraw(unit):
+                log.warning("%s, unit %d: another process is at work on it", store.product.path, unit)
+
+
+def skip_all(part: Part, unit: int, reason: str) -> list[dict]:
+    """Entries of a commit record for every video of a unit whose worker was killed."""
+    ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit))
+    return [skip(video_id, DecoderCrashed(reason)) for video_id in ids]
 
 
 def skip(video_id: str, error: Exception) -> dict:
@@ -55,6 +149,4 @@ def skip(video_id: str, error: Exception) -> dict:
 
 def skipped_videos(store: ZarrStore | VolumeStore) -> set[str]:
     """Ids of the videos that the records of a store name as failed."""
-    product = store.product
-    done = set(range(product.part.num_units)) - set(product.todo())
-    return {entry["video_id"] for unit in done for entry in product.done(unit)["skipped"]}
+    return {entry["video_id"] for entries in store.product.skips().values() for entry in entries}

@@ -1,4 +1,4 @@
-"""Videos as frames on a clock: find, probe and read video files (PyAV) and folders of JPEG frames.
+"""Videos as frames on a clock: find, probe and read video files and folders of JPEG frames.
 
 The time rule: slot k of a target rate is the frame on screen k / fps seconds after the first one, in exact rational
 arithmetic. Without a target rate, slot k is the k-th decoded frame.
@@ -9,27 +9,22 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-import av
 import numpy as np
-from av.stream import Disposition
-from av.video.reformatter import Interpolation
 
+from pipeline.container import average_rate, decoded, frame_length, opened, to_rgb
 from pipeline.frame_folder import frame_files, probe_folder, read_frame
 from pipeline.video_errors import (
     ClipOutOfRange,
     UnsafePath,
     VideoAmbiguous,
-    VideoAudioOnly,
     VideoEmpty,
     VideoMissing,
-    VideoTooLarge,
     VideoTruncated,
     VideoUnreadable,
 )
@@ -43,11 +38,6 @@ Rate = int | float | str | Fraction
 
 Timeline = Iterator[tuple[Fraction, Fraction, Callable[[], np.ndarray]]]  # each frame's start, end, pixels on demand
 EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp")
-# FFmpeg follows playlists and URLs unless told not to: plain containers, from the file system, nothing else.
-OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf"}
-MAX_PIXELS = 2**26
-# The same bytes on every machine, 8-bit and 10-bit and limited and full range alike; 1.5x the time of the defaults.
-SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 ATTEMPTS = 3
 
@@ -202,20 +192,20 @@ def _probe_file(path: Path) -> VideoInfo:
     if path.stat().st_size == 0:
         raise VideoEmpty(f"{path} has 0 bytes")
     pts, sizes, last = [], set(), None
-    with _opened(path) as (container, stream):
-        for last in _decoded(path, container, stream):
+    with opened(path) as (container, stream):
+        for last in decoded(path, container, stream):
             pts.append(last.pts)
             sizes.add((last.width, last.height) if last.rotation % 180 else (last.height, last.width))
             if len(sizes) > 1:
                 raise VideoUnreadable(f"{path}: the frame size changes at frame {len(pts) - 1}: {sorted(sizes)}")
         if last is None:
             raise VideoEmpty(f"{path}: no frame could be decoded")
-        rate = _average_rate(path, stream)
+        rate = average_rate(path, stream)
         forward = None not in pts and pts == sorted(pts)
         timing = "pts" if forward and (len(pts) == 1 or pts[0] < pts[-1]) else "rate"
         duration = len(pts) / rate
         if timing == "pts":
-            duration = (pts[-1] - pts[0]) * stream.time_base + _length(last, stream, rate)
+            duration = (pts[-1] - pts[0]) * stream.time_base + frame_length(last, stream, rate)
         promised = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
     # Sound may go on for a moment after the pictures, and some containers know only the longer of the two.
     if promised - duration > max(Fraction(1, 2), promised / 10):
@@ -233,10 +223,10 @@ def file_sha256(path: Path) -> str:
 
 
 def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
-    with _opened(path) as (container, stream):
-        rate = _average_rate(path, stream)
+    with opened(path) as (container, stream):
+        rate = average_rate(path, stream)
         first = None
-        for number, frame in enumerate(_decoded(path, container, stream)):
+        for number, frame in enumerate(decoded(path, container, stream)):
             if timing == "rate":
                 start, end = number / rate, (number + 1) / rate
             elif frame.pts is None:
@@ -244,78 +234,8 @@ def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
             else:
                 first = frame.pts if first is None else first
                 start = (frame.pts - first) * stream.time_base
-                end = start + _length(frame, stream, rate)
-            yield start, end, partial(_rgb, path, frame)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Open the container at its first stream of moving pictures, decoded by one thread."""
-    try:
-        # An absolute path cannot be taken for a protocol such as concat:
-        container = av.open(str(path.resolve()), options=OPEN_OPTIONS)
-    except OSError:
-        raise  # some of FFmpeg's errors are these; the callers try again or name them
-    except av.FFmpegError as error:
-        raise VideoUnreadable(f"{path} cannot be opened: {error.strerror}") from error
-    with container:
-        # A picture of a record's cover is a video stream, too.
-        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-        if not streams:
-            if container.streams.audio:
-                raise VideoAudioOnly(f"{path}: {len(container.streams.audio)} audio stream(s), no video stream")
-            raise VideoUnreadable(f"{path}: no video stream")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoUnreadable(f"{path}: no decoder for its video stream")
-        if stream.width * stream.height > MAX_PIXELS:
-            raise VideoTooLarge(f"{path}: {stream.height} x {stream.width} pixels, the limit is {MAX_PIXELS}")
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        yield container, stream
-
-
-def _decoded(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Every frame of the stream in order of presentation; the decoder is flushed by the last, empty packet."""
-    frames = packets = 0
-    interlaced = False  # then two packets may make one frame
-    try:
-        for packet in container.demux(stream):
-            packets += packet.size > 0 and not packet.is_discard
-            for frame in packet.decode():
-                frames += 1
-                interlaced |= frame.interlaced_frame
-                yield frame
-    except OSError:
-        raise
-    except av.FFmpegError as error:
-        reason = VideoTruncated if frames else VideoUnreadable
-        promise = f" of {stream.frames}" if stream.frames else ""
-        raise reason(f"{path}: decoding fails after {frames}{promise} frames: {error.strerror}") from error
-    # Decoders drop damaged frames without a word.
-    if 0 < frames < 0.9 * packets and not interlaced:
-        raise VideoTruncated(f"{path}: decoded {frames} frames from {packets} packets")
-
-
-def _average_rate(path: Path, stream: av.VideoStream) -> Fraction:
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise VideoUnreadable(f"{path}: the container knows no frame rate")
-    return rate
-
-
-def _length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
-    """Seconds the frame stays on screen, as far as the container says."""
-    return frame.duration * stream.time_base if frame.duration else 1 / rate
-
-
-def _rgb(path: Path, frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, 3) RGB, turned as the rotation metadata (degrees counterclockwise) says."""
-    turns, rest = divmod(frame.rotation, 90)
-    if rest:
-        raise VideoUnreadable(f"{path}: rotation by {frame.rotation} degrees, not a multiple of 90")
-    pixels = frame.to_ndarray(format="rgb24", interpolation=SCALER, threads=1)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
+                end = start + frame_length(frame, stream, rate)
+            yield start, end, partial(to_rgb, path, frame)
 
 
 def _fraction(rate: Rate, name: str) -> Fraction:

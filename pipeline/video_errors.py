@@ -39,3 +39,15 @@ class VideoTooLarge(VideoError):
 
 class ClipOutOfRange(VideoError):
     """A slot past the end of the video was asked for."""
+
+
+class VideoChanged(VideoError):
+    """The file is not the one that `prepare` decoded."""
+
+
+class VideoTimeout(VideoError):
+    """Decoding took longer than a video may."""
+
+
+class DecoderCrashed(VideoError):
+    """The process that decoded the video died, twice where it was one of many."""

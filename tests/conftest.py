@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_data import change, make_data, run_all, tiny_config
 
-from cache.commit import PRODUCTS
+from cache.product import PRODUCTS
 from pipeline.config import Config
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more, and the machine may be shared

@@ -1,6 +1,5 @@
 """The reader's door: rows of several parts by one number, columns of the index, and the choice among stores."""
 
-import json
 import pickle
 import shutil
 import subprocess
@@ -11,11 +10,12 @@ import pytest
 from small_plan import INPUT, NUM_FRAMES, part
 
 import cache
-from cache.commit import open_product
+from cache.commit import read_sealed, seal
 from cache.crop_store import VolumeStore
 from cache.errors import CacheError, NoStoreError, NotDoneError, StaleCacheError, StoreAmbiguousError
 from cache.fingerprint import fingerprint
 from cache.plan import read_plan, write_part
+from cache.product import open_product
 from cache.saliency_store import ArraySpec, ZarrStore
 
 SPECS = {
@@ -244,8 +244,8 @@ def test_other_box_size_and_other_weights_are_other_stores(full):
 
 def test_products_of_another_plan_are_stale(full):
     path = next(full.glob("crops/*/run.json"))
-    run = json.loads(path.read_bytes())
-    path.write_text(json.dumps(run | {"rows_sha256": "0"}))
+    run = read_sealed(path)
+    path.write_bytes(seal(run | {"rows_sha256": "0"}))
     with pytest.raises(StaleCacheError, match="rows_sha256: 0 != "):
         cache.open(full)
     with pytest.raises(CacheError, match="holds no plan"):

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_data import change
 
+from cache.commit import read_sealed, seal
 from pipeline.cli import main
 from pipeline.config import load, to_toml
 
@@ -46,7 +47,8 @@ def test_every_command_has_help_and_is_in_the_readme(name):
 def test_the_group_says_what_the_exit_codes_mean():
     code, output = call("--help")
     assert code == 0
-    for words in ("0 all done", "2 wrong usage", "3 done but", "4 input refused", "5 storage refused", "6 the run was"):
+    codes = ("0 all done", "2 wrong usage", "3 done but", "4 input refused", "5 storage refused", "6 the run was")
+    for words in (*codes, "7 verify found"):
         assert words in " ".join(output.split())
 
 
@@ -173,7 +175,8 @@ def test_another_config_for_the_run_is_6_and_names_the_field(tiny_copy):
 def test_a_changed_run_json_is_6(tiny_copy):
     (tiny_copy.path / "config.toml").unlink()
     path = next(tiny_copy.path.glob("maps/*/run.json"))
-    path.write_text(path.read_text().replace('"objective": "entropy"', '"objective": "max_logit"'))
+    run = read_sealed(path)
+    path.write_bytes(seal(run | {"settings": run["settings"] | {"objective": "max_logit"}}))
     code, output = call("saliency", "--config", config_file(tiny_copy), "--run", tiny_copy.path)
     assert code == 6 and "objective" in output
 

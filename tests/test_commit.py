@@ -1,7 +1,6 @@
 """Commits: atomic files, locks, records that come last, and what a reader is told about everything else."""
 
 import errno
-import json
 import logging
 import multiprocessing
 import os
@@ -11,8 +10,9 @@ import pytest
 from small_plan import part
 
 from cache import commit
-from cache.commit import locked, open_product, read_product, write_file, write_once
+from cache.commit import locked, read_sealed, seal, write_file, write_once
 from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageError
+from cache.product import open_product, read_product
 
 FORK = multiprocessing.get_context("fork")
 SETTINGS = {"policy": "entropy", "size": [3, 5], "maps": {"objective": "entropy"}}
@@ -90,9 +90,9 @@ def test_a_lock_is_held_once_and_freed_by_a_kill(tmp_path):
 
 def test_a_product_directory_per_part_and_settings(tmp_path):
     first = _product(tmp_path)
-    assert json.loads((first.path / "run.json").read_bytes()) == {
+    assert read_sealed(first.path / "run.json") == {
         "product": "boxes",
-        "format": 1,
+        "format": 2,
         "part": "part-000-train",
         "rows_sha256": part().rows_sha256,
         "settings": SETTINGS,
@@ -112,15 +112,15 @@ def test_a_product_directory_per_part_and_settings(tmp_path):
 def test_stale_run_json_is_refused_with_the_field(tmp_path):
     product = _product(tmp_path)
     path, parts = product.path / "run.json", {"part-000-train": part()}
-    run = json.loads(path.read_bytes())
+    run = read_sealed(path)
     assert read_product(product.path, parts).key == product.key
     for change, writer, reader in [
         ({"settings": SETTINGS | {"size": [5, 3]}}, r"settings.size: \[5, 3\] != \[3, 5\]", "its fingerprint is"),
-        ({"format": 0}, "format: 0 != 1", "format: 0 != 1"),
+        ({"format": 0}, "format: 0 != 2", "format: 0 != 2"),
         ({"part": "part-001-eval"}, "part: part-001-eval != part-000", "part: part-001-eval, the plan has part-000"),
         ({"rows_sha256": "0"}, "rows_sha256: 0 != ", "rows_sha256: 0 != "),
     ]:
-        path.write_text(json.dumps(run | change))
+        path.write_bytes(seal(run | change))
         with pytest.raises(StaleCacheError, match=writer):
             _product(tmp_path)
         with pytest.raises(StaleCacheError, match=reader):
@@ -214,9 +214,9 @@ def test_damage_is_found_and_named(tmp_path):
         (record / "000001.json").write_text(text)
         with pytest.raises(DamagedError, match=r"000001\.json"):
             product.done(1)
-    good = json.loads((record / "000002.json").read_bytes())
+    good = read_sealed(record / "000002.json")
     good["files"][0]["name"] = "../../secret"
-    (record / "000002.json").write_text(json.dumps(good))
+    (record / "000002.json").write_bytes(seal(good))
     with pytest.raises(DamagedError, match="outside its directory"):
         product.done(2)
 

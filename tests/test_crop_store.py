@@ -10,9 +10,9 @@ import pytest
 from small_plan import INPUT, NUM_FRAMES, part
 
 from cache import crop_store
-from cache.commit import ProductDir, open_product
 from cache.crop_store import VolumeStore, build_unit, encode_volume
 from cache.errors import DamagedError, NotDoneError
+from cache.product import ProductDir, open_product
 
 FORK = multiprocessing.get_context("fork")
 

@@ -1,10 +1,9 @@
 """The plan: order and units of rows, clips from rows, what may be written, and what is refused."""
 
-import json
-
 import pytest
 from small_plan import part, rows
 
+from cache.commit import read_sealed, seal
 from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.plan import Part, read_plan, write_part
 from cache.records import Clip, Theta
@@ -116,7 +115,7 @@ def test_damage_and_gaps_are_found(tmp_path):
     with pytest.raises(DamagedError, match=r"part-000-train\.parquet"):
         read_plan(tmp_path)
     parquet.write_bytes(good)
-    path.write_text(json.dumps(json.loads(meta) | {"num_rows": 11}))
+    path.write_bytes(seal(read_sealed(path) | {"num_rows": 11}))
     with pytest.raises(DamagedError, match="num_rows: 11 != 10"):
         read_plan(tmp_path)
     path.write_bytes(meta[:50])

@@ -13,7 +13,7 @@ from tiny_data import CLASSES, VIDEOS, caches, change, make_data, make_video, ti
 
 from cache.errors import CacheError, StaleCacheError
 from cache.plan import read_plan
-from pipeline import clips, crops, evaluate, prepare, saliency, train_base, train_fusion, video
+from pipeline import clips, crops, evaluate, isolated, prepare, saliency, train_base, train_fusion, video
 from pipeline.annotations import charades_row, read_charades, read_plain, write_charades_csv
 from pipeline.base import load_base
 from pipeline.clips import input_clips
@@ -311,7 +311,7 @@ def test_extend_adds_rows_and_touches_nothing(tiny_copy, tmp_path, more_videos, 
     config = change(config, clips={"aug_seeds": 3})
 
     probed, decoded = [], []
-    _spy(monkeypatch, prepare, "probe", lambda path, *_: probed.append(path.stem))
+    _spy(monkeypatch, isolated.Prober, "probe", lambda _, path, *__: probed.append(path.stem))
     _spy(monkeypatch, clips, "read_frames", lambda path, *_: decoded.append(path.stem))
     outcome = prepare.run(config, tiny_copy.path, extend=True)
     assert sorted(probed) == sorted(LATE)

@@ -11,8 +11,8 @@ import zarr
 from small_plan import INPUT, part
 
 from cache import saliency_store
-from cache.commit import ProductDir, open_product
 from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageError
+from cache.product import ProductDir, open_product
 from cache.saliency_store import ArraySpec, ZarrStore
 
 FORK = multiprocessing.get_context("fork")
@@ -80,7 +80,9 @@ def test_one_file_per_unit_and_array_with_checksums(tmp_path):
     store = _store(tmp_path)
     _do(store, 1)
     names = [file["name"] for file in store.product.done(1)["files"]]
-    assert names == [f"arrays.zarr/{name}" for name in ("box/c/1/0", "codes/c/1/0/0", "logits/c/1/0/0", "scale/c/1")]
+    shards = [f"arrays.zarr/{name}" for name in ("box/c/1/0", "codes/c/1/0/0", "logits/c/1/0/0", "scale/c/1")]
+    metadata = [f"arrays.zarr/{name}zarr.json" for name in ("box/", "codes/", "logits/", "scale/", "")]
+    assert names == shards + metadata
     codes = json.loads((store.product.path / "arrays.zarr/codes/zarr.json").read_bytes())
     assert codes["chunk_grid"]["configuration"]["chunk_shape"] == [4, 6, 10]
     (shard,) = codes["codecs"]
@@ -175,7 +177,7 @@ def test_deleted_metadata_and_strange_metadata_are_refused(tmp_path):
         with pytest.raises(DamagedError, match=message):
             _reader(store)
     path.unlink()
-    with pytest.raises(DamagedError, match="no array 'scale'"):
+    with pytest.raises(DamagedError, match=r"scale/zarr\.json is missing"):
         _reader(store).read("scale", 0)
 
 

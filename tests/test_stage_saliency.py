@@ -243,7 +243,7 @@ def test_a_video_that_breaks_later_is_left_out_and_the_rest_goes_on(own_videos, 
     (own_videos.data / "150E6.mp4").write_bytes((own_videos.data / "150E6.mp4").read_bytes()[:-100])
     (own_videos.data / "83654.mp4").unlink()
     assert saliency.run(own_videos.config, own_videos.path).num_skipped == 2
-    assert "150E6 left out: VideoUnreadable" in caplog.text and "when it was prepared" in caplog.text
+    assert "150E6 left out: VideoChanged" in caplog.text and "when it was prepared" in caplog.text
     assert "83654 left out" in caplog.text
     assert crops.run(own_videos.config, own_videos.path, ("entropy", "random")).num_skipped == 2
     run, whole = cache.open(own_videos.path, boxes="entropy"), cache.open(tiny_run.path)

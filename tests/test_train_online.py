@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_data import change, make_data, run_to_crops, tiny_config
 
-from cache.commit import PRODUCTS
+from cache.product import PRODUCTS
 from models.box_search import quantise
 from models.fold import fold
 from models.i3d import as_input

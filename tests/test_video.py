@@ -13,6 +13,7 @@ from make_video import numbered_frame, read_number, write_video
 
 from pipeline import video
 from pipeline.video import find_video, probe, read_frames
+from pipeline.video_errors import VideoAudioOnly
 
 SHARED = Path(__file__).parents[2] / "shared/data/videos"
 SIZE = (48, 80)
@@ -74,12 +75,12 @@ def test_out_of_range_is_named(plain):
 
 def test_stops_after_the_last_slot(plain, monkeypatch):
     converted = []
-    monkeypatch.setattr(video, "_rgb", lambda path, frame: converted.append(frame.pts))
+    monkeypatch.setattr(video, "to_rgb", lambda path, frame: converted.append(frame.pts))
     list(read_frames(plain, [2, 4], None))
     assert len(converted) == 2
     assert len(list(read_frames(plain, [0, 1], 20))) == 2 and len(converted) == 3  # one frame on screen twice
-    seen, decoded = [], video._decoded
-    monkeypatch.setattr(video, "_decoded", lambda *args: (seen.append(frame) or frame for frame in decoded(*args)))
+    seen, decoded = [], video.decoded
+    monkeypatch.setattr(video, "decoded", lambda *args: (seen.append(frame) or frame for frame in decoded(*args)))
     list(read_frames(plain, [2, 4], None))
     assert len(seen) == 6  # one more than wanted, which says that frame 4 is over
 
@@ -195,7 +196,7 @@ def test_dropped_frames_are_truncated(tmp_path, monkeypatch):
     def decoded(good, bad):
         packets = [Packet([Frame()])] * good + [Packet([])] * bad
         container = type("Container", (), {"demux": lambda self, stream: packets})()
-        return list(video._decoded(Path("v.mp4"), container, None))
+        return list(video.decoded(Path("v.mp4"), container, None))
 
     assert len(decoded(18, 2)) == 18
     with pytest.raises(video.VideoTruncated, match="17 frames from 20 packets"):
@@ -279,7 +280,7 @@ def test_bad_folders_are_named(tmp_path):
 
 
 def test_transient_errors_are_tried_again(plain, monkeypatch):
-    decoded, failures = video._decoded, [OSError(5, "Input/output error")] * 2
+    decoded, failures = video.decoded, [OSError(5, "Input/output error")] * 2
 
     def flaky(path, container, stream):
         for number, frame in enumerate(decoded(path, container, stream)):
@@ -287,7 +288,7 @@ def test_transient_errors_are_tried_again(plain, monkeypatch):
                 raise failures.pop()
             yield frame
 
-    monkeypatch.setattr(video, "_decoded", flaky)
+    monkeypatch.setattr(video, "decoded", flaky)
     assert numbers(plain, range(25), None) == [(number, number) for number in range(25)]
     assert not failures
     failures += [OSError(5, "Input/output error")] * 3
@@ -325,5 +326,5 @@ def test_real_videos(name):
 def test_real_bad_videos():
     with pytest.raises(video.VideoTruncated, match="28 of 50"):
         probe(SHARED / "decord__corrupted.mp4")
-    with pytest.raises(video.VideoAudioOnly, match="gs-16b"):
+    with pytest.raises(VideoAudioOnly, match="gs-16b"):
         probe(SHARED / "io__gs-16b-2c-44100hz.mp4")

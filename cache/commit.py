@@ -35,13 +35,16 @@ def sync_directory(path: Path):
         os.close(descriptor)
 
 
-def make_durable(file: Path, root: Path):
-    """Fsync a file that somebody else wrote, and every directory from its own up to root."""
-    with storage_errors(file):
-        with open(file, "rb") as handle:
+def make_durable(files: list[Path], root: Path):
+    """Fsync files that somebody else wrote, and every directory from theirs up to root, deepest first."""
+    folders = {root}
+    for file in files:
+        with storage_errors(file), open(file, "rb") as handle:
             os.fsync(handle.fileno())
-        for folder in file.relative_to(root).parents:  # the last one is "."
-            sync_directory(root / folder)
+        folders |= {root / folder for folder in file.relative_to(root).parents}
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        with storage_errors(folder):
+            sync_directory(folder)
 
 
 def write_file(path: Path, data: bytes):

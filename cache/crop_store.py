@@ -62,13 +62,23 @@ def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
         # fletcher32 works on chunks, and no data has none
         checked = {"chunks": (min(CHUNK, len(data)),), "fletcher32": True} if len(data) else {}
         file.create_dataset("data", data=data, track_times=False, **checked)
-        offsets = np.cumsum([0, *map(len, frames)], dtype=np.int64)
+        offsets, crc32 = _index(rows)
         file.create_dataset("offsets", data=offsets, track_times=False)
-        crc32 = np.array([zlib.crc32(b"".join(row)) for row in rows], np.uint32)
         file.create_dataset("crc32", data=crc32, track_times=False)
         for name, value in attrs.items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.asarray(value, np.int64)
     return buffer.getvalue()
+
+
+def _index(rows: list[list[bytes]]) -> tuple[np.ndarray, np.ndarray]:
+    """offsets int64 (rows * T + 1) and crc32 uint32 (rows) of encoded frames."""
+    offsets = np.cumsum([0, *(len(frame) for row in rows for frame in row)], dtype=np.int64)
+    return offsets, np.array([zlib.crc32(b"".join(row)) for row in rows], np.uint32)
+
+
+def _index_sha256(offsets: np.ndarray, crc32: np.ndarray) -> str:
+    """Identity of a file's content, cheap to compare: the record has it, so a file in another's place is noticed."""
+    return hashlib.sha256(offsets.astype("<i8").tobytes() + crc32.astype("<u4").tobytes()).hexdigest()
 
 
 class VolumeStore:
@@ -116,6 +126,8 @@ class VolumeStore:
         with storage_errors(path.parent):
             path.parent.mkdir(exist_ok=True)
         write_file(path, data)
+        offsets, crc32 = _index([row or [b""] * self.num_frames for row in rows])
+        extra["index_sha256"] = _index_sha256(offsets, crc32)
         return self.product.commit(unit, [path], skipped=skipped, **extra)
 
     def volume(self, row: int) -> np.ndarray:
@@ -139,10 +151,8 @@ class VolumeStore:
             raise DamagedError(f"{data.file.filename}, row {row}: CRC32 does not fit")
         frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
         for t in range(self.num_frames):
-            frame = _decode(content[ends[t] - ends[0] : ends[t + 1] - ends[0]], self.codec, data.file.filename, row)
-            if frame.shape != frames.shape[1:]:
-                raise DamagedError(f"{data.file.filename}, row {row}, frame {t}: shape {frame.shape}")
-            frames[t] = frame
+            picture = content[ends[t] - ends[0] : ends[t + 1] - ends[0]]
+            frames[t] = _decode(picture, self.codec, self.size, f"{data.file.filename}, row {row}, frame {t}")
         return frames
 
     def close(self):
@@ -167,8 +177,12 @@ class VolumeStore:
         if self._pid != os.getpid():  # a fork: the parent's handles are not ours to use or close
             self._files, self._pid = OrderedDict(), os.getpid()
         if unit not in self._files:
-            path = self.product.path / self.product.vouch(unit)["files"][0]["name"]
-            self._files[unit] = _open_checked(path, self.part.unit_rows(unit), self._attrs)
+            record = self.product.vouch(unit)
+            path = self.product.path / record["files"][0]["name"]
+            data, offsets, crc32 = _open_checked(path, self.part.unit_rows(unit), self._attrs)
+            if _index_sha256(offsets, crc32) != record.get("index_sha256"):
+                raise DamagedError(f"{path}: its offsets and checksums are not those of its record")
+            self._files[unit] = data, offsets.tolist(), crc32.tolist()
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)[1][0].file.close()
         self._files.move_to_end(unit)
@@ -202,13 +216,19 @@ def _open_checked(path: Path, rows: range, attrs) -> tuple:
             raise DamagedError(f"{path}: offsets or crc32 do not fit {len(rows)} rows and the data")
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise DamagedError(f"{path}: {error}") from error
-    return file["data"], offsets.tolist(), crc32.tolist()
+    return file["data"], offsets, crc32
 
 
-def _decode(content: bytes, codec: Codec, path: str, row: int) -> np.ndarray:
+def _decode(content: bytes, codec: Codec, size: tuple[int, int], place: str) -> np.ndarray:
+    """A frame of exactly this size, uint8 (H, W, 3); the size in its header is looked at before it is decoded."""
     try:
         if codec == "jpeg":
-            return simplejpeg.decode_jpeg(content, colorspace="RGB")
-        return np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]).convert("RGB"))
+            height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        else:
+            image = Image.open(io.BytesIO(content), formats=["PNG"])
+            width, height = image.size
+        if (height, width) != size:
+            raise DamagedError(f"{place}: {height} x {width} pixels, expected {size[0]} x {size[1]}")
+        return simplejpeg.decode_jpeg(content, "RGB") if codec == "jpeg" else np.asarray(image.convert("RGB"))
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DamagedError(f"{path}, row {row}: {error}") from error
+        raise DamagedError(f"{place}: {error}") from error

@@ -88,6 +88,7 @@ class ProductDir:
     def __init__(self, path: Path, part, run: dict):
         self.path, self.part = path, part
         self.product, self.settings, self.key = run["product"], run["settings"], path.name
+        self._verified = {}  # file -> what it was when its content was compared
         self._vouched = {}  # unit -> record whose files were found; records never change, so they are kept
 
     def done(self, unit: int) -> dict | None:
@@ -150,14 +151,15 @@ class ProductDir:
         Returns:
             False when somebody else published this unit first.
         """
-        rows = self.part.unit_rows(unit)
+        files, rows = list(files), self.part.unit_rows(unit)
         known = {self.part.video_ids[row] for row in rows}
         if unknown := [skip["video_id"] for skip in skipped if skip["video_id"] not in known]:
             raise ValueError(f"{self.path}: skipped videos {unknown} are not in unit {unit}")
+        commit.make_durable(files, self.path)
         record = extra | {
             "unit": unit,
             "status": status,
-            "files": [_durable_entry(file, self.path) for file in files],
+            "files": [_entry(file, self.path) for file in files],
             "rows": [rows.start, rows.stop],
             "key": self.key,
             "skipped": list(skipped),
@@ -204,19 +206,30 @@ class ProductDir:
             done[rows.start : rows.stop] = [self.part.video_ids[row] not in skipped for row in rows]
         return done
 
-    def verify(self, unit: int):
-        """Read every file of a done unit and compare its SHA-256. Raises NotDoneError or DamagedError."""
+    def verify(self, unit: int, below: str = ""):
+        """Compare the SHA-256 of every file of a done unit, or of those below a folder, once in a process.
+
+        Raises:
+            NotDoneError, DamagedError: as `vouch`; a file is not the one that was committed.
+        """
         for file in self.vouch(unit)["files"]:
-            if file_sha256(self.path / file["name"]) != file["sha256"]:
-                raise DamagedError(f"{self.path / file['name']} does not have the SHA-256 of its record")
+            path = self.path / file["name"]
+            if not file["name"].startswith(below):
+                continue
+            stat = path.stat()
+            version = (file["sha256"], stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if self._verified.get(path) == version:
+                continue
+            if file_sha256(path) != file["sha256"]:
+                raise DamagedError(f"{path} does not have the SHA-256 of its record")
+            self._verified[path] = version
 
     def _record_path(self, unit: int) -> Path:
         return self.path / "done" / f"{unit:06d}.json"
 
 
-def _durable_entry(file: Path, root: Path) -> dict:
-    """Make a file durable; its entry for the record."""
-    commit.make_durable(file, root)
+def _entry(file: Path, root: Path) -> dict:
+    """A file's entry in a record."""
     name = file.relative_to(root).as_posix()
     return {"name": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
 

@@ -23,6 +23,7 @@ from cache.product import ProductDir
 
 OLDEST_ZARR = (3, 1, 3)  # older ones do not write a chunk through a temporary file
 CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed"}  # others are not ours and not trusted
+MAX_ROW_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ class ZarrStore:
             for spec in specs:
                 if not (root / spec.name / "zarr.json").exists():
                     _create_array(root, spec, product.part)
-                make_durable(root / spec.name / "zarr.json", product.path)
-            make_durable(root / "zarr.json", product.path)
+            make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
             found, wanted = _layout(store.arrays[spec.name]), _layout_of(spec, product.part)
@@ -121,11 +121,13 @@ class ZarrStore:
         for row in rows.tolist():
             self.product.vouch_row(row)
         array = self._array(name)
+        for unit in np.unique(rows // self.part.rows_per_unit).tolist():
+            self.product.verify(unit, f"arrays.zarr/{name}/")  # checksums of chunks do not see swapped files
         try:
             if len(rows) == 1:  # plain indexing is twice as fast
                 return np.asarray(array[rows[0] : rows[0] + 1])
             return np.asarray(array.oindex[rows]) if len(rows) else np.empty((0, *array.shape[1:]), array.dtype)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
             raise DamagedError(f"{self.product.path / 'arrays.zarr' / name}: {error}") from error
 
     def read_all(self, name: str) -> np.ndarray:
@@ -143,8 +145,11 @@ class ZarrStore:
 def _open_arrays(product: ProductDir) -> dict[str, zarr.Array]:
     arrays = {}
     for path in sorted((product.path / "arrays.zarr").glob("*/zarr.json")):
-        _check_metadata(path, product.part.num_rows)
-        array = zarr.open_array(path.parent, mode="r+", zarr_format=3)
+        _check_metadata(path, product.part)
+        try:
+            array = zarr.open_array(path.parent, mode="r+", zarr_format=3)
+        except Exception as error:  # whatever Zarr makes of JSON that it did not write
+            raise DamagedError(f"{path}: {error!r}") from error
         # so that a row of zeros is written, and absence always means loss
         arrays[path.parent.name] = array.with_config({"write_empty_chunks": True})
     return arrays
@@ -188,8 +193,9 @@ def _clear(folder: Path, unit: int):
         path.unlink(missing_ok=True)
 
 
-def _check_metadata(path: Path, num_rows: int):
-    """Read zarr.json by ourselves first: only known codecs, only the plan's number of rows."""
+def _check_metadata(path: Path, part):
+    """Read zarr.json by ourselves first: known codecs only, the plan's number of rows, sizes that a unit can have."""
+    num_rows = part.num_rows
     try:
         content = json.loads(path.read_bytes())
         names = set(_codec_names(content["codecs"]))
@@ -197,7 +203,13 @@ def _check_metadata(path: Path, num_rows: int):
             raise DamagedError(f"{path}: Zarr v3 with codecs {sorted(CODECS)} expected, found {sorted(names)}")
         if content["shape"][0] != num_rows:
             raise DamagedError(f"{path}: {content['shape'][0]} rows, the plan has {num_rows}")
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        if content.get("storage_transformers"):
+            raise DamagedError(f"{path}: storage transformers are not ours")
+        chunk = content["chunk_grid"]["configuration"]["chunk_shape"]
+        row_bytes = math.prod(content["shape"][1:]) * np.dtype(content["data_type"]).itemsize
+        if row_bytes > MAX_ROW_BYTES or chunk[1:] != content["shape"][1:] or not 0 < chunk[0] <= part.rows_per_unit:
+            raise DamagedError(f"{path}: rows of {row_bytes} bytes in chunks of {chunk} are not a unit of the plan")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: {error!r}") from error
 
 

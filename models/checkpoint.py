@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ NUMPY_TYPES = [
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
 ]
+
+MAX_BYTES = 8 << 30
 
 
 class WeightsError(ValueError):
@@ -83,7 +86,7 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         OSError: the file cannot be read.
         WeightsError: it is broken, would run code, or holds no state dict.
     """
-    data = Path(path).read_bytes()
+    data = _bounded(Path(path))
     try:
         with torch.serialization.safe_globals(NUMPY_TYPES):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -96,6 +99,28 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path} has no state dict, neither itself nor under {', '.join(STATE_KEYS)}: found {found}")
     return state
+
+
+def _bounded(path: Path) -> bytes:
+    """The file's bytes, after a look at how much they would unpack to.
+
+    Raises:
+        OSError: the file cannot be read.
+        WeightsError: it is too large, or an archive with compressed entries, which `torch.save` never writes.
+    """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise WeightsError(f"{path} has {size} bytes, the limit for weights is {MAX_BYTES}")
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except (zipfile.BadZipFile, ValueError, OSError) as error:
+            raise WeightsError(f"{path} is not a weights file that can be read safely: {error}") from error
+        unpacked = sum(entry.file_size for entry in entries)
+        if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise WeightsError(f"{path} has {size} bytes and would unpack to {unpacked}; torch.save does not compress")
+    return path.read_bytes()
 
 
 def state_hash(state: dict[str, Tensor]) -> str:

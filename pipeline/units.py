@@ -98,18 +98,22 @@ def _results(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[
             suspects = [job for job in begun if job not in finished]
             log.warning("a worker died; %d units that were begun run again, one by one", len(suspects))
             left = [job for job in left if job not in finished and job not in suspects]
-        for job in suspects:
-            yield _alone(call, job)
+        yield from _one_by_one(call, suspects)
 
 
-def _alone(call: Callable, job: tuple) -> tuple[tuple, int | None]:
-    """The job in a process of its own; should it die as well, its videos are recorded as skipped."""
-    with ProcessPoolExecutor(max_workers=1) as executor:
+def _one_by_one(call: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, int | None]]:
+    """Each job alone in a process; where that dies as well, the job's videos are recorded as skipped."""
+    executor = None
+    for job in jobs:
+        executor = executor or ProcessPoolExecutor(max_workers=1)
         try:
-            return executor.submit(call, job).result()
+            yield executor.submit(call, job).result()
         except TerminatedWorkerError:
-            pass
-    return call(job, crashed="the process that worked on this unit was killed, twice")
+            executor.shutdown(kill_workers=True)
+            executor = None
+            yield call(job, crashed="the process that worked on this unit was killed, twice")
+    if executor:
+        executor.shutdown()
 
 
 def take(stores: dict, unit: int, locks: ExitStack, wait: bool) -> dict:

@@ -64,3 +64,13 @@ def own_videos(tiny_run, tmp_path) -> TinyRun:
 def _copy(tiny_run: TinyRun, folder: Path, *without: str) -> TinyRun:
     shutil.copytree(tiny_run.path, folder / "run", ignore=shutil.ignore_patterns(*without))
     return TinyRun(tiny_run.data, folder / "run", tiny_run.config)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="tests/reliability in full numbers, not a sample of each")
+
+
+@pytest.fixture
+def trials(request):
+    """(number in full, number of a sample) to the number of trials asked for."""
+    return lambda full, sample: full if request.config.getoption("--full") else sample

@@ -283,7 +283,7 @@ def test_an_image_of_another_size_is_refused(tmp_path):
     store = _store(tmp_path)
     wrong = encode_volume(_volume(0).swapaxes(1, 2), "png")
     store.write_unit(2, [wrong, [b"no image"] * 3])
-    with pytest.raises(DamagedError, match=r"row 8, frame 0: shape \(10, 6, 3\)"):
+    with pytest.raises(DamagedError, match="row 8, frame 0: 10 x 6 pixels, expected 6 x 10"):
         store.volume(8)
     with pytest.raises(DamagedError, match="row 9"):
         store.volume(9)

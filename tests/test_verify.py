@@ -1,22 +1,19 @@
 """status, verify, repair, gc: what they count, find and move; and that they say what they did not look at."""
 
 import json
-import os
 import shutil
-import time
 
 import pytest
 from click.testing import CliRunner
 from test_cli import call, config_file
-from tiny_data import caches, change, tree
+from tiny_data import caches, tree
 
 from cache.commit import locked
 from cache.sweep import sweep
 from cache.verify import status, verify
 from pipeline import crops, saliency
 from pipeline.cli import main
-from pipeline.units import Share, run_units
-from pipeline.workspace import Workspace
+from pipeline.units import Share
 
 
 def test_status_counts_every_row_once(own_videos):
@@ -121,29 +118,8 @@ def test_skipped_videos_are_tried_again_when_asked(own_videos, tiny_run):
     (own_videos.data / "away").rename(lost)
     assert call("saliency", *common)[0] == 3  # not by itself
     assert call("saliency", *common, "--retry-skipped")[0] == 0 and call("crops", *common, "--retry-skipped")[0] == 0
+    assert call("gc", "--run", own_videos.path)[0] == 0  # the volumes without the video
     assert caches(own_videos.path) == caches(tiny_run.path)
-
-
-def _die_twice(run_dir, config, unit, wait=False, crashed=""):
-    """Work that kills its process when it meets unit 3, always, and unit 5, the first time only."""
-    marks = run_dir / "marks"
-    if crashed:
-        (marks / f"{unit}-skipped").touch()
-        return 0
-    if unit == 3 or (unit == 5 and not (marks / "5-died").exists()):
-        (marks / f"{unit}-died").touch()
-        os.kill(os.getpid(), 9)
-    (marks / f"{unit}-done").touch()
-    time.sleep(0.02)
-    return 1
-
-
-def test_a_worker_that_dies_costs_one_retry_then_a_skip(tmp_path, tiny_run):
-    (tmp_path / "marks").mkdir()
-    workspace = Workspace(tmp_path, change(tiny_run.config, workers=2))
-    assert run_units(_die_twice, workspace, [(unit,) for unit in range(12)], 2, "test") >= 1
-    names = sorted(path.name for path in (tmp_path / "marks").iterdir())
-    assert names == sorted([f"{unit}-done" for unit in range(12) if unit != 3] + ["3-died", "3-skipped", "5-died"])
 
 
 def test_a_copy_elsewhere_is_as_good(tiny_run, tmp_path):

@@ -1,0 +1,220 @@
+"""T6, T7, T8: flipped bits, lost and cut and swapped files, changed settings: found, named, and never read as data."""
+
+import random
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from tiny_data import caches, change, tree
+from victims import PRODUCTS
+
+import cache
+from cache.errors import CacheError, StaleCacheError
+from cache.plan import read_plan
+from cache.product import ProductDir
+from cache.verify import repair, strays, verify
+from pipeline import crops, saliency
+from pipeline.training import newest_checkpoint
+
+KINDS = {
+    "HDF5 volume": "c*/*/volumes/*.h5",
+    "Zarr shard or chunk": "*/*/arrays.zarr/*/c/**/[0-9]*",
+    "zarr.json": "*/*/arrays.zarr/**/zarr.json",
+    "record": "*/*/done/*.json",
+    "run.json": "*/*/run.json",
+    "plan json": "plan/*.json",
+    "plan parquet": "plan/*.parquet",
+}
+
+
+def read_everything(run_dir: Path) -> tuple[dict, int]:
+    """Every row of every array and volume, or the error's name in place of what cannot be read; number of errors."""
+    found, errors = {}, 0
+    try:
+        run = cache.open(run_dir)
+    except CacheError as error:
+        return {"run": type(error).__name__}, 1
+    for row in range(run.num_rows):
+        for name in ("saliency", "logits", "focus", "context"):
+            try:
+                found[row, name] = getattr(run, name)(row)
+            except CacheError:
+                found[row, name] = None
+                errors += 1
+        for name in ("box_input", "box_source", "saliency_share"):
+            try:
+                found[row, name] = run.read("boxes", name, [row])
+            except CacheError:
+                found[row, name] = None
+                errors += 1
+    return found, errors
+
+
+def all_right(found: dict, truth: dict) -> bool:
+    """Whether nothing was read that differs from the truth: errors are fine, wrong data is not."""
+    return "run" in found or all(
+        value is None or np.array_equal(value, truth[key], equal_nan=True) for key, value in found.items()
+    )
+
+
+def findings(run_dir: Path) -> list[str]:
+    """Places that verify calls damaged; the plan's where it stops there."""
+    try:
+        return [str(finding.path) for finding in verify(run_dir) if finding.kind == "damaged"]
+    except CacheError as error:
+        return [str(error)]
+
+
+def flip(path: Path, chance: random.Random) -> bytes:
+    """Flip one bit; the old content."""
+    old = path.read_bytes()
+    data, bit = bytearray(old), chance.randrange(8 * len(old))
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    return old
+
+
+@pytest.fixture(scope="session")
+def plain_flips(tmp_path_factory):
+    """The baseline: the same volumes, uncompressed in one HDF5 file."""
+    path, chance = tmp_path_factory.mktemp("flips") / "plain.h5", random.Random(1)
+    frames = np.random.default_rng(0).integers(0, 255, (64, 28, 28, 3), np.uint8)
+    with h5py.File(path, "w") as file:
+        file["crops"] = frames
+    wrong, number = 0, 200
+    for _ in range(number):
+        old = flip(path, chance)
+        try:
+            with h5py.File(path) as file:
+                wrong += not np.array_equal(file["crops"][:], frames)
+        except (OSError, KeyError, RuntimeError, ValueError):
+            pass
+        path.write_bytes(old)
+    return f"plain HDF5: {wrong} of {number} read as data"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_flipped_bit(kind, tiny_copy, trials, count, plain_flips):
+    """Found by verify under the file's name; readers give an error or the right data."""
+    chance, number = random.Random(kind), trials(200, 8)
+    truth, _ = read_everything(tiny_copy.path)
+    files = sorted(path for path in tiny_copy.path.glob(KINDS[kind]) if path.is_file())
+    named = right = 0
+    for _ in range(number):
+        path = chance.choice(files)
+        old = flip(path, chance)
+        # another path names it where the directory or the record does
+        named += any(str(path.with_suffix("")) in place for place in findings(tiny_copy.path))
+        right += all_right(read_everything(tiny_copy.path)[0], truth)
+        path.write_bytes(old)
+    assert findings(tiny_copy.path) == []
+    count("T6", f"{kind}: a flipped bit is found and named by verify", named, number, plain_flips)
+    count("T6", f"{kind}: no reader returns wrong data", right, number)
+
+
+def test_one_flipped_bit_in_a_checkpoint(tiny_run, tmp_path, trials, count):
+    """The one before is taken."""
+    (folder,) = tiny_run.path.glob("models/late-*")
+    shutil.copytree(folder, tmp_path / "late")
+    checkpoints = sorted((tmp_path / "late").glob("checkpoint-*.pt"))
+    chance, number, older = random.Random(2), trials(200, 8), 0
+    want = newest_checkpoint(tmp_path / "late")["epoch"]
+    for _ in range(number):
+        old = flip(checkpoints[-1], chance)
+        older += newest_checkpoint(tmp_path / "late")["epoch"] < want
+        checkpoints[-1].write_bytes(old)
+    assert len(checkpoints) == 2 and newest_checkpoint(tmp_path / "late")["epoch"] == want
+    count("T6", "checkpoint: a flipped bit, and the one before is taken", older, number)
+
+
+HARMS = {
+    "deleted": lambda path, neighbour: path.unlink(),
+    "emptied": lambda path, neighbour: path.write_bytes(b""),
+    "halved": lambda path, neighbour: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "cut by a byte": lambda path, neighbour: path.write_bytes(path.read_bytes()[:-1]),
+    "swapped": lambda path, neighbour: _swap(path, neighbour),
+}
+
+
+def _swap(path: Path, neighbour: Path) -> None:
+    mine, other = path.read_bytes(), neighbour.read_bytes()
+    path.write_bytes(other), neighbour.write_bytes(mine)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_every_committed_file_harmed(harm, tiny_run, tmp_path, trials, count):
+    """Named by verify; after --repair the stages make just those units, and all is as it was."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run)
+    whole = caches(run)
+    files = [path for pattern in list(KINDS.values())[:5] for path in sorted(run.glob(pattern)) if path.is_file()]
+    step = trials(1, 17)
+    named = safe = same = tried = 0
+    truth, _ = read_everything(run)
+    for number, path in list(enumerate(files))[::step]:
+        neighbour = next((one for one in path.parent.iterdir() if one != path and one.is_file()), None)
+        if harm == "swapped":
+            alike = [one for one in files if one.suffix == path.suffix and one.read_bytes() != path.read_bytes()]
+            neighbour = neighbour if neighbour in alike else alike[number % len(alike)]
+        tried += 1
+        HARMS[harm](path, neighbour)
+        found = findings(run)
+        lost_record = harm == "deleted" and path.parent.name == "done"  # then the unit is simply not done
+        named += any(str(path.with_suffix("")) in place for place in found) or (lost_record and bool(list(strays(run))))
+        safe += all_right(read_everything(run)[0], truth)
+        repair(run, list(verify(run)))
+        saliency.run(tiny_run.config, run)
+        crops.run(tiny_run.config, run, ("entropy",))
+        same += caches(run) == whole and findings(run) == []
+    count("T7", f"every committed file {harm}: named", named, tried)
+    count("T7", f"every committed file {harm}: no reader returns wrong data", safe, tried)
+    count("T7", f"every committed file {harm}: repaired and run again, equal to the byte", same, tried)
+
+
+STALE = {
+    "clips.num_frames": {"clips": {"num_frames": 5}},
+    "clips.fps": {"clips": {"fps": 12.0}},
+    "clips.resize": {"clips": {"resize": "square"}},
+    "clips.resized_side": {"clips": {"resized_side": 36}},
+    "clips.input_side": {"clips": {"input_side": 24}},
+    "clips.plan_seed": {"clips": {"plan_seed": 1}},
+    "data.source_fps": {"data": {"source_fps": 24.0}},
+}
+OTHER = {
+    "saliency.box_side": ({"saliency": {"box_side": 12}}, saliency.run, "boxes"),
+    "saliency.objectives": ({"saliency": {"objectives": ("max_logit",)}}, saliency.run, "maps"),
+    "crops.codec": ({"crops": {"codec": "jpeg"}}, lambda *one: crops.run(*one, ("entropy",)), "crops"),
+    "crops.quality": (
+        {"crops": {"codec": "jpeg", "quality": 80}},
+        lambda *one: crops.run(*one, ("entropy",)),
+        "crops",
+    ),
+}
+
+
+def test_every_setting_changed_alone(tiny_copy, count):
+    """Settings of clips are refused by name; others make a directory of their own. No old byte is touched."""
+    before, right = caches(tiny_copy.path), 0
+    for name, sections in STALE.items():
+        with pytest.raises(StaleCacheError, match=rf"{name.split('.')[1]}: .* != "):
+            saliency.run(change(tiny_copy.config, **sections), tiny_copy.path)
+        right += caches(tiny_copy.path) == before
+    for sections, stage, product in OTHER.values():
+        places = set((tiny_copy.path / product).iterdir())
+        stage(change(tiny_copy.config, **sections), tiny_copy.path)
+        now = caches(tiny_copy.path)
+        right += {name: now[name] for name in before} == before and set((tiny_copy.path / product).iterdir()) > places
+    count(
+        "T8", "a setting changed alone: refused by name or kept apart, no old byte touched", right, len(STALE | OTHER)
+    )
+
+
+def test_the_checks_can_fail(tiny_copy):
+    """all_right and the kinds are no formality."""
+    truth, errors = read_everything(tiny_copy.path)
+    assert errors == 0 and all_right(truth, truth) and set(PRODUCTS) and tree(tiny_copy.path)
+    assert not all_right(truth | {(0, "logits"): truth[0, "logits"] + 1}, truth)
+    assert all(list(tiny_copy.path.glob(pattern)) for pattern in KINDS.values())
+    assert isinstance(read_plan(tiny_copy.path), list) and ProductDir

@@ -1,0 +1,155 @@
+"""T13, T16, T17: readers in other processes, workers that are killed, exit codes, and calls that are banned."""
+
+import hashlib
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import call, config_file
+from tiny_data import change
+from torch.utils.data import DataLoader, Dataset
+
+import cache
+from cache.verify import status
+from pipeline import crops, saliency
+from pipeline.units import run_units
+from pipeline.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+
+
+class Volumes(Dataset):
+    """Focused and context volumes and logits of a run."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def __len__(self):
+        return self.run.num_rows
+
+    def __getitem__(self, row):
+        return self.run.focus(row), self.run.context(row), self.run.logits(row)
+
+
+def digest(loader) -> str:
+    found = hashlib.sha256()
+    for batch in loader:
+        for values in batch:
+            found.update(values.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _in_process(run, queue) -> None:
+    queue.put(digest(DataLoader(Volumes(run), batch_size=2)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_readers_in_other_processes(method, workers, tiny_run, count):
+    """The parent has read already; with no workers the whole loader runs in a process started that way."""
+    run = cache.open(tiny_run.path)
+    want = digest(DataLoader(Volumes(run), batch_size=2))
+    context = multiprocessing.get_context(method)
+    if workers:
+        got = digest(DataLoader(Volumes(run), batch_size=2, num_workers=workers, multiprocessing_context=context))
+    else:
+        queue = context.SimpleQueue()
+        child = context.Process(target=_in_process, args=(run, queue))
+        child.start()
+        got = queue.get()
+        child.join()
+    count("T13", f"DataLoader, {workers} workers, {method}: the same batches", got == want, 1)
+
+
+def _die(run_dir, config, unit, victim, number, times, wait=False, crashed=""):
+    """Work that dies by a signal on its victim, once or always."""
+    marks = run_dir / "marks"
+    if crashed:
+        (marks / f"{unit}-skipped").touch()
+        return 0
+    died = len(list(marks.glob(f"{unit}-died-*")))
+    if unit == victim and died < times:
+        (marks / f"{unit}-died-{died}").touch()
+        os.kill(os.getpid(), number)
+    (marks / f"{unit}-done").touch()
+    time.sleep(0.01)
+    return 1
+
+
+def test_workers_killed(tiny_run, tmp_path, trials, count):
+    """By SIGKILL or SIGSEGV, once or always: the run ends, one retry, then a named skip."""
+    number, right = trials(20, 2), 0
+    for trial in range(number):
+        folder = tmp_path / str(trial)
+        (folder / "marks").mkdir(parents=True)
+        kill, times, victim = (signal.SIGKILL, signal.SIGSEGV)[trial % 2], (9, 1)[(trial + trial // 2) % 2], trial % 10
+        workspace = Workspace(folder, change(tiny_run.config, workers=2))
+        run_units(_die, workspace, [(unit, victim, kill, times) for unit in range(10)], 2, "test")
+        names = {path.name for path in (folder / "marks").iterdir()}
+        want = {f"{unit}-done" for unit in range(10) if unit != victim or times == 1}
+        want |= {f"{victim}-died-{n}" for n in range(min(times, 2))} | ({f"{victim}-skipped"} if times > 1 else set())
+        right += names == want
+    count("T16", "a worker killed: the run ends, one retry, then a named skip", right, number)
+
+
+def test_a_unit_that_kills_is_a_committed_skip(trained, count):
+    """Both stages write the records of such a unit."""
+    config, part = trained.config, Workspace(trained.path, trained.config).parts[0]
+    saliency._do_unit(trained.path, config, part.name, 0, crashed="killed twice")
+    saliency.run(config, trained.path)
+    crops._do_unit(trained.path, config, part.name, 1, ("entropy",), "source", True, crashed="killed twice")
+    crops.run(config, trained.path, ("entropy",))
+    found = {(one.product, one.part): one for one in status(trained.path)}
+    unit = len(part.unit_rows(0))
+    base, context = found["base", part.name], found["context", part.name]
+    assert base.skipped == unit and context.skipped == 2 * unit and base.todo == context.todo == 0
+    run = cache.open(trained.path)
+    detail = {
+        skip["error"] for records in run.store("maps").directories[part.name].skips().values() for skip in records
+    }
+    sums = [one.ok + one.skipped + one.todo == one.total for one in found.values()]
+    count("T17", "ok + skipped + todo = plan, after skips", sum(sums), len(sums))
+    assert detail == {"DecoderCrashed"}
+
+
+def test_exit_codes(own_videos, tmp_path, count):
+    """One command for each code of the table in --help; 5 is in test_disks."""
+    run = ("--run", own_videos.path)
+    common = ("--config", config_file(own_videos), *run)
+    (tmp_path / "wrong.toml").write_text("[data]\nformat = 3\n")
+    got = [call("saliency", *common)[0], call("saliency", "--part", "3/2")[0]]
+    (own_videos.data / "150E6.mp4").unlink()
+    got.append(call("crops", *common)[0])
+    got.append(call("crops", "--config", tmp_path / "wrong.toml", *run)[0])
+    got.append(call("crops", *common, "--set", "clips.fps=5")[0])
+    next(own_videos.path.glob("crops/*/volumes/*.h5")).write_bytes(b"")
+    got.append(call("verify", *run)[0])
+    want = [0, 2, 3, 4, 6, 7]
+    count("T17", "exit codes 0, 2, 3, 4, 6, 7", sum(a == b for a, b in zip(got, want, strict=True)), len(want))
+
+
+BANNED = (
+    *(r"\bpickle\b", r"joblib\.load", r"allow_pickle\s*=\s*True", r"yaml\.load", r"(?<![\w.])eval\("),
+    *(r"(?<![\w.])exec\(", r"shell\s*=\s*True", r"os\.system", r"weights_only\s*=\s*False", r"np\.load\("),
+    *(r"read_pickle", r"urllib", r"requests\."),
+)
+
+
+def test_banned_calls(count):
+    """In all code that is not a test."""
+    files = [file for folder in ("cache", "models", "pipeline") for file in sorted((ROOT / folder).glob("**/*.py"))]
+    found = {file.name: [one for one in BANNED if re.search(one, _code(file))] for file in files}
+    assert not {name: one for name, one in found.items() if one}
+    loads = [line for file in files for line in _code(file).splitlines() if "torch.load(" in line]
+    assert loads and all("weights_only=True" in line for line in loads)
+    count("T17", "source files without a banned call", len(files), len(files))
+
+
+def _code(file: Path) -> str:
+    """Source without comments; docstrings of ours may say pickle in prose."""
+    text = re.sub(r'""".*?"""', "", file.read_text(), flags=re.DOTALL)
+    return "\n".join(line.split("  #")[0] for line in text.splitlines() if not line.lstrip().startswith("#"))

@@ -9,6 +9,7 @@ from joblib import Parallel, delayed
 
 from cache.commit import write_file
 from cache.errors import StaleCacheError
+from cache.filesystem import check_folder, check_space
 from cache.plan import Part, read_plan, write_part
 from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
@@ -42,9 +43,11 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
         StaleCacheError: the run holds another plan.
     """
     annotations = read_annotations(config)
+    check_folder(run_dir)
+    rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
+    check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
     known = _known_videos(run_dir)
     videos, skipped = _probe_all(config, annotations, known)
-    run_dir.mkdir(parents=True, exist_ok=True)
     write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
     _check_found(config, run_dir, annotations, videos, skipped)
     if flood := _flood(config, len(videos), skipped):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.commit import file_sha256
 from cache.errors import StaleCacheError
 from cache.fingerprint import differences, fingerprint
 from cache.plan import Part, read_plan
@@ -115,5 +116,5 @@ def _sha256(*paths: Path) -> str:
     for path in paths:
         if not path.is_file():
             raise StageError(f"{path}: no such file")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()

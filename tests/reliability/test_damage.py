@@ -152,6 +152,7 @@ def test_every_committed_file_harmed(harm, tiny_run, tmp_path, trials, count):
     files = [path for pattern in list(KINDS.values())[:5] for path in sorted(run.glob(pattern)) if path.is_file()]
     step = trials(1, 17)
     named = safe = same = tried = 0
+    missed = []
     truth, _ = read_everything(run)
     for number, path in list(enumerate(files))[::step]:
         neighbour = next((one for one in path.parent.iterdir() if one != path and one.is_file()), None)
@@ -162,12 +163,17 @@ def test_every_committed_file_harmed(harm, tiny_run, tmp_path, trials, count):
         HARMS[harm](path, neighbour)
         found = findings(run)
         lost_record = harm == "deleted" and path.parent.name == "done"  # then the unit is simply not done
-        named += any(str(path.with_suffix("")) in place for place in found) or (lost_record and bool(list(strays(run))))
+        harmed = [path, neighbour] if harm == "swapped" else [path]  # without run.json nothing else can be judged
+        is_named = any(str(one.with_suffix("")) in place for one in harmed for place in found)
+        is_named = is_named or (lost_record and bool(list(strays(run))))
+        missed += [] if is_named else [str(path.relative_to(run))]
+        named += is_named
         safe += all_right(read_everything(run)[0], truth)
         repair(run, list(verify(run)))
         saliency.run(tiny_run.config, run)
         crops.run(tiny_run.config, run, ("entropy",))
         same += caches(run) == whole and findings(run) == []
+    assert not missed
     count("T7", f"every committed file {harm}: named", named, tried)
     count("T7", f"every committed file {harm}: no reader returns wrong data", safe, tried)
     count("T7", f"every committed file {harm}: repaired and run again, equal to the byte", same, tried)

@@ -80,7 +80,7 @@ gc: setup ## delete what killed processes left
 	$(BIN)/python -m pipeline gc --run $(RUN) $(ARGS)
 
 test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: up to 30 minutes
-	$(BIN)/python -m pytest tests/reliability --full $(ARGS)
+	$(BIN)/python -m pytest tests/reliability --full -n 2 $(ARGS)
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)

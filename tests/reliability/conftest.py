@@ -2,26 +2,23 @@
 
 import pytest
 
-COUNTS = []
-
 
 @pytest.fixture
-def count():
+def count(request):
     """Note a line of the table, and fail where not all passed: count("T1", "saliency, ...", ok, of, "baseline")."""
 
     def note(test: str, what: str, ok: int, of: int, baseline: str = "") -> None:
-        COUNTS.append((test, what, ok, of, baseline))
+        request.node.user_properties.append(("count", [test, what, int(ok), int(of), baseline]))
         assert ok == of and of > 0, f"{test}, {what}: {ok} of {of}"
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not COUNTS:
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, [])]
+    lines = [value for report in reports for name, value in report.user_properties if name == "count"]
+    if not lines:
         return
-    write = terminalreporter.write_line
-    write("")
-    write("| test | what | held | baseline |")
-    write("|---|---|---|---|")
-    for test, what, ok, of, baseline in sorted(COUNTS, key=lambda line: (int(line[0][1:]), line[1])):
-        write(f"| {test} | {what} | {ok:,} of {of:,} | {baseline} |")
+    terminalreporter.write_line("\n| test | what | held | baseline |\n|---|---|---|---|")
+    for test, what, ok, of, baseline in sorted(lines, key=lambda line: (int(line[0][1:]), line[1])):
+        terminalreporter.write_line(f"| {test} | {what} | {ok:,} of {of:,} | {baseline} |")

@@ -134,12 +134,13 @@ def read_sealed(path: Path, *names: str) -> dict:
     try:
         data = path.read_bytes()
         content = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
+        if not isinstance(content, dict) or not set(names) <= content.keys():
+            raise DamagedError(f"{path} lacks one of {', '.join(names)}")
+        content.pop("sha256", None)
+        whole = data == seal(content)
+    except (OSError, ValueError, RecursionError) as error:  # seal refuses what no JSON of ours holds, such as NaN
         raise DamagedError(f"{path}: {error}") from error
-    if not isinstance(content, dict) or not set(names) <= content.keys():
-        raise DamagedError(f"{path} lacks one of {', '.join(names)}")
-    content.pop("sha256", None)
-    if data != seal(content):
+    if not whole:
         raise DamagedError(f"{path} is not what was written: its checksum does not fit")
     return content
 

@@ -67,7 +67,7 @@ compare-saliency: setup ## boxes of all objectives and of Grad-CAM side by side
 table-cache: setup ## training on the fly and from caches side by side
 	$(call STAGE,table-cache)
 
-inspect: setup ## what a run holds; ARGS="--out index.csv" writes its index
+inspect: setup ## what a run holds; ARGS="--table classes", ARGS="--out index.csv"
 	$(call STAGE,inspect)
 
 status: setup ## count done, skipped and waiting rows

@@ -154,6 +154,13 @@ class Run:
         """skipped.csv, every cell as text."""
         return _read_text(self.path / "skipped.csv")
 
+    @property
+    def labels(self) -> pd.DataFrame:
+        """labels.csv, one row an action: video_id, split, label as text ("" in the one row of a video without any),
+        start and end in seconds, NaN where the label holds for the whole video."""
+        found = _read_text(self.path / "labels.csv")
+        return found.assign(start=pd.to_numeric(found.start), end=pd.to_numeric(found.end))
+
     def _candidates(self, product: str) -> list[Store]:
         """Stores of a product that answer to its selector and agree with every other choice."""
         found = [store for store in self._stores if store.product == product]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli_tables, cli_trust
+from pipeline import cli_inspect, cli_tables, cli_trust
 from pipeline.cli_options import finish, split_ids, stage_options, unit_options
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
@@ -32,7 +32,7 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 
 
-for command in (*cli_tables.COMMANDS, *cli_trust.COMMANDS):
+for command in (*cli_tables.COMMANDS, *cli_trust.COMMANDS, *cli_inspect.COMMANDS):
     main.add_command(command)
 
 
@@ -180,25 +180,6 @@ def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_l
     outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels)
     print_results(outcome.path)
     finish(outcome)
-
-
-@main.command()
-@stage_options
-@click.option("--out", default=None, metavar="FILE", help="Write the index as .csv or .parquet.")
-def inspect(config, run_dir: Path, out: str | None) -> None:
-    """Print what a run holds; write its index as CSV or Parquet."""
-    import cache
-
-    run = cache.open(run_dir)
-    click.echo(f"{run_dir}: {len(run.videos)} videos, {len(run.skipped)} skipped, {run.num_rows} rows")
-    columns = ["product", "name", "part", "units_done", "units", "rows_done", "bytes"]
-    click.echo(run.stores()[columns].to_string(index=False))
-    if out:
-        path = Path(out)
-        if path.suffix not in (".csv", ".parquet"):
-            raise click.BadParameter(f"{out}: the index is written as .csv or .parquet", param_hint="--out")
-        run.index.to_csv(path, index=False) if path.suffix == ".csv" else run.index.to_parquet(path, index=False)
-        click.echo(f"wrote {path}: {run.num_rows} rows")
 
 
 @main.command()

@@ -16,16 +16,18 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_snippet_runs(tiny_run, tmp_path, monkeypatch, capsys):
+def test_the_snippets_run(tiny_run, tmp_path, monkeypatch, capsys):
     """Against a run in the place that the README names."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/miniature").symlink_to(tiny_run.path)
     monkeypatch.chdir(tmp_path)
-    (snippet,) = _blocks("python")
-    exec(compile(snippet, "README.md", "exec"), {})
+    for snippet in _blocks("python"):
+        exec(compile(snippet, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "saliency_share" in printed
     assert "(28, 28) (2, 3) (4, 28, 28, 3) (4, 28, 28, 3)" in printed
+    assert re.search(r"red thing +1 +2 +0\.9 ", printed)  # classes by name, videos of training and evaluation
+    assert "boxes left of the middle: " in printed
 
 
 def test_the_table_of_commands_is_complete():

@@ -14,10 +14,10 @@ from cache.plan import Part, read_plan, write_part
 from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
 from pipeline.isolated import Prober
+from pipeline.plan_rows import plan_rows, probe_row
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.progress import progress
-from pipeline.sampling import eval_start, eval_theta, train_clip
-from pipeline.video import VideoError, VideoMissing, file_sha256, find_video
+from pipeline.video import VideoMissing
 from pipeline.workspace import Outcome, StageError, Workspace, clip_settings
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _probe_all(config: Config, annotations: Annotations, known: dict) -> tuple[p
     limits = config.data.video_seconds, round(config.data.video_memory * 2**30)
     with Prober(*limits) as prober:
         probed = Parallel(n_jobs=config.workers, return_as="generator", prefer="threads")(
-            delayed(_probe_one)(config, prober, video_id, known.get(video_id)) for video_id, _ in jobs
+            delayed(probe_row)(config, prober, video_id, known.get(video_id)) for video_id, _ in jobs
         )
         for (video_id, split), found in zip(jobs, progress(probed, len(jobs), "prepare", "videos"), strict=True):
             if isinstance(found, dict):
@@ -87,33 +87,6 @@ def _probe_all(config: Config, annotations: Annotations, known: dict) -> tuple[p
             else:
                 skipped.append([video_id, split, *found])
     return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
-
-
-def _probe_one(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
-    """One row of videos.csv, or (reason, detail) for skipped.csv."""
-    root, clips = Path(config.data.videos), config.clips
-    try:
-        path = find_video(root, video_id)
-        if known and path.is_file() and file_sha256(path) == known["sha256"]:
-            return known
-        info = prober.probe(path, config.data.source_fps or None)
-    except VideoError as error:
-        return type(error).__name__, str(error)
-    resized = eval_theta((info.height, info.width), clips.resize, clips.resized_side, clips.input_side).resized_size
-    return {
-        "path": path.relative_to(root.resolve()).as_posix(),
-        "num_source_frames": info.num_source_frames,
-        "num_frames": info.num_frames(clips.fps or None),
-        "source_fps": round(float(info.source_fps), 6),
-        "duration_seconds": round(float(info.duration_seconds), 6),
-        "height": info.height,
-        "width": info.width,
-        "zoom_y": round(info.height / resized[0], 4),
-        "zoom_x": round(info.width / resized[1], 4),
-        "timing": info.timing,
-        "bytes": info.bytes,
-        "sha256": info.sha256,
-    }
 
 
 def _known_videos(run_dir: Path) -> dict[str, dict]:
@@ -173,49 +146,11 @@ def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool
             chosen = table[planned == first]
             if first < wanted and len(chosen):
                 name = f"part-{len(old) + len(parts):03d}-{split}"
-                rows = _rows(config, chosen, split, range(first, wanted))
+                rows = plan_rows(config, chosen, split, range(first, wanted))
                 parts.append(
                     Part(name, split, rows, wanted - first, config.clips.videos_per_unit, clip_settings(config))
                 )
     return parts
-
-
-def _rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> pd.DataFrame:
-    """Rows of a part, video by video: windows and thetas, each from the row's own generator."""
-    clips, rows = config.clips, []
-    for video in videos.to_dict("records"):
-        size, frames = (video["height"], video["width"]), video["num_frames"]
-        for number in numbers:
-            if split == "train":
-                start, theta = train_clip(clips, video["video_id"], number, frames, size)
-            else:
-                start = eval_start(number, clips.eval_clips, frames, clips.num_frames)
-                theta = eval_theta(size, clips.resize, clips.resized_side, clips.input_side)
-            rows.append(
-                {
-                    "video_id": video["video_id"],
-                    "split": split,
-                    "clip_index": 0 if split == "train" else number,
-                    "aug_index": number if split == "train" else 0,
-                    "frame_start": start,
-                    "num_frames": frames,
-                    "fps": clips.fps or video["source_fps"],
-                    "source_height": size[0],
-                    "source_width": size[1],
-                    "theta_resized_height": theta.resized_size[0],
-                    "theta_resized_width": theta.resized_size[1],
-                    "theta_crop_top": theta.crop_top,
-                    "theta_crop_left": theta.crop_left,
-                    "theta_input_height": theta.input_size[0],
-                    "theta_input_width": theta.input_size[1],
-                    "theta_flip": theta.flip,
-                    "video_path": video["path"],
-                    "video_bytes": video["bytes"],
-                    "video_sha256": video["sha256"],
-                    "video_timing": video["timing"],
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 def _flood(config: Config, num_good: int, skipped: list) -> str:

@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect status verify gc test test-reliability lint format
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect status verify gc test test-reliability benchmarks lint format
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -81,6 +81,10 @@ gc: setup ## delete what killed processes left
 
 test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: up to 30 minutes
 	$(BIN)/python -m pytest tests/reliability --full -n 2 $(ARGS)
+
+benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.md"
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks $(ARGS)
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)

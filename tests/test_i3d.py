@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from plain_i3d import plain_resnet50, plain_small
 from torch import nn
 
+from benchmarks.plain_i3d import plain_resnet50, plain_small
 from models.fold import fold
 from models.i3d import as_input, inflate_2d, resnet50_i3d, small_i3d
 from models.split_conv import SplitConv3d, SplitMaxPool3d

@@ -1,0 +1,47 @@
+"""`python -m benchmarks`: run rows of the table; one JSON line each on standard output, progress on standard error."""
+
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from benchmarks.result import to_json, to_markdown
+from benchmarks.rows import ROWS, measure
+
+
+def _chosen(context, parameter, value: str | None) -> list[int]:
+    try:
+        rows = list(ROWS) if value is None else [int(row) for row in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected numbers such as 1,3") from None
+    if unknown := sorted(set(rows) - set(ROWS)):
+        raise click.BadParameter(f"there is no row {unknown[0]}; the rows are {', '.join(map(str, sorted(ROWS)))}")
+    return sorted(set(rows))
+
+
+@click.command()
+@click.option("--rows", callback=_chosen, help="Numbers of rows, as in 1,3; all of them by default.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a Markdown table to this file.")
+def main(rows: list[int], out: Path | None):
+    """Measure speed against the machine and against what one would do otherwise; ratios of medians."""
+    from benchmarks.machine import description
+
+    click.echo(description(), err=True)
+    results = []
+    for row in rows:
+        click.echo(f"row {row}: {ROWS[row]}", err=True)
+        try:
+            results.append((row, measure(row)))
+        except Exception:  # the other rows are still worth their time; the exit code says it
+            traceback.print_exc()
+            continue
+        click.echo(to_json(*results[-1]))
+        sys.stdout.flush()
+    if out is not None:
+        out.write_text(f"{to_markdown(results)}\n{description()}.\n", encoding="utf-8")
+    sys.exit(0 if len(results) == len(rows) else 1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,65 @@
+"""Where does the network look? A clip's logits, map and box: with our engine, and as one would write it otherwise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.networks import BOX
+from models.box_search import best_box, quantise
+from models.losses import entropy
+from models.saliency import input_saliency
+
+
+@dataclass(frozen=True)
+class Look:
+    """Logits (1, T_out, C), map (H, W), box (top, left)."""
+
+    logits: Tensor
+    saliency: Tensor
+    box: tuple[int, int]
+
+
+def ours(folded: nn.Module, video: Tensor) -> Look:
+    """What stage 1 does for a clip (1, T, H, W, 3)."""
+    logits, maps = input_saliency(folded, video, {"entropy": entropy})
+    codes, _ = quantise(maps["entropy"][0].numpy())
+    return Look(logits, maps["entropy"][0], best_box(codes, BOX, BOX)[:2])
+
+
+def plainly(network: nn.Module, video: Tensor) -> Look:
+    """The same with autograd, and a convolution with ones for the box, as the paper's code does."""
+    video = video.clone().requires_grad_()
+    logits = network(video)
+    (gradient,) = torch.autograd.grad(entropy(logits).sum(), video)
+    saliency = gradient.norm(dim=-1).amax(1)[0]
+    return Look(logits.detach(), saliency, box_by_convolution(saliency))
+
+
+def box_by_convolution(saliency: Tensor, side: int = BOX) -> tuple[int, int]:
+    """Top and left of the best box of a map (H, W)."""
+    sums = F.conv2d(saliency[None, None], torch.ones(1, 1, side, side, dtype=saliency.dtype))[0, 0]
+    top, left = divmod(int(sums.argmax()), sums.shape[1])
+    return top, left
+
+
+def agreement(a: Look, b: Look) -> dict[str, float | bool]:
+    """Largest difference of logits and L2 difference of maps, relative to b; whether the boxes are equally good."""
+    codes = quantise(b.saliency.numpy())[0].astype(np.float64)
+    sums = [codes[top : top + BOX, left : left + BOX].sum() for top, left in (a.box, b.box)]
+    return {
+        "logits": float((a.logits - b.logits).abs().max() / b.logits.abs().max()),
+        "maps": float((a.saliency - b.saliency).norm() / b.saliency.norm()),
+        "box": a.box == b.box or abs(sums[0] - sums[1]) <= 1e-4 * sums[1],
+    }
+
+
+def in_words(differences: dict[str, float | bool]) -> str:
+    box = "equal box" if differences["box"] else "ANOTHER BOX"
+    return f"logits to {differences['logits']:.0e}, map to {differences['maps']:.0e} (relative), {box}"
+
+
+def is_exact(differences: dict[str, float | bool]) -> bool:
+    return differences["logits"] <= 1e-5 and differences["maps"] <= 1e-3 and bool(differences["box"])

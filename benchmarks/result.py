@@ -1,0 +1,53 @@
+"""What a row of the table says: one JSON line, one line of Markdown."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Result:
+    """Both sides of one comparison.
+
+    Args:
+        name: what is compared, against what.
+        ours, theirs: medians, in `unit`; None where there is no other side.
+        ratio: what the goal is about.
+        goal: in words and numbers.
+        met: whether it is reached.
+        agreement: how far the results of both sides were found equal.
+        extra: more keys of the JSON line.
+    """
+
+    name: str
+    ours: float | None
+    theirs: float | None
+    ratio: float
+    goal: str
+    met: bool
+    agreement: str
+    unit: str = "s"
+    extra: dict = field(default_factory=dict)
+
+
+def to_json(row: int, result: Result) -> str:
+    keys = ("name", "ours", "theirs", "ratio", "goal", "agreement", "met", "unit")
+    return json.dumps({"row": row, **{key: getattr(result, key) for key in keys}, **result.extra}, ensure_ascii=False)
+
+
+def to_markdown(results: Iterable[tuple[int, Result]]) -> str:
+    lines = ["| # | what | ours | theirs | ratio | goal | agreement |", "|---|---|---|---|---|---|---|"]
+    for row, result in results:
+        ours, theirs = (_quantity(value, result.unit) for value in (result.ours, result.theirs))
+        goal = result.goal if result.met else f"{result.goal} (missed)"
+        ratio = f"{result.ratio:.3g}" if result.ratio < 100 else f"{result.ratio:.0f}"
+        lines.append(f"| {row} | {result.name} | {ours} | {theirs} | {ratio} | {goal} | {result.agreement} |")
+    return "\n".join(lines) + "\n"
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "s" and value < 0.1:
+        return f"{value * 1000:.3g} ms"
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"

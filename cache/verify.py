@@ -1,19 +1,20 @@
-"""status counts what the records say; verify reads everything they vouch for; repair moves what is damaged aside."""
+"""status counts what the records say; verify reads everything they vouch for."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from cache.commit import file_sha256, read_sealed, storage_errors, sync_directory
+from cache.commit import file_sha256, read_sealed
 from cache.crop_store import VolumeStore
 from cache.errors import CacheError, DamagedError
 from cache.plan import Part, read_plan
 from cache.product import PRODUCTS, ProductDir, read_product
 from cache.saliency_store import ZarrStore
+from cache.vouched import RECORDS
 
 TEMPORARY = (".tmp", ".partial")  # what a killed writer leaves: ours, Zarr's
 
@@ -76,7 +77,7 @@ def product_paths(run_dir: Path) -> list[Path]:
 
 
 def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
-    """Check the plan and every product, and yield what is wrong.
+    """Check the plan, every product, trained network and result, and yield what is wrong.
 
     Every record is parsed against its checksum; every file it names must be there in full size and, unless `fast`, have
     its SHA-256 and decode row by row. Files that no record names are yielded as orphans.
@@ -87,7 +88,32 @@ def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
     parts = {part.name: part for part in read_plan(run_dir)}
     for path in product_paths(run_dir):
         yield from _verify_product(path, parts, fast)
+    for record in vouched_records(run_dir):
+        yield from _verify_vouched(record, fast)
     yield from strays(run_dir)
+    for generation in generations(run_dir):
+        yield from verify(generation, fast)
+
+
+def vouched_records(run_dir: Path) -> list[Path]:
+    """Records of trained networks and of results."""
+    return [path for pattern in RECORDS for path in sorted(run_dir.glob(pattern))]
+
+
+def generations(run_dir: Path) -> list[Path]:
+    """Run folders of their own, beside a model whose boxes came from itself."""
+    return [path.parent for path in sorted(run_dir.glob("models/*/generation-*/plan"))]
+
+
+def _verify_vouched(record: Path, fast: bool) -> Iterator[Finding]:
+    try:
+        files = read_sealed(record, "files")["files"]
+    except DamagedError as error:
+        yield Finding(record, "damaged", str(error))
+        return
+    for file in files:
+        if reason := _check_file(record.parent, file, fast, {}):
+            yield Finding(record.parent / file["name"], "damaged", reason)
 
 
 def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[Finding]:
@@ -171,8 +197,8 @@ def _strays_of(path: Path) -> Iterator[Finding]:
         yield Finding(path, "orphan", "a product that was never begun")
         return
     known = {"run.json", *(str(file.relative_to(path)) for file in path.glob("arrays.zarr/**/zarr.json"))}
-    for record in _records(path):
-        known |= {record, *_names(path / record)}
+    for record in done_records(path):
+        known |= {record, *named_files(path / record)}
     for folder, _, files in os.walk(path):
         for name in sorted(files):
             file = Path(folder) / name
@@ -183,11 +209,12 @@ def _strays_of(path: Path) -> Iterator[Finding]:
                 yield Finding(file, "orphan", "no record names it")
 
 
-def _records(path: Path) -> list[str]:
+def done_records(path: Path) -> list[str]:
+    """Names of a product's commit records."""
     return [f"done/{file.name}" for file in sorted((path / "done").glob("[0-9]*.json"))]
 
 
-def _names(record: Path) -> list[str]:
+def named_files(record: Path) -> list[str]:
     """Files that a record names; none where it cannot be read, `verify` says so."""
     try:
         return [file["name"] for file in read_sealed(record, "files")["files"]]
@@ -202,42 +229,3 @@ def _never_begun(path: Path) -> bool:
 
 def record_path(product: Path, unit: int) -> Path:
     return product / "done" / f"{unit:06d}.json"
-
-
-def repair(run_dir: Path, findings: Iterable[Finding]) -> list[Path]:
-    """Move damaged files, and the records that name them, to run_dir/quarantine; nothing is deleted.
-
-    The next run of the stages makes exactly these units anew. zarr.json files are made anew without their units.
-
-    Returns:
-        the places in quarantine.
-    """
-    moved = []
-    for finding in findings:
-        if finding.kind != "damaged":
-            continue
-        product = next(path for path in finding.path.parents if path.parent.parent == run_dir)
-        wanted = [finding.path]
-        if finding.path.name != "zarr.json" and finding.path != product / "run.json":
-            name = str(finding.path.relative_to(product))
-            wanted += [product / record for record in _records(product) if name in _names(product / record)]
-        if finding.path == product / "run.json":
-            wanted = [product]  # nobody can say any more what is in it
-        for path in wanted:
-            if path.exists() or path.is_symlink():
-                moved.append(_quarantine(run_dir, path))
-    return moved
-
-
-def _quarantine(run_dir: Path, path: Path) -> Path:
-    target = run_dir / "quarantine" / path.relative_to(run_dir)
-    number = 0
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{path.name}.{number}")
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(path, target)
-        sync_directory(path.parent)
-        sync_directory(target.parent)
-    return target

@@ -1,6 +1,5 @@
 """Charades-Base as the other stages use it: which weights, their identity, and the network built from them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,15 +7,15 @@ import torch
 from torch import nn
 
 from models.backbones import build
-from models.checkpoint import load_weights
+from pipeline.trained import load_trained, read_trained
 from pipeline.workspace import StageError, Workspace
 
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """A trained Base: where it lies, its identity (sha256 of the state dict), and the shape of its logits."""
+    """A trained Base: its folder, its identity (sha256 of the state dict), and the shape of its logits."""
 
-    path: Path
+    folder: Path
     sha256: str
     num_classes: int
     out_frames: int
@@ -31,10 +30,8 @@ def load_base(workspace: Workspace) -> BaseWeights:
     about = workspace.base_folder / "base.json"
     if not about.exists() and workspace.parts:  # reading the plan refuses a config with other clips, by name
         raise StageError(f"{workspace.base_folder}: no trained Base for this config; run train-base first")
-    facts = json.loads(about.read_text())
-    return BaseWeights(
-        workspace.base_folder / "weights.pt", facts["weights"], facts["num_classes"], facts["out_frames"]
-    )
+    facts = read_trained(about)
+    return BaseWeights(workspace.base_folder, facts["weights"], facts["num_classes"], facts["out_frames"])
 
 
 def build_base(workspace: Workspace, base: BaseWeights) -> nn.Module:
@@ -42,9 +39,10 @@ def build_base(workspace: Workspace, base: BaseWeights) -> nn.Module:
 
     Raises:
         WeightsError: the file does not fit the network.
+        DamagedError: it holds other weights than were committed.
     """
     network = build(workspace.config.base.network, base.num_classes)
-    load_weights(network, base.path)
+    load_trained(network, base.folder, base.sha256)
     return network
 
 

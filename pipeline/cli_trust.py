@@ -37,8 +37,8 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
 
     After --repair the same stages make exactly the damaged units anew. Nothing is deleted.
     """
+    from cache.repair import repair as move
     from cache.sweep import in_use
-    from cache.verify import repair as move
     from cache.verify import verify as check
 
     with in_use(run_dir):

@@ -12,8 +12,8 @@ import torch
 
 from cache.commit import write_file
 from cache.fingerprint import fingerprint
+from cache.vouched import read_file, read_vouched, write_vouched
 from models.backbones import build
-from models.checkpoint import load_weights
 from models.fusion import clip_scores
 from pipeline import generations, miniature_truth
 from pipeline.base import BaseWeights, load_base
@@ -24,6 +24,7 @@ from pipeline.metrics import map_official, mean_average_precision, submission
 from pipeline.policies import Policy
 from pipeline.products import base_settings, crops_settings, open_base
 from pipeline.progress import progress
+from pipeline.trained import load_trained, read_trained
 from pipeline.volumes import Volumes, boxes_of
 from pipeline.workspace import Outcome, StageError, Workspace
 
@@ -82,13 +83,13 @@ def result_path(workspace: Workspace, folder: Path | None, boxes_eval: Policy | 
 
 def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
     """A result file's facts, the ids of its videos in the order of the annotations, their scores float64 (V, C)."""
-    lines = [line.split(" ") for line in path.with_suffix(".scores.txt").read_text(encoding="utf-8").splitlines()]
-    return json.loads(path.read_text()), [line[0] for line in lines], np.array([line[1:] for line in lines], float)
+    lines = [line.split(" ") for line in read_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
+    return read_vouched(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)
 
 
 def _model(folder: Path | None) -> tuple[Path, dict] | None:
     """A trained fusion model: its folder and what it was made from; None for Base."""
-    return None if folder is None else (folder, json.loads((folder / "model.json").read_text()))
+    return None if folder is None else (folder, read_trained(folder / "model.json"))
 
 
 def _result(workspace: Workspace, base: BaseWeights, model, boxes_eval: Policy | None, ids: list[str], use_labels):
@@ -116,7 +117,7 @@ def protocol(workspace: Workspace) -> str:
 
 def rebuild(run_dir: Path) -> Path:
     """results.csv from all result files: the same key is the same row. Returns its path."""
-    results = [json.loads(path.read_text()) for path in sorted((run_dir / "results").glob("*.json"))]
+    results = [read_vouched(path) for path in sorted((run_dir / "results").glob("*.json"))]
     results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -203,13 +204,13 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
         "num_classes": result.num_classes,
         "boxes_on_target": on_target,
     }
-    path.parent.mkdir(exist_ok=True)
-    write_file(path.with_suffix(".scores.txt"), submission(scored, scores))
     counts = annotations.video_targets(scored).sum(0)
     table = pd.DataFrame({"class": annotations.classes, "positives": counts, "ap": result.per_class})
-    write_file(path.with_suffix(".per_class.csv"), table.to_csv(index=False).encode())
     finite = {name: None if value != value else value for name, value in facts.items()}
-    write_file(path, (json.dumps(finite, indent=2, sort_keys=True) + "\n").encode())
+    path.parent.mkdir(exist_ok=True)
+    files = {f"{path.stem}.scores.txt": submission(scored, scores)}
+    files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
+    write_vouched(path, finite, files)
 
 
 def _scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]) -> tuple[dict, dict]:
@@ -245,7 +246,7 @@ def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, 
     folder, trained = model
     device = pick_device(workspace.config)
     network = build(workspace.config.base.network, base.num_classes)
-    load_weights(network, folder / "weights.pt")
+    load_trained(network, folder, trained["weights"])
     network.to(device).eval()
     there, looker = _looking(workspace, base, model, facts["boxes_eval"])
     own = there is workspace  # Base has looked: everything is in the run's caches

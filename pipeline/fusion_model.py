@@ -1,17 +1,15 @@
 """A trained fusion model as a folder: what it was made from is its name and key; weights come before the record."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
 
-from cache.commit import write_file
 from cache.fingerprint import fingerprint
-from models.checkpoint import state_hash, to_bytes
 from pipeline.base import BaseWeights
 from pipeline.distributed import Team
 from pipeline.policies import Focus, Fusion, Pixels
+from pipeline.trained import read_trained, write_trained
 from pipeline.workspace import Outcome, Workspace
 
 
@@ -40,12 +38,9 @@ def model_folder(workspace: Workspace, facts: dict) -> Path:
 
 def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, team: Team) -> Outcome:
     """Commit weights.pt, then model.json, by the process that leads; all processes of the team make this call."""
-    state = {name: value.cpu() for name, value in network.state_dict().items()}
-    facts = facts | {"weights": state_hash(state), "num_videos": num_videos}
     if team.leads:
-        write_file(folder / "weights.pt", to_bytes(state))
-        write_file(folder / "model.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+        state = {name: value.cpu() for name, value in network.state_dict().items()}
+        write_trained(folder / "model.json", state, facts | {"num_videos": num_videos})
     team.wait()
-    return Outcome(
-        folder, f"{facts['recipe']['epochs']} epochs on {num_videos} videos; weights {facts['weights'][:12]}"
-    )
+    weights = read_trained(folder / "model.json")["weights"]
+    return Outcome(folder, f"{facts['recipe']['epochs']} epochs on {num_videos} videos; weights {weights[:12]}")

@@ -4,7 +4,6 @@ A generation holds the rows of the plan that somebody will ask for, the weights 
 focused volumes made with them. Base's logits and the context volumes stay in the run; nothing here touches them.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from cache.commit import write_file
 from cache.plan import write_part
-from models.checkpoint import state_hash, to_bytes
 from pipeline.policies import Policy
+from pipeline.trained import read_trained, write_trained
 from pipeline.workspace import Workspace
 
 
@@ -58,10 +57,8 @@ def start(
         write_file(generation.path / name, (workspace.path / name).read_bytes())
     if started(generation):
         return
-    about = json.loads((workspace.base_folder / "base.json").read_text()) | {"weights": state_hash(weights)}
-    generation.base_folder.mkdir(parents=True, exist_ok=True)
-    write_file(generation.base_folder / "weights.pt", to_bytes(dict(weights)))
-    write_file(generation.base_folder / "base.json", (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+    about = read_trained(workspace.base_folder / "base.json")
+    write_trained(generation.base_folder / "base.json", weights, about)
 
 
 def numbered(model: Path, number: int) -> Path:

@@ -7,14 +7,12 @@ beside the run's own, the disk never holds more than two. Whatever is interrupte
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cache.commit import write_file
-from models.checkpoint import load_weights
 from pipeline import crops, generations, saliency
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.config import OBJECTIVES, Config
@@ -24,6 +22,7 @@ from pipeline.fusion_model import model_folder, write_model
 from pipeline.fusion_step import fusion_loss
 from pipeline.policies import Focus, Fusion, Pixels, Policy
 from pipeline.train_fusion import model_facts as cached_facts
+from pipeline.trained import load_trained, read_trained
 from pipeline.training import Batch, fit, newest_checkpoint
 from pipeline.volumes import Volumes
 from pipeline.workspace import Outcome, StageError, Workspace
@@ -80,17 +79,17 @@ def evaluation_boxes(workspace: Workspace, folder: Path) -> int:
     """
     if not workspace.parts_of("test"):
         return 0
-    facts = json.loads((folder / "model.json").read_text())
+    facts = read_trained(folder / "model.json")
     there = generations.evaluation_of(workspace, folder, facts["boxes_train"])
     network = build_base(workspace, load_base(workspace))
-    load_weights(network, folder / "weights.pt")
+    load_trained(network, folder, facts["weights"])
     generations.start(workspace, there, "test", set(), network.state_dict())
     return _fill(there, facts["boxes_train"], facts["pixels"])
 
 
 def evaluation_if_current(workspace: Workspace, folder: Path) -> int:
     """`evaluation_boxes` of a model that learned from the current network's boxes; nothing for one that did not."""
-    current = json.loads((folder / "model.json").read_text()).get("looker") == "current"
+    current = read_trained(folder / "model.json").get("looker") == "current"
     return evaluation_boxes(workspace, folder) if current else 0
 
 

@@ -1,6 +1,5 @@
 """train-base: fine-tune a video network into Charades-Base (paper 5.2, 5.3), with new augmentations every epoch."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor, nn
 
-from cache.commit import write_file
 from models.backbones import build, head_names
-from models.checkpoint import load_weights, state_hash, to_bytes
+from models.checkpoint import load_weights
 from models.i3d import as_input, inflate_2d
 from models.losses import charades_loss
 from pipeline.base import count_out_frames
@@ -21,6 +19,7 @@ from pipeline.device import pick_device
 from pipeline.distributed import Team, joined
 from pipeline.progress import progress
 from pipeline.sampling import frame_indices, row_generator, train_theta, train_window
+from pipeline.trained import read_trained, write_trained
 from pipeline.training import Batch, fit
 from pipeline.transforms import crop_and_flip, resize
 from pipeline.video import read_frames
@@ -46,7 +45,7 @@ def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Out
     workspace = Workspace(run_dir, config)
     folder = workspace.base_folder
     if (folder / "base.json").exists():
-        facts = json.loads((folder / "base.json").read_text())
+        facts = read_trained(folder / "base.json")
         return Outcome(folder, f"already trained: {config.base.network}, weights {facts['weights'][:12]}")
     if not config.base.epochs and not config.base.init:
         raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
@@ -66,7 +65,6 @@ def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Out
     state = {name: value.cpu() for name, value in network.state_dict().items()}
     facts = {
         "network": config.base.network,
-        "weights": state_hash(state),
         "num_classes": len(workspace.annotations.classes),
         "out_frames": count_out_frames(network.cpu(), config.clips.num_frames, config.clips.input_side),
         "init_left_out": left_out,
@@ -75,12 +73,11 @@ def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Out
         "plan": {part.name: part.rows_sha256 for part in workspace.parts_of("train")},
     }
     if team.leads:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / "weights.pt", to_bytes(state))
-        write_file(folder / "base.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+        write_trained(folder / "base.json", state, facts)
     team.wait()
+    weights = read_trained(folder / "base.json")["weights"]
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
-    return Outcome(folder, f"{summary}; weights {facts['weights'][:12]}; new: {', '.join(left_out) or 'nothing'}")
+    return Outcome(folder, f"{summary}; weights {weights[:12]}; new: {', '.join(left_out) or 'nothing'}")
 
 
 class BaseClips:

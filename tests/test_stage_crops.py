@@ -11,6 +11,7 @@ from make_video import write_video
 from tiny_data import CLASSES, VIDEOS, caches, change, picture, tiny_config
 
 import cache
+from cache.vouched import write_vouched
 from pipeline import clips, crops, prepare, saliency
 from pipeline.products import open_context
 from pipeline.transforms import resize
@@ -59,7 +60,7 @@ def moving(request, tmp_path_factory):
     prepare.run(config, root / "run")
     folder = Workspace(root / "run", config).base_folder
     folder.mkdir(parents=True)
-    (folder / "base.json").write_text(json.dumps({"weights": "0" * 64, "num_classes": 3, "out_frames": 4}))
+    write_vouched(folder / "base.json", {"weights": "0" * 64, "num_classes": 3, "out_frames": 4}, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saliency, "_network", lambda *_: (RedSeeker(), torch.device("cpu")))
         saliency.run(config, root / "run")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cache.vouched import read_vouched, write_vouched
 from pipeline import tables
 from pipeline.config import Config, Data
 from pipeline.contrasts import Scored
@@ -117,7 +118,8 @@ def test_results_of_other_videos_are_refused(tiny_copy, monkeypatch):
     facts = found[late][0].facts
     assert facts["fusion"] == "late" and found[base][0].scored.resampled.shape == (2000,)
     scores = paths["late"].with_suffix(".scores.txt")
-    scores.write_text("".join(reversed(scores.read_text().splitlines(keepends=True))))
+    turned = "".join(reversed(scores.read_text().splitlines(keepends=True)))
+    write_vouched(paths["late"], read_vouched(paths["late"]), {scores.name: turned.encode()})
     with pytest.raises(StageError, match="different videos"):
         read_results([tiny_copy.config], tiny_copy.path, [base, late])
 

@@ -2,21 +2,29 @@
 
 import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from tiny_data import caches, change, tree
+import torch
+from tiny_data import caches, change, run_all, tree
 from victims import PRODUCTS
 
 import cache
 from cache.errors import CacheError, StaleCacheError
 from cache.plan import read_plan
 from cache.product import ProductDir
-from cache.verify import repair, strays, verify
+from cache.repair import repair
+from cache.verify import strays, verify
+from models.backbones import build
+from models.checkpoint import WeightsError, read_state
 from pipeline import crops, saliency
+from pipeline.base import load_base
+from pipeline.trained import load_trained, read_trained
 from pipeline.training import newest_checkpoint
+from pipeline.workspace import Workspace
 
 KINDS = {
     "HDF5 volume": "c*/*/volumes/*.h5",
@@ -24,6 +32,10 @@ KINDS = {
     "zarr.json": "*/*/arrays.zarr/**/zarr.json",
     "record": "*/*/done/*.json",
     "run.json": "*/*/run.json",
+    "record of a network": "models/*/*.json",
+    "record of a result": "results/*.json",
+    "result": "results/*.[tc]*",
+    "weights": "models/*/weights.pt",
     "plan json": "plan/*.json",
     "plan parquet": "plan/*.parquet",
 }
@@ -127,6 +139,59 @@ def test_one_flipped_bit_in_a_checkpoint(tiny_run, tmp_path, trials, count):
         checkpoints[-1].write_bytes(old)
     assert len(checkpoints) == 2 and newest_checkpoint(tmp_path / "late")["epoch"] == want
     count("T6", "checkpoint: a flipped bit, and the one before is taken", older, number)
+
+
+def test_one_flipped_bit_in_weights(tiny_copy, trials, count, plain_weights):
+    """Base's weights and a fusion model's: refused under the file's name, or the flip is in what nobody reads."""
+    chance, number, refused = random.Random(3), trials(200, 8), 0
+    for folder in (
+        load_base(Workspace(tiny_copy.path, tiny_copy.config)).folder,
+        *tiny_copy.path.glob("models/late-*"),
+    ):
+        (record,) = folder.glob("*.json")
+        weights, truth = read_trained(record)["weights"], read_state(folder / "weights.pt")
+        network = build("small_i3d", truth["fc.weight"].shape[0])
+        for _ in range(number // 2):
+            old = flip(folder / "weights.pt", chance)
+            try:
+                load_trained(network, folder, weights)
+                refused += all(torch.equal(value, truth[name]) for name, value in network.state_dict().items())
+            except (CacheError, WeightsError) as error:
+                refused += str(folder / "weights.pt") in str(error)
+            (folder / "weights.pt").write_bytes(old)
+        load_trained(network, folder, weights)
+    count("T6", "weights: no network is built from others than were trained", refused, number, plain_weights)
+
+
+@pytest.fixture(scope="session")
+def plain_weights(tmp_path_factory):
+    """The baseline: torch.load alone."""
+    path, chance, wrong, number = tmp_path_factory.mktemp("weights") / "w.pt", random.Random(4), 0, 200
+    torch.save({"w": torch.arange(4096.0)}, path)
+    for _ in range(number):
+        old = flip(path, chance)
+        with suppress(Exception):
+            wrong += not torch.equal(torch.load(path, weights_only=True)["w"], torch.arange(4096.0))
+        path.write_bytes(old)
+    return f"torch.load alone: {wrong} of {number} read as weights"
+
+
+def test_networks_and_results_harmed(tiny_run, tmp_path, trials, count):
+    """Named by verify; after --repair the same commands train, from the last checkpoint, and evaluate to the same."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run)
+    kinds = ("record of a network", "record of a result", "result", "weights")
+    whole = {path: path.read_bytes() for kind in kinds for path in sorted(run.glob(KINDS[kind]))}
+    files = list(whole)[:: trials(1, 5)]
+    named = same = 0
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        named += any(str(path.with_suffix("")) in place for place in findings(run))
+        repair(run, list(verify(run)))
+        run_all(tiny_run.config, run)
+        same += all(one.read_bytes() == content for one, content in whole.items()) and findings(run) == []
+    count("T7", "networks and results harmed: named", named, len(files))
+    count("T7", "networks and results harmed: repaired and run again, equal to the byte", same, len(files))
 
 
 HARMS = {

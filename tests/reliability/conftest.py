@@ -1,6 +1,34 @@
 """Counts: what passed, of how many, beside the same test on a plain baseline; printed as a table at the end."""
 
+from pathlib import Path
+
 import pytest
+
+TESTS = {
+    "T1": "kill -9 at random, two processes at once, and trainings; finished: equal to the byte",
+    "T2": "kill -9 before every fsync, rename and link; finished: equal to the byte",
+    "T3": "every n-th write fails: exit code 5, no bad record; finished: equal to the byte",
+    "T4": "full disk, quota, read-only folder: exit code 5; finished: equal to the byte",
+    "T5": "two to four processes on one plan; a second one on one training",
+    "T6": "a flipped bit, by kind of file: named by `verify`, never read as data",
+    "T7": "every file deleted, emptied, cut, swapped: named, repaired to the byte",
+    "T8": "every setting changed alone: refused by name, or kept apart",
+    "T9": "hostile ids and tables refused by line and column; odd ids kept as text",
+    "T10": "bad and damaged videos left out by name, nothing outside read",
+    "T11": "malicious weights refused, no code run",
+    "T12": "hostile stores refused, whose checksums fit",
+    "T13": "DataLoader under fork, spawn, forkserver: the same batches",
+    "T14": "power cuts: units reported as done are whole; finished: equal to the byte",
+    "T15": "random mutations of tables and stored files end in our own errors",
+    "T16": "a worker that dies: one retry, then a named skip",
+    "T17": "exit codes, banned calls, ok + skipped + todo = plan",
+    "T18": "after kills, gc leaves nothing over",
+}
+BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--counts", metavar="FILE", help="put the table of counts, a line a test, between a page's marks")
 
 
 @pytest.fixture
@@ -22,3 +50,17 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line("\n| test | what | held | baseline |\n|---|---|---|---|")
     for test, what, ok, of, baseline in sorted(lines, key=lambda line: (int(line[0][1:]), line[1])):
         terminalreporter.write_line(f"| {test} | {what} | {ok:,} of {of:,} | {baseline} |")
+    if page := terminalreporter.config.getoption("counts", None):
+        _write(Path(page), lines)
+
+
+def _write(page: Path, lines: list) -> None:
+    """A line a test, its counts added up, between the marks of a page."""
+    table = ["| | what | held | the same on a plain baseline |", "|---|---|---|---|"]
+    for test, what in TESTS.items():
+        of_test = [line for line in lines if line[0] == test]
+        ok, of = sum(line[2] for line in of_test), sum(line[3] for line in of_test)
+        baselines = "; ".join(dict.fromkeys(line[4] for line in of_test if line[4]))
+        table += [f"| {test} | {what} | {ok:,} of {of:,} | {baselines} |"] if of_test else []
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(before + BEGIN + "\n" + "\n".join(table) + "\n\n" + END + rest.partition(END)[2])

@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect status verify gc test test-reliability benchmarks lint format
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report status verify gc test test-reliability benchmarks lint format
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ table-cache: setup ## training on the fly and from caches side by side
 
 inspect: setup ## what a run holds; ARGS="--table classes", ARGS="--out index.csv"
 	$(call STAGE,inspect)
+
+report: setup ## one page about the run, from the caches: <run>/report/index.html
+	$(BIN)/python -m pipeline report --run $(RUN) $(ARGS)
 
 status: setup ## count done, skipped and waiting rows
 	$(BIN)/python -m pipeline status --run $(RUN) $(ARGS)

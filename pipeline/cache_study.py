@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.contrasts import Scored, contrast, resampled_maps, resamples
 from pipeline.experiments import ensure_prepared, seed_configs
 from pipeline.policies import Fusion
+from pipeline.result_files import read_result
 from pipeline.tables import INTERVAL_NOTE, Table, percent, protocol, spread, write_csv, write_pages
 from pipeline.workspace import Outcome, StageError, Workspace
 
@@ -79,7 +80,7 @@ def table_cache(
         for seeded in configs:
             path, left_out = _result(seeded, run_dir, one)
             skipped = max(skipped, left_out)
-            facts, videos, scores = evaluate.read_result(path)
+            facts, videos, scores = read_result(path)
             if times is None:
                 ids, times = videos, resamples(len(videos))
             if videos != ids:

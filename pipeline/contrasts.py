@@ -45,10 +45,27 @@ def resamples(num_videos: int, count: int = RESAMPLES, seed: int = 0) -> np.ndar
 
 
 def resampled_maps(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """mAP by the official rule on every resample at once.
+    """mAP by the official rule on every resample at once: the mean of `resampled_precisions` over classes.
 
-    Equals `metrics.mean_average_precision` of each list of videos, a video drawn m times standing there m times in a
-    row. A class without a positive in a resample is left out of its mean.
+    A class without a positive in a resample is left out of its mean.
+
+    Returns:
+        float64 (R,); NaN for a resample without any positive.
+    """
+    return mean_over_classes(resampled_precisions(scores, targets, times))
+
+
+def mean_over_classes(precisions: np.ndarray) -> np.ndarray:
+    """mAP of every resample from AP by class, float64 (C, R) to (R,): classes that are NaN are left out."""
+    known = ~np.isnan(precisions)
+    total, classes = np.where(known, precisions, 0).sum(0), known.sum(0)
+    return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
+
+
+def resampled_precisions(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Average precision of every class by the official rule on every resample at once.
+
+    Equals `metrics.average_precision` of each list of videos, a video drawn m times standing there m times in a row.
 
     Videos are ranked once per class. A positive that is drawn m times, with n videos before it of which p are
     positive, adds (p + j) / (n + j) for j = 1 .. m, which is m - (n - p) (H(n + m) - H(n)), H the harmonic numbers.
@@ -58,23 +75,23 @@ def resampled_maps(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -
         targets: 0 or 1, (V, C).
         times: int (V, R), see `resamples`.
     Returns:
-        float64 (R,); NaN for a resample without any positive.
+        float64 (C, R); NaN where no positive of the class was drawn.
     """
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, times.sum(0).max() + 1))])
     ranked = np.where(targets.any(axis=1, keepdims=True), scores, -np.inf)  # a video without labels is ranked last
-    total, classes = np.zeros(times.shape[1]), np.zeros(times.shape[1], int)
-    for score, target in zip(ranked.T, targets.T.astype(bool), strict=True):
-        gained = np.zeros(times.shape[1])
-        before, hits = (np.zeros(times.shape[1], times.dtype) for _ in range(2))
-        for video in np.argsort(-score, kind="stable"):
-            after = before + times[video]
-            if target[video]:
-                gained += times[video] - (before - hits) * (harmonic[after] - harmonic[before])
-                hits += times[video]
-            before = after
-        total += gained / np.maximum(hits, 1)
-        classes += hits > 0
-    return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
+    found = np.full((targets.shape[1], times.shape[1]), np.nan)
+    for number, (score, target) in enumerate(zip(ranked.T, targets.T.astype(bool), strict=True)):
+        order = np.argsort(-score, kind="stable")
+        places = np.flatnonzero(target[order])
+        if not len(places):
+            continue
+        drawn = times[order[places]]  # of each positive
+        starts = np.concatenate([[0], places[:-1] + 1])  # from behind one positive to the next
+        after, hits = np.cumsum(np.add.reduceat(times[order[: places[-1] + 1]], starts), 0), np.cumsum(drawn, 0)
+        others = after - hits  # negatives ranked before, for those drawn with a positive are all positive
+        gained = (drawn - others * (harmonic[after] - harmonic[after - drawn])).sum(0)
+        np.divide(gained, hits[-1], out=found[number], where=hits[-1] > 0)
+    return found
 
 
 def contrast(a: Mapping[int, Scored], b: Mapping[int, Scored]) -> Contrast:

@@ -12,7 +12,7 @@ import torch
 
 from cache.commit import write_file
 from cache.fingerprint import fingerprint
-from cache.vouched import read_file, read_vouched, write_vouched
+from cache.vouched import read_vouched, write_vouched
 from models.backbones import build
 from models.fusion import clip_scores
 from pipeline import generations, miniature_truth
@@ -79,12 +79,6 @@ def result_path(workspace: Workspace, folder: Path | None, boxes_eval: Policy | 
     """Where `run_model` writes, or has written, its result. Base, and the model in `folder`, must be trained."""
     facts = _experiment(workspace, load_base(workspace), _model(folder), boxes_eval, _video_ids(workspace, ()))
     return workspace.path / "results" / f"{facts['key']}.json"
-
-
-def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
-    """A result file's facts, the ids of its videos in the order of the annotations, their scores float64 (V, C)."""
-    lines = [line.split(" ") for line in read_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
-    return read_vouched(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)
 
 
 def _model(folder: Path | None) -> tuple[Path, dict] | None:

@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.contrasts import contrast
 from pipeline.experiments import Row, ensure_prepared, run_rows, seed_configs, stored_result
 from pipeline.prepare_annotations import labels_csv
+from pipeline.result_files import read_result
 from pipeline.tables import (
     INTERVAL_NOTE,
     ORACLE_NOTE,
@@ -166,7 +167,7 @@ def compare_saliency(config: Config, run_dir: Path, num_seeds: int = 1) -> Outco
             if config.data.format == "miniature":
                 shares[look].append(evaluate.boxes_on_target(workspace, base, look.objective))
             path = stored_result(one, run_dir, Row("", "late", look.objective, look.objective, "source"))
-            maps[look] += [evaluate.read_result(path)[0]["map"]] if path else []
+            maps[look] += [read_result(path)[0]["map"]] if path else []
     lines = []
     for look in LOOKS:
         line = {"method": look.name, "oracle": look.objective == "cross_entropy"}

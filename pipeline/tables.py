@@ -14,6 +14,7 @@ from pipeline import evaluate
 from pipeline.config import Config
 from pipeline.contrasts import RESAMPLES, Scored, contrast, resampled_maps, resamples
 from pipeline.experiments import TABLE_2, Row, ensure_prepared, run_rows, seed_configs, stored_result
+from pipeline.result_files import read_result
 from pipeline.workspace import Outcome, StageError, Workspace
 
 Cell = str | int | float | bool | None
@@ -103,7 +104,7 @@ def read_results(configs: Sequence[Config], run_dir: Path, rows: Sequence[Row]) 
         for row in rows:
             path = stored_result(config, run_dir, row)
             if path and path not in known:
-                facts, videos, scores = evaluate.read_result(path)
+                facts, videos, scores = read_result(path)
                 if ids is None:
                     first, ids, times = path, videos, resamples(len(videos))
                     targets = Workspace(run_dir, config).annotations.video_targets(ids)

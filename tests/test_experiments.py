@@ -11,6 +11,7 @@ from tiny_data import caches, change, make_data, tiny_config, tree
 
 from pipeline import crops, evaluate, experiments, policies, prepare, saliency, tables, train_base, train_fusion
 from pipeline.experiments import TABLE_2, Row, Work, plan, run_rows, seed_configs, stored_result
+from pipeline.result_files import read_result
 from pipeline.workspace import StageError
 
 NEXT = {"red thing": "green thing", "green thing": "blue thing", "blue thing": "red thing", "": ""}
@@ -134,7 +135,7 @@ def test_stages_are_shared(table_run):
 def test_every_seed_has_its_own_base(table_run):
     config, run_dir, _ = table_run
     found = [stored_result(one, run_dir, TABLE_2[0]) for one in seed_configs(config, run_dir, 2)]
-    weights = {evaluate.read_result(path)[0]["weights"] for path in found}
+    weights = {read_result(path)[0]["weights"] for path in found}
     assert len(weights) == 2
     assert len(list((run_dir / "maps").iterdir())) == 2 * 2 * 2  # seeds, objectives, parts of the plan
 

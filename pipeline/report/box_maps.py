@@ -1,0 +1,83 @@
+"""Boxes as numbers: where they fall, how large they are in source pixels, how much those of two stores overlap."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.report.sources import Boxes
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+def coverage(box_input: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Share of boxes that cover each pixel of the input frame.
+
+    Args:
+        box_input: int (N, 4): top, left, height, width.
+        size: (height, width) of the input frame.
+    Returns:
+        float64 (height, width) in [0, 1].
+    """
+    corners = np.zeros((size[0] + 1, size[1] + 1), np.int64)
+    top, left, height, width = box_input.astype(np.int64).T
+    for rows, columns, sign in (
+        (top, left, 1),
+        (top + height, left + width, 1),
+        (top + height, left, -1),
+        (top, left + width, -1),
+    ):
+        np.add.at(corners, (rows, columns), sign)
+    return corners.cumsum(0).cumsum(1)[:-1, :-1] / max(len(box_input), 1)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes pair by pair: int (N, 4) twice, float64 (N,)."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    both = np.maximum(high - low, 0).prod(1)
+    return both / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - both)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Boxes of two stores on the clips that both have: their number, mean IoU, share with an IoU of at least 1/2."""
+
+    num_clips: int
+    mean: float
+    half: float
+
+
+def overlap(a: Boxes, b: Boxes) -> Overlap | None:
+    """How much the boxes of two stores agree; None where they have no clip in common."""
+    _, in_a, in_b = np.intersect1d(a.rows, b.rows, assume_unique=True, return_indices=True)
+    if not len(in_a):
+        return None
+    found = iou(a.box_input[in_a], b.box_input[in_b])
+    return Overlap(len(found), float(found.mean()), float((found >= 0.5).mean()))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Boxes in source pixels.
+
+    Attributes:
+        height, width: 5 %, 50 % and 95 % points.
+        short: share of the boxes with fewer source pixels along an axis than the focused volume has: these are
+            enlarged, not only cut.
+        share: mean share of the saliency inside; NaN without maps.
+    """
+
+    height: tuple[float, ...]
+    width: tuple[float, ...]
+    short: float
+    share: float
+
+
+def sizes(boxes: Boxes, focus_size: tuple[int, int]) -> Sizes:
+    """Sizes of the boxes of a store; focus_size is (height, width) of the focused volume."""
+    extent = boxes.box_source[:, 2:]
+    height, width = (tuple(np.quantile(column, QUANTILES).tolist()) for column in extent.T)
+    known = boxes.share[~np.isnan(boxes.share)]
+    short = float((extent < np.array(focus_size)).any(axis=1).mean())
+    return Sizes(height, width, short, float(known.mean()) if len(known) else float("nan"))

@@ -1,0 +1,91 @@
+"""Small charts as SVG inside the page. They hold numbers only, so nothing in them needs escaping."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+CURVE = (240, 96)  # width, height of the area with the line
+LEFT, BELOW = 44, 20  # room for the numbers of the axes
+
+
+def curve(epochs: Sequence[float], values: Sequence[float], drops: Sequence[float] = ()) -> Markup:
+    """A line over epochs, with the highest and lowest value on its axis and a tick where the rate was lowered."""
+    width, height = CURVE
+    low, high = min(values), max(values)
+    first, last = epochs[0], max(epochs[-1], epochs[0] + 1)
+
+    def x(epoch: float) -> float:
+        return LEFT + width * (epoch - first) / (last - first)
+
+    def y(value: float) -> float:
+        return 8 + height * (1 - (value - low) / ((high - low) or 1))
+
+    line = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in zip(epochs, values, strict=True))
+    parts = [f'<line class="drop" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="8" y2="{8 + height}"/>' for at in drops]
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + width}" y1="{8 + height}" y2="{8 + height}"/>')
+    parts.append(f'<polyline class="line" points="{line}"/>')
+    parts.append(f'<circle class="end" cx="{x(epochs[-1]):.1f}" cy="{y(values[-1]):.1f}" r="3"/>')
+    for value in dict.fromkeys((high, low)):
+        parts.append(f'<text class="y" x="{LEFT - 6}" y="{y(value) + 4:.1f}">{short(value)}</text>')
+    for epoch in dict.fromkeys((epochs[0], epochs[-1])):
+        parts.append(f'<text class="x" x="{x(epoch):.1f}" y="{8 + height + 15}">{epoch:g}</text>')
+    return _svg(
+        LEFT + width + 8, 8 + height + BELOW, "curve", parts, f"loss from {short(values[0])} to {short(values[-1])}"
+    )
+
+
+def whisker(value: float, low: float, high: float, reach: float) -> Markup:
+    """A difference with its interval on an axis from -reach to reach; the zero line in the middle."""
+
+    def x(at: float) -> float:
+        return 60 + 56 * max(-1.0, min(1.0, at / reach if reach else 0))
+
+    kind = tone(value)
+    parts = ['<line class="zero" x1="60" x2="60" y1="0" y2="18"/>']
+    if not math.isnan(low):
+        parts.append(f'<line class="range {kind}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="9" y2="9"/>')
+    parts.append(f'<circle class="dot {kind}" cx="{x(value):.1f}" cy="9" r="3.5"/>')
+    return _svg(120, 18, "whisker", parts, "")
+
+
+def histogram(values: np.ndarray, bins: int = 24) -> Markup:
+    """How often whole numbers occur, in bins of equal width; both ends and the highest bar are named."""
+    width, height = CURVE
+    low, high = int(values.min()), int(values.max()) + 1
+    step = max(1, math.ceil((high - low) / bins))
+    edges = np.arange(low, high + step, step)
+    counts, _ = np.histogram(values, edges)
+    bar = width / len(counts)
+    parts = []
+    for number, count in enumerate(counts):
+        tall = height * count / counts.max()
+        parts.append(
+            f'<rect class="bar" x="{LEFT + number * bar + 0.5:.1f}" y="{8 + height - tall:.1f}" '
+            f'width="{max(bar - 1, 1):.1f}" height="{tall:.1f}"/>'
+        )
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + width}" y1="{8 + height}" y2="{8 + height}"/>')
+    parts.append(f'<text class="y" x="{LEFT - 6}" y="12">{counts.max() / len(values):.0%}</text>')
+    for at, place in ((int(edges[0]), LEFT), (int(edges[-1]), LEFT + width)):
+        parts.append(f'<text class="x" x="{place}" y="{8 + height + 15}">{at}</text>')
+    label = f"{len(values)} values from {low} to {high - 1}, most often {int(edges[counts.argmax()])}"
+    return _svg(LEFT + width + 12, 8 + height + BELOW, "histogram", parts, label)
+
+
+def tone(value: float) -> str:
+    """The class of colours of a difference; what rounds to nothing has none."""
+    return "even" if abs(value) < 5e-4 else "up" if value > 0 else "down"
+
+
+def short(value: float) -> str:
+    """Three digits that matter."""
+    return f"{value:.3g}"
+
+
+def _svg(width: float, height: float, kind: str, parts: Sequence[str], label: str) -> Markup:
+    role = f'role="img" aria-label="{label}"' if label else 'aria-hidden="true"'
+    body = "".join(parts)
+    return Markup(
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {role}>{body}</svg>'
+    )

@@ -1,0 +1,217 @@
+"""report: the page of a run, written into one file that needs no other; see `run`."""
+
+import math
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cache.commit import write_file
+from cache.plan import read_plan
+from pipeline.annotations import Annotations, read_plain
+from pipeline.contrasts import RESAMPLES
+from pipeline.report import box_maps, charts, clips, scores
+from pipeline.report.pictures import CIVIDIS, data_uri, heat
+from pipeline.report.sources import all_boxes, open_sources
+from pipeline.workspace import Outcome, StageError
+
+NUM_CLIPS = 48
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass
+class Page:
+    """What the template is given, filled section by section; `missing` says what is not there and what makes it."""
+
+    run_dir: Path
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    values: dict = field(default_factory=dict)
+
+    def lacks(self, what: str, *commands: str) -> None:
+        """Note something that is missing, and the commands that make it, without their options."""
+        config = self.run_dir / "config.toml"
+        lines = [f"python -m pipeline {command} --config {config} --run {self.run_dir}" for command in commands]
+        self.missing.append((what, "\n".join(lines)))
+
+
+def run(run_dir: Path, num_clips: int = NUM_CLIPS, experiment: str | None = None, out: Path | None = None) -> Outcome:
+    """Write the page of a run.
+
+    Reads the plan, labels, results, metrics.csv and the caches; of the volumes only those of the clips that are shown.
+    Reads no video and no weights. Writes report/index.html, or `out`.
+
+    Args:
+        num_clips: clips in the gallery, at most.
+        experiment: name or key of the result that is compared with Base.  None: the highest that is no oracle.
+    Raises:
+        StageError: the run has no plan, or no result of that name. CacheError: a file is damaged.
+    """
+    if not list((run_dir / "plan").glob("part-*.json")):
+        raise StageError(f"{run_dir} has no plan: `prepare` makes a run folder")
+    annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    page = Page(run_dir)
+    results = scores.read_results(run_dir, annotations)
+    try:
+        chosen = scores.best(results, experiment)
+    except ValueError as error:
+        raise StageError(f"{run_dir}: {error}") from error
+    base = scores.base_of(chosen, results) if chosen else None
+    _summary(page)
+    _results(page, results, chosen, base)
+    _classes(page, results, chosen, annotations)
+    _curves(page)
+    _gallery(page, chosen, base, annotations, num_clips)
+    _boxes(page)
+    path = out or run_dir / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = _render(page).encode()
+    write_file(path, content)
+    shown = len(page.values["gallery"])
+    return Outcome(path, f"{len(results)} results, {shown} clips, {len(content) / 1e6:.1f} MB")
+
+
+def _summary(page: Page) -> None:
+    parts = read_plan(page.run_dir)
+    counts = {split: sum(part.num_videos for part in parts if part.split == split) for split in ("train", "test")}
+    size = next((part.input_size for part in parts if part.num_rows), (0, 0))
+    page.values |= {
+        "title": page.run_dir.resolve().name,
+        "counts": counts,
+        "num_rows": sum(part.num_rows for part in parts),
+        "settings": parts[0].settings,
+        "size": size,
+    }
+
+
+def _results(page: Page, results: list, chosen, base) -> None:
+    lines = []
+    for one in results:
+        other = scores.base_of(one, results)
+        lines.append({"result": one, "map": one.map(), "gain": scores.gain(one, other) if other else None})
+    protocols = list(dict.fromkeys(one.facts["protocol"] for one in results))
+    page.values |= {"lines": lines, "protocols": protocols, "chosen": chosen, "base": base, "resamples": RESAMPLES}
+    page.values["headline"] = [line for line in lines if line["result"] in (chosen, base)]
+    if not results:
+        page.lacks("No model was evaluated: no results, no intervals, no scores beside the clips.", "evaluate")
+    elif chosen is None:
+        page.lacks("No fusion model was evaluated: nothing can be compared with Base.", "train-fusion", "evaluate")
+    elif base is None:
+        page.lacks(f"No result of Base on the videos of {chosen.name}: no differences.", "evaluate")
+
+
+def _classes(page: Page, results: list, chosen, annotations: Annotations) -> None:
+    """A table for every fusion result that can be compared; the chosen one first."""
+    tables = []
+    for one in sorted(results, key=lambda one: one is not chosen):
+        other = scores.base_of(one, results)
+        if other and not one.is_base:
+            gains = scores.class_gains(one, other, annotations.classes)
+            ends = [abs(end) for gain in gains for end in (gain.gain.value, gain.gain.low, gain.gain.high)]
+            reach = max((end for end in ends if not math.isnan(end)), default=0)
+            tables.append({"result": one, "gains": gains, "reach": reach})
+    page.values["class_tables"] = tables
+
+
+def _curves(page: Page) -> None:
+    curves = []
+    for name, rows in scores.read_metrics(page.run_dir).items():
+        rates = [row["learning_rate"] for row in rows]
+        epochs = [row["epoch"] + 1 for row in rows]
+        drops = [epochs[at] for at in range(1, len(rows)) if rates[at] < rates[at - 1]]
+        chart = charts.curve(epochs, [row["loss"] for row in rows], drops)
+        seconds = sum(row["seconds"] for row in rows)
+        waiting = sum(row["seconds"] * row["waiting_share"] for row in rows) / seconds if seconds else 0
+        curves.append({"name": name, "chart": chart, "rows": rows, "seconds": seconds, "waiting": waiting})
+    page.values["curves"] = curves
+    if not curves:
+        page.lacks("No training has written metrics.csv: no learning curves.", "train-base")
+
+
+def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int) -> None:
+    facts = chosen.facts if chosen else {"boxes_eval": "entropy", "pixels": "source"}
+    repeat = facts["boxes_eval"] == "repeat"
+    policy, pixels = ("entropy", "source") if repeat else (facts["boxes_eval"], facts["pixels"])
+    sources = open_sources(page.run_dir, policy, pixels, chosen.base_weights if chosen else "")
+    gains = scores.video_gains(chosen, base) if base else {}
+    table = clips.candidates(sources, "test", gains)
+    split = "test" if len(table) else "train"
+    table = table if len(table) else clips.candidates(sources, "train", gains)
+    names = _labels(annotations)
+    shown = clips.show(
+        sources, table, clips.choose(table, num_clips), names, clips.moves(chosen, base, annotations.classes)
+    )
+    present = sorted({label for one in shown for label in one.labels})
+    page.values |= {"gallery": shown, "gallery_split": split, "present": present, "num_candidates": len(table)}
+    page.values["crops"] = sources.stores.get("crops")
+    if not len(table):
+        page.lacks("No clip has its context and focused volume stored: no pictures.", "saliency", "crops")
+    elif split == "train":
+        page.lacks("No evaluation clip has its volumes stored; training clips are shown.", "saliency", "crops")
+
+
+def _boxes(page: Page) -> None:
+    split = "test" if page.values["counts"]["test"] else "train"
+    stores = all_boxes(page.run_dir, split)
+    size = page.values["size"]
+    maps = [box_maps.coverage(one.box_input, size) for one in stores]
+    highest = max((float(density.max()) for density in maps), default=0)
+    shown = []
+    for one, density in zip(stores, maps, strict=True):
+        sides = np.rint(np.sqrt(one.box_source[:, 2:].astype(float).prod(1))).astype(int)
+        shown.append(
+            {
+                "name": one.name,
+                "count": len(one.rows),
+                "picture": data_uri(heat(density, highest), lossless=True),
+                "sizes": box_maps.sizes(one, size),
+                "histogram": charts.histogram(sides),
+            }
+        )
+    overlaps = [[box_maps.overlap(a, b) for b in stores] for a in stores]
+    scale = ", ".join(f"rgb({red:.0f} {green:.0f} {blue:.0f})" for red, green, blue in CIVIDIS)
+    page.values |= {"boxes": shown, "overlaps": overlaps, "highest": highest, "scale": scale, "boxes_split": split}
+    if not stores:
+        page.lacks("No boxes are stored.", "saliency")
+
+
+def _labels(annotations: Annotations) -> dict[str, list[str]]:
+    """Names of the classes of every video, in the order of the classes."""
+    found: dict[str, set[int]] = {video_id: set() for video_id in annotations.videos.video_id}
+    for video_id, index in zip(annotations.actions.video_id, annotations.actions.class_index, strict=True):
+        found[video_id].add(int(index))
+    return {video_id: [annotations.classes[index] for index in sorted(of)] for video_id, of in found.items()}
+
+
+def _render(page: Page) -> str:
+    """The template, with everything escaped that comes from outside; style and script are parts of the page."""
+    loader = PackageLoader("pipeline.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "signed": _signed, "number": _number, "duration": _duration}
+    environment.globals |= {"whisker": charts.whisker, "tone": charts.tone}
+    own = {
+        name: files("pipeline.report").joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")
+    }
+    return environment.get_template("page.html").render(page.values, missing=page.missing, **own)
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _signed(value: float | None, digits: int = 1) -> str:
+    """In per cent with its sign, the minus as long as the plus."""
+    return DASH if value is None or math.isnan(value) else f"{100 * value:+.{digits}f}".replace("-", MINUS)
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return DASH if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

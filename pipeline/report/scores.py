@@ -1,0 +1,185 @@
+"""Results for people: every result file with its interval, its difference to Base, and the same by class."""
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cache.vouched import read_vouched
+from pipeline.annotations import Annotations
+from pipeline.contrasts import LEVELS, mean_over_classes, resampled_precisions, resamples
+from pipeline.metrics import mean_average_precision
+from pipeline.result_files import read_result
+
+TOLERANCE = 1e-9  # of a mAP computed again from the scores file
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with the 2.5 % and 97.5 % points of its bootstrap; NaN where there is none."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One result file.
+
+    Attributes:
+        facts: its JSON. base_weights: SHA-256 of the Base behind it, "" where its model is gone.
+        ids: its V videos. scores: float64 (V, C). targets: 0 or 1, (V, C), by the labels of the run.
+    """
+
+    facts: dict
+    base_weights: str
+    ids: tuple[str, ...]
+    scores: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.facts["experiment"]
+
+    @property
+    def is_base(self) -> bool:
+        return self.facts["fusion"] == "none"
+
+    @cached_property
+    def by_class(self) -> np.ndarray:
+        """AP of every class, float64 (C,), NaN without positives."""
+        return mean_average_precision(self.scores, self.targets).per_class
+
+    @property
+    def fits_labels(self) -> bool:
+        """Whether the labels of the run are those it was scored with: they may have been corrected since."""
+        known, stored = self.by_class[~np.isnan(self.by_class)], self.facts["map"]
+        if stored is None or not len(known):
+            return stored is None and not len(known)
+        return abs(float(known.mean()) - stored) < TOLERANCE
+
+    @cached_property
+    def precisions(self) -> np.ndarray:
+        """AP of every class on the resamples that all results of V videos share, float64 (C, R)."""
+        return resampled_precisions(self.scores, self.targets, resamples(len(self.ids)))
+
+    @property
+    def has_intervals(self) -> bool:
+        """One video drawn again and again is itself; and other labels are another number."""
+        return len(self.ids) > 1 and self.fits_labels
+
+    def map(self) -> Interval:
+        """mAP in [0, 1]."""
+        value = float("nan") if self.facts["map"] is None else self.facts["map"]
+        return _interval(value, mean_over_classes(self.precisions)) if self.has_intervals else Interval(value)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassGain:
+    """One class in two results: AP in [0, 1], the difference with its paired interval, and positive videos."""
+
+    name: str
+    positives: int
+    base: float
+    ap: float
+    gain: Interval
+
+
+def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
+    """All result files of the run, Base first, then by falling mAP."""
+    weights = {}
+    for path in sorted((run_dir / "models").glob("*/model.json")):
+        model = read_vouched(path, "weights", "base")
+        weights[model["weights"]] = model["base"]
+    found = []
+    for path in sorted((run_dir / "results").glob("*.json")):
+        facts, ids, scores = read_result(path)
+        base = facts["weights"] if facts["fusion"] == "none" else weights.get(facts["weights"], "")
+        found.append(Result(facts, base, tuple(ids), scores, annotations.video_targets(ids)))
+    return sorted(found, key=lambda one: (not one.is_base, one.facts["seed"], -(one.facts["map"] or 0), one.name))
+
+
+def base_of(result: Result, results: list[Result]) -> Result | None:
+    """The result of the Base behind another one, on the same videos with the same labels; None if there is none."""
+    for base in results:
+        same = base.base_weights == result.base_weights and base.ids == result.ids
+        if base.is_base and same and base.fits_labels and result.fits_labels and base is not result:
+            return base
+    return None
+
+
+def gain(result: Result, base: Result) -> Interval:
+    """Difference in mAP, paired over resamples of the videos."""
+    value = result.facts["map"] - base.facts["map"]
+    if not result.has_intervals:
+        return Interval(value)
+    return _interval(value, mean_over_classes(result.precisions) - mean_over_classes(base.precisions))
+
+
+def class_gains(result: Result, base: Result, classes: list[str]) -> list[ClassGain]:
+    """Every class with a positive, by falling gain."""
+    gains = []
+    for number in np.flatnonzero(result.targets.any(axis=0)).tolist():
+        before, after = base.by_class[number], result.by_class[number]
+        spread = result.precisions[number] - base.precisions[number] if result.has_intervals else np.array([np.nan])
+        difference = _interval(after - before, spread)
+        positives = int(result.targets[:, number].sum())
+        gains.append(ClassGain(classes[number], positives, before, after, difference))
+    return sorted(gains, key=lambda one: -one.gain.value)
+
+
+def best(results: list[Result], experiment: str | None = None) -> Result | None:
+    """The fusion result that the page is about: the one asked for, or the highest that does not know the labels.
+
+    Raises:
+        ValueError: no result has this name or key; the message lists them.
+    """
+    if experiment is not None:
+        fitting = [one for one in results if experiment in (one.name, one.facts["key"]) and not one.is_base]
+        if not fitting:
+            names = ", ".join(dict.fromkeys(one.name for one in results if not one.is_base))
+            raise ValueError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
+    else:
+        fitting = [one for one in results if not one.is_base and not one.facts["oracle"]]
+    with_base = [one for one in fitting if base_of(one, results)]
+    return max(with_base or fitting, key=lambda one: (len(one.ids), one.facts["map"] or 0), default=None)
+
+
+def video_gains(result: Result, base: Result) -> dict[str, float]:
+    """By video id: how much further its labels' mean score stands above that of the other classes than with Base.
+
+    A video without labels, or with all, has only one of the two means.
+    """
+    moved, here = result.scores - base.scores, result.targets.astype(bool)
+    of_labels, of_others = (_mean(moved, chosen) for chosen in (here, ~here))
+    return dict(zip(result.ids, (of_labels - of_others).tolist(), strict=True))
+
+
+def read_metrics(run_dir: Path) -> dict[str, list[dict[str, float]]]:
+    """metrics.csv of every model that has one: by folder name, a row an epoch; Base first."""
+    found = {}
+    for path in sorted((run_dir / "models").glob("*/metrics.csv"), key=lambda one: _base_first(one.parent.name)):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+        if rows:
+            found[path.parent.name] = rows
+    return found
+
+
+def _base_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("base"), name
+
+
+def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Mean of the chosen values of each row, 0 where none is."""
+    return np.where(chosen, values, 0).sum(1) / np.maximum(chosen.sum(1), 1)
+
+
+def _interval(value: float, spread: np.ndarray) -> Interval:
+    if np.isnan(spread).all():
+        return Interval(float(value))
+    low, high = np.nanquantile(spread, LEVELS)
+    return Interval(float(value), float(low), float(high))

@@ -6,6 +6,7 @@ each row's bytes. It is built in memory and named after its content. Local rows 
 
 import hashlib
 import io
+import math
 import os
 import zlib
 from collections import OrderedDict
@@ -68,6 +69,13 @@ def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
         for name, value in attrs.items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.asarray(value, np.int64)
     return buffer.getvalue()
+
+
+def unit_bytes(data_bytes: int, num_rows: int, num_frames: int) -> int:
+    """About the size of a file of `build_unit`: data in whole chunks, offsets, checksums, and HDF5's own tables."""
+    chunks = math.ceil(data_bytes / CHUNK)
+    data = chunks * CHUNK if chunks > 1 else data_bytes
+    return data + 8 * (num_rows * num_frames + 1) + 4 * num_rows + 4400 + 46 * chunks
 
 
 def _index(rows: list[list[bytes]]) -> tuple[np.ndarray, np.ndarray]:

@@ -54,14 +54,21 @@ def check_space(folder: Path, num_bytes: int, num_files: int) -> None:
     Raises:
         StorageError: the disk has less free space, or fewer free inodes (where its file system counts them).
     """
-    with storage_errors(folder):
-        free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
+    free, inodes = free_space(folder)
     if num_bytes and free < num_bytes + SPARE_BYTES:
         raise StorageError(f"{folder}: about {_mb(num_bytes)} will be written, {_mb(free)} are free; not started")
-    if num_files and inodes.f_files and inodes.f_favail < num_files + SPARE_FILES:
-        raise StorageError(
-            f"{folder}: about {num_files} files will be written, {inodes.f_favail} inodes are free; not started"
-        )
+    if num_files and inodes is not None and inodes < num_files + SPARE_FILES:
+        raise StorageError(f"{folder}: about {num_files} files will be written, {inodes} inodes are free; not started")
+
+
+def free_space(folder: Path) -> tuple[int, int | None]:
+    """Free bytes and inodes where a folder is, or will be; None where its file system counts no inodes."""
+    folder = Path(folder).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    with storage_errors(folder):
+        found = os.statvfs(folder)
+        return shutil.disk_usage(folder).free, found.f_favail if found.f_files else None
 
 
 def _mb(num_bytes: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli_inspect, cli_look, cli_tables, cli_trust
+from pipeline import cli_inspect, cli_look, cli_plan, cli_tables, cli_trust
 from pipeline.cli_options import finish, split_ids, stage_options, unit_options
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
@@ -32,8 +32,9 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 
 
-for command in (*cli_tables.COMMANDS, *cli_trust.COMMANDS, *cli_inspect.COMMANDS, *cli_look.COMMANDS):
-    main.add_command(command)
+for group in (cli_inspect, cli_look, cli_plan, cli_tables, cli_trust):
+    for command in group.COMMANDS:
+        main.add_command(command)
 
 
 @main.command()

@@ -1,0 +1,154 @@
+"""plan: what every stage will take on this machine, scaled up from a timed sample of the user's own videos."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from cache.filesystem import free_space
+from pipeline.config import Config
+from pipeline.device import pick_device
+from pipeline.forecast_stages import Measured, StageForecast
+from pipeline.plan_counts import Counts, count, with_miniature
+from pipeline.policies import Policy
+from pipeline.sample_clips import Sample, SampledVideo, measure
+from pipeline.sample_stores import measure_stores
+from pipeline.sample_training import TrainingCost, measure_training
+from pipeline.workspace import StageError, Workspace
+
+SAMPLED_MINIATURE = 12  # videos of each split that are made where there are none yet
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The stages of a run, and what the numbers rest on.
+
+    Attributes:
+        free_bytes, free_inodes: of the disk (None where its file system counts no inodes). held_bytes, held_files:
+            what the run folder holds already.
+        notes: in sentences: what was sampled, and what could only be guessed.
+    """
+
+    stages: list[StageForecast]
+    counts: Counts
+    free_bytes: int
+    free_inodes: int | None
+    held_bytes: int
+    held_files: int
+    notes: list[str]
+
+    def total(self, codec: str) -> int:
+        return sum(stage.bytes[codec] for stage in self.stages)
+
+    @property
+    def files(self) -> int:
+        return sum(stage.files for stage in self.stages)
+
+    def fits(self, codec: str) -> bool:
+        """Whether the disk has room for what is still to be written."""
+        inodes = self.free_inodes is None or self.files - self.held_files <= self.free_inodes
+        return inodes and self.total(codec) - self.held_bytes <= self.free_bytes
+
+
+def forecast(
+    config: Config, run_dir: Path, seconds: float = 60.0, policies: tuple[Policy, ...] = ("entropy",)
+) -> Forecast:
+    """Sample for about so many seconds, and scale up. Writes nothing into the run folder.
+
+    Args:
+        policies: boxes that `crops` will be asked for.
+    Raises:
+        AnnotationError, StageError: as `prepare` would.
+    """
+    with tempfile.TemporaryDirectory(prefix="plan-") as spare:
+        spare, made = Path(spare), 0.0
+        if config.data.format == "miniature" and not Path(config.data.videos).is_dir():
+            started = time.monotonic()
+            config_here, counts = with_miniature(config, spare / "data", SAMPLED_MINIATURE)
+            made = (
+                (time.monotonic() - started)
+                / (2 * SAMPLED_MINIATURE)
+                * (counts.videos("train") + counts.videos("test"))
+            )
+        else:
+            config_here, counts = config, count(config, run_dir)
+        base = Workspace(run_dir, config).base_folder / "weights.pt"
+        weights = base if base.exists() else None
+        startup = _startup()
+        samples, pool = _sample(config_here, counts, seconds / 2, weights)
+        videos = [video for sample in samples for video in sample.videos]
+        if not videos:
+            raise StageError(f"none of the sampled videos can be read: {', '.join(samples[0].failed[:5])}")
+        splits = {video.part.split for video in videos}
+        stores = {}
+        for split in splits:
+            own = [video for video in videos if video.part.split == split]
+            stores[split] = measure_stores(config, own, spare / split)
+        costs = _trainings(config, counts, videos, seconds / 2)
+        measured = Measured(config, counts, policies, samples, stores, costs, *startup, pool, made)
+        return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
+
+
+def _sample(config: Config, counts: Counts, seconds: float, weights: Path | None) -> tuple[list[Sample], float]:
+    """One sample for each process that stage 1 will have, all at work at a time; and what starting them took."""
+    workers = config.workers if pick_device(config).type == "cpu" else 1
+    workers = max(1, min(workers, max(map(len, counts.candidates.values()))))
+    jobs = []
+    for number in range(workers):
+        columns = [candidates[number::workers] for candidates in counts.candidates.values()]
+        longest = max(map(len, columns))
+        jobs.append([column[row] for row in range(longest) for column in columns if row < len(column)])
+    started = time.time()
+    calls = (delayed(measure)(config, own, seconds, weights, counts.num_classes) for own in jobs)
+    samples = Parallel(n_jobs=workers)(calls)
+    return samples, max(sample.entered for sample in samples) - started
+
+
+def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], seconds: float) -> dict[str, TrainingCost]:
+    """Costs of train-base, late fusion and temporal concatenation; none where there is nothing to train on."""
+    if not counts.videos("train"):
+        return {}
+    clips = np.concatenate([video.clips for video in videos])[:64]
+    trainings = {"base": (config.base, clips)} if config.base.epochs else {}
+    trainings |= {"late": (config.fusion, clips), "concat": (config.fusion, np.concatenate([clips, clips], 1))}
+    found = {}
+    for name, (training, volumes) in trainings.items():
+        batch = min(training.batch_size, counts.videos("train"))
+        own = seconds / len(trainings)
+        found[name] = measure_training(config, replace(training, batch_size=batch), volumes, counts.num_classes, own)
+    return found
+
+
+def _startup() -> tuple[float, int]:
+    """Seconds and resident bytes of a process that has imported what a stage needs."""
+    code = "import pipeline.saliency, pipeline.volumes, pipeline.memory; print(pipeline.memory.held_bytes())"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, check=True)
+    return time.monotonic() - started, int(done.stdout)
+
+
+def _held(run_dir: Path) -> tuple[int, int]:
+    sizes = [path.stat().st_size for path in run_dir.rglob("*") if path.is_file()] if run_dir.is_dir() else []
+    return sum(sizes), len(sizes)
+
+
+def _notes(measured: Measured, weights: Path | None) -> list[str]:
+    videos = measured.videos
+    looked = sum(len(video.rows) for video in videos if video.logits is not None)
+    cut = sum(len(video.rows) for video in videos)
+    notes = [f"sampled: {len(videos)} videos decoded, {looked} clips looked at, {cut} clips cut and encoded"]
+    failed = sum(len(sample.failed) for sample in measured.samples)
+    notes += [f"{failed} of the sampled videos cannot be read; prepare will leave such videos out"] * bool(failed)
+    notes += ["the sample's boxes are those of a network with random weights, for Base is not trained yet"] * (
+        not weights
+    )
+    for name, cost in measured.trainings.items():
+        notes += [f"{name}: a whole batch was too much for the sample; its time and memory are scaled"] * (
+            not cost.exact
+        )
+    return notes

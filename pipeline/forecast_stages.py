@@ -1,0 +1,251 @@
+"""Each stage's rows, files, bytes, seconds and memory, scaled up from what a sample took."""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.config import OBJECTIVES, Config, Training, to_toml
+from pipeline.device import pick_device
+from pipeline.metrics import submission
+from pipeline.plan_counts import Counts, PartSize
+from pipeline.policies import Policy
+from pipeline.sample_clips import CODECS, Sample, SampledVideo
+from pipeline.sample_stores import SampledStores, StoreCost
+from pipeline.sample_training import TrainingCost
+
+FUSIONS = ("late", "concat")  # what `train-fusion` trains when nothing else is said
+PREPARED = 7  # config.toml, videos.csv, skipped.csv, labels.csv, classes.txt, and two locks
+MODEL_FILES = 4  # beside checkpoints: weights, what it was made from, metrics, lock
+MODEL_TEXT = 3000  # bytes of those of them that are text
+RESULT_FILES, RESULT_TEXT = 3, 1400  # of one model: facts, scores, APs by class
+PLAN_ROW, PLAN_VIDEO = 12, 130  # bytes that a further row and a further video add to the plan's Parquet
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """One stage.
+
+    Attributes:
+        rows: planned rows; for prepare videos, for trainings clips that are seen.
+        files, bytes: on disk when it has ended; bytes by codec.
+        seconds: on this machine. memory: peak bytes of one of its processes. processes: that work at a time.
+    """
+
+    stage: str
+    rows: int
+    files: int
+    bytes: dict[str, int]
+    seconds: float
+    memory: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that was measured, and the stages that follow from it.
+
+    Attributes:
+        config, counts: what is planned. policies: boxes that crops will be asked for.
+        samples: one of each process. stores: by split. trainings: by name, see FUSIONS, and "base".
+        startup_seconds, startup_bytes: of a process that has done nothing yet. pool_seconds: to start workers.
+        made_seconds: to generate the miniature; 0 for other data.
+    """
+
+    config: Config
+    counts: Counts
+    policies: tuple[Policy, ...]
+    samples: list[Sample]
+    stores: dict[str, SampledStores]
+    trainings: dict[str, TrainingCost]
+    startup_seconds: float
+    startup_bytes: int
+    pool_seconds: float
+    made_seconds: float = 0.0
+
+    @cached_property
+    def videos(self) -> list[SampledVideo]:
+        """All sampled videos."""
+        return [video for sample in self.samples for video in sample.videos]
+
+    def stages(self) -> list[StageForecast]:
+        """All stages in their order."""
+        return [
+            *(self._prepare(), self._train_base(), self._saliency(), self._crops()),
+            self._fusion(),
+            self._evaluate(),
+        ]
+
+    def _mean(self, split: str, value: Callable[[SampledVideo], float]) -> float:
+        """Over the sampled videos of a split; of the other one where this has none."""
+        own = [video for video in self.videos if video.part.split == split] or self.videos
+        return float(np.mean([value(video) for video in own]))
+
+    def _cost(self, split: str, *key) -> StoreCost:
+        """Of one product, of a split that was sampled; of the other where this one was not."""
+        own = [stores.costs[key] for name, stores in sorted(self.stores.items(), key=lambda one: one[0] != split)
+               if key in stores.costs]  # fmt: skip
+        return own[0]
+
+    def _stored(self, *key) -> tuple[int, int]:
+        """(bytes, files) of one product with these settings in all parts."""
+        num_bytes = files = 0
+        for part in self.counts.parts:
+            cost = self._cost(part.split, *key)
+            num_bytes += cost.part_bytes + sum(cost.of_unit(videos * part.rows_per_video) for videos in part.units)
+            files += cost.part_files + cost.unit_files * len(part.units)
+        return round(num_bytes), files
+
+    def _prepare(self) -> StageForecast:
+        counts, config = self.counts, self.config
+        videos = sum(counts.videos(split) for split in ("train", "test"))
+        line = self._mean("train", lambda video: len(",".join(map(str, video.row.values()))) + 3)
+        size = counts.text_bytes + videos * line + len(to_toml(config))
+        for part in counts.parts:
+            own = [video for video in self.videos if video.part.split == part.split] or self.videos
+            rows = sum(len(video.rows) for video in own)
+            size += self.stores[own[0].part.split].plan_bytes
+            size += (part.num_rows - rows) * PLAN_ROW + (part.num_videos - len(own)) * PLAN_VIDEO
+        probe = sum(
+            counts.videos(split) * self._mean(split, lambda one: one.seconds["probe"]) for split in ("train", "test")
+        )
+        seconds = self.startup_seconds + self.made_seconds + probe / config.workers
+        files = PREPARED + 2 * len(counts.parts)
+        return self._stage("prepare", videos, files, size, seconds, self.startup_bytes, config.workers)
+
+    def _train_base(self) -> StageForecast:
+        config, counts, base = self.config, self.counts, self.config.base
+        videos, cost = counts.videos("train"), self.trainings.get("base")
+        if cost is None:  # taken as it is
+            late = self.trainings.get("late")
+            size = late.weights_bytes if late else 0
+            return self._stage("train-base", 0, 3, size, self.startup_seconds, self.startup_bytes + 4 * size, 1)
+        frames = self._mean("train", lambda one: one.row["num_frames"])
+        decode = self._mean("train", lambda one: one.seconds["decode"])
+        resize = self._mean("train", lambda one: one.seconds["resize"] / max(one.slots, 1))
+        length = config.clips.num_frames
+        load, reading, held = decode * min(1, (frames + length) / 2 / frames) + resize * length, 0.0, 0
+        if base.in_memory:
+            load, reading = 0.0, videos * (decode + resize * frames) / config.workers + self.pool_seconds
+            held = round(videos * frames * config.clips.resized_side**2 * 3)
+        seconds = self.startup_seconds + reading + self._training_seconds(base, cost, videos, load)
+        size, files = self._model(cost, base.epochs)
+        return self._stage("train-base", base.epochs * videos, files, size, seconds, cost.memory + held, 1)
+
+    def _saliency(self) -> StageForecast:
+        looks = self.config.saliency.objectives
+        keys = [("base",), *(("maps", name) for name in looks), *[("boxes",)] * len(looks)]
+        size, files = (sum(values) for values in zip(*(self._stored(*key) for key in keys), strict=True))
+        row = np.mean([sample.row_seconds for sample in self.samples if sample.row_seconds])
+
+        def unit(part: PartSize, videos: int) -> float:
+            video = self._mean(part.split, lambda one: one.seconds["decode"] + one.seconds["resize"])
+            writing = sum(self._cost(part.split, *key).write_seconds for key in keys if key != ("boxes",))
+            return videos * (video + part.rows_per_video * row) + writing
+
+        on_cpu = pick_device(self.config).type == "cpu"
+        workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts)) if on_cpu else 1
+        search = max(sample.box_seconds for sample in self.samples)
+        seconds = self._makespan(unit, workers) + len(looks) * sum(
+            part.num_rows * search + len(part.units) * self._cost(part.split, "boxes").write_seconds
+            for part in self.counts.parts
+        )
+        side, rows = self.config.clips.input_side, self._unit_rows()
+        memory = max(sample.look_bytes for sample in self.samples) + 4 * rows * side**2 * len(looks)
+        return self._stage("saliency", self.counts.rows("train", "test"), files, size, seconds, memory, workers)
+
+    def _crops(self) -> StageForecast:
+        size, files = dict.fromkeys(CODECS, 0), 0
+        searched = [policy for policy in self.policies if policy not in OBJECTIVES]
+        for codec in CODECS:
+            stored = [self._stored("context", codec), *[self._stored("crops", codec)] * len(self.policies)]
+            stored += [self._stored("boxes")] * len(searched)
+            size[codec], files = (sum(values) for values in zip(*stored, strict=True))
+        codec = self.config.crops.codec
+
+        def unit(part: PartSize, videos: int) -> float:
+            def row(one: SampledVideo) -> float:
+                twice = one.seconds["cut"] + one.seconds["crops", codec]
+                return (one.seconds["theta"] + one.seconds["context", codec] + len(self.policies) * twice) / len(
+                    one.rows
+                )
+
+            each = self._mean(part.split, lambda one: one.seconds["decode"]) + part.rows_per_video * self._mean(
+                part.split, row
+            )
+            writing = self._cost(part.split, "context", codec).write_seconds
+            return videos * each + writing * (1 + len(self.policies))
+
+        workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts))
+        unit_bytes = self._unit_rows() * max(
+            self._cost("train", name, codec).row_bytes for name in ("context", "crops")
+        )
+        memory = max(sample.cut_bytes for sample in self.samples) + round(unit_bytes) * (3 + len(self.policies))
+        rows = self.counts.rows("train", "test")
+        return self._stage("crops", rows, files, size, self._makespan(unit, workers), memory, workers)
+
+    def _fusion(self) -> StageForecast:
+        videos, fusion, seconds, size, files = (
+            self.counts.videos("train"),
+            self.config.fusion,
+            self.startup_seconds,
+            0,
+            0,
+        )
+        costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
+        for cost, volumes in zip(costs, (1, 2), strict=False):
+            seconds += self._training_seconds(fusion, cost, videos, volumes * self._read_seconds())
+            size, files = (a + b for a, b in zip((size, files), self._model(cost, fusion.epochs), strict=True))
+        memory = max((cost.memory for cost in costs), default=self.startup_bytes)
+        rows = len(costs) * fusion.epochs * videos
+        return self._stage("train-fusion", rows, files, size, seconds, memory, 1)
+
+    def _evaluate(self) -> StageForecast:
+        rows, videos = self.counts.rows("test"), self.counts.videos("test")
+        costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
+        seconds = self.startup_seconds + sum(
+            rows * (cost.forward_seconds + volumes * self._read_seconds())
+            for cost, volumes in zip(costs, (1, 2), strict=False)
+        )
+        scores = np.random.default_rng(0).random((1, self.counts.num_classes), np.float32)
+        own = len(submission(["A0000"], scores)) * videos + self.counts.class_bytes + RESULT_TEXT
+        size = own * (1 + len(costs))
+        memory = self.startup_bytes + 3 * max((cost.weights_bytes for cost in costs), default=0)
+        files = RESULT_FILES * (1 + len(costs)) + 1
+        return self._stage("evaluate", (1 + len(costs)) * rows, files, size, seconds, memory, 1)
+
+    def _stage(
+        self, name: str, rows: int, files: int, size, seconds: float, memory: float, processes: int
+    ) -> StageForecast:
+        by_codec = size if isinstance(size, dict) else dict.fromkeys(CODECS, round(size))
+        return StageForecast(name, rows, files, by_codec, float(seconds), round(memory), processes)
+
+    def _training_seconds(self, training: Training, cost: TrainingCost, videos: int, load: float) -> float:
+        """Of all epochs; batches are read ahead where there are loader workers."""
+        batch, readers = min(training.batch_size, videos), training.loader_workers
+        loading = load * batch
+        step = max(cost.step_seconds, loading / readers) if readers else cost.step_seconds + loading
+        return training.epochs * (step * videos / batch + cost.save_seconds)  # the last batch may be a short one
+
+    def _model(self, cost: TrainingCost, epochs: int) -> tuple[int, int]:
+        """(bytes, files) of a trained model; its last two checkpoints stay."""
+        kept = min(2, epochs)
+        return cost.weights_bytes + kept * cost.checkpoint_bytes + MODEL_TEXT, MODEL_FILES + kept
+
+    def _read_seconds(self) -> float:
+        return float(np.mean([stores.read_seconds[self.config.crops.codec] for stores in self.stores.values()]))
+
+    def _unit_rows(self) -> int:
+        """Rows of the largest unit."""
+        return max(part.rows_per_video * part.units[0] for part in self.counts.parts)
+
+    def _makespan(self, unit_seconds: Callable[[PartSize, int], float], workers: int) -> float:
+        """Until the last worker has done its last unit, when each takes the next one as it becomes free."""
+        free = [0.0] * workers
+        for part in self.counts.parts:
+            known = {videos: unit_seconds(part, videos) for videos in set(part.units)}
+            for videos in part.units:
+                heapq.heappush(free, heapq.heappop(free) + known[videos])
+        return self.startup_seconds + max(free) + (self.pool_seconds if workers > 1 else 0)

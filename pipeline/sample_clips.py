@@ -1,0 +1,236 @@
+"""A few real clips of the user's own videos, through decoder, network, box search and codecs, with a clock beside them.
+
+The functions are those of stages 1 and 2, and so are the bytes; nothing is written here.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cache.crop_store import encode_volume
+from cache.plan import Part
+from models.backbones import build
+from models.box_search import quantise
+from models.checkpoint import load_weights
+from models.fold import fold
+from models.i3d import as_input
+from models.losses import entropy
+from pipeline.clips import source_frames
+from pipeline.config import Config
+from pipeline.device import pick_device
+from pipeline.isolated import Prober
+from pipeline.memory import held_bytes, peak_bytes, reset_peak
+from pipeline.plan_rows import plan_rows, probe_row
+from pipeline.policies import find_box, saliency_maps
+from pipeline.transforms import apply_theta, crop_and_flip, cut_source, resize
+from pipeline.video_errors import VideoError
+from pipeline.workspace import Workspace, clip_settings
+
+CODECS = ("jpeg", "png")
+ROWS = 4  # of each sampled video; decoding is timed for all of its planned rows
+
+
+@dataclass
+class SampledVideo:
+    """What one video took: seconds by what they were spent on, for all planned rows or for those in `rows`.
+
+    Attributes:
+        row: of videos.csv. part: all planned rows. rows: the local rows that were looked at and cut.
+        seconds: probe, decode, resize (all planned rows); theta, cut, and encoding by (product, codec) (of `rows`).
+        slots: distinct frames of all planned rows.
+        clips: V_in of `rows`, uint8 (R, T, H_in, W_in, 3). crc: uint32 (R, T).
+        maps: objective to [(codes, scale)]; empty where there was no time for the network. logits: (R, T_out, C).
+        encoded: (product, codec) to the frames of each row.
+    """
+
+    row: dict
+    part: Part
+    rows: list[int]
+    seconds: dict = field(default_factory=dict)
+    slots: int = 0
+    clips: np.ndarray | None = None
+    crc: np.ndarray | None = None
+    maps: dict = field(default_factory=dict)
+    logits: np.ndarray | None = None
+    encoded: dict = field(default_factory=dict)
+
+
+@dataclass
+class Sample:
+    """What one process measured.
+
+    Attributes:
+        videos: those that could be read. failed: ids of those that could not.
+        row_seconds: of the network with its backward passes, a row. box_seconds: of a box search.
+        look_bytes, cut_bytes: peak memory of stages 1 and 2 without what a unit holds.
+        entered: time.time() when the process began.
+    """
+
+    videos: list[SampledVideo]
+    failed: list[str]
+    row_seconds: float = 0.0
+    box_seconds: float = 0.0
+    look_bytes: int = 0
+    cut_bytes: int = 0
+    entered: float = 0.0
+
+
+def measure(config: Config, jobs: list[tuple[str, str]], seconds: float, weights: Path | None, classes: int) -> Sample:
+    """Take as many of the videos as the time allows, at least one of each split.
+
+    Args:
+        jobs: (video_id, split), in the order in which they are taken.
+        seconds: for all of it, about.
+        weights: of a trained Base; None for a network with random weights, whose boxes are random as well.
+        classes: number of them.
+    """
+    sample, started = Sample([], [], entered=time.time()), time.monotonic()
+    device = pick_device(config)
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(config.saliency.threads)
+    try:
+        splits = {split for _, split in jobs}
+        with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
+            for video_id, split in jobs:
+                seen = {video.part.split for video in sample.videos}
+                if seen == splits and time.monotonic() - started > 0.3 * seconds:
+                    break
+                if not (split in seen and time.monotonic() - started > 0.3 * seconds):
+                    _decode(config, prober, video_id, split, sample)
+        _look(config, sample, weights, classes, device, started + 0.7 * seconds)
+        reset_peak()
+        for video in sample.videos:
+            _cut(config, video, sample)
+        sample.cut_bytes = peak_bytes()
+    finally:
+        torch.set_num_threads(threads)
+    return sample
+
+
+def _decode(config: Config, prober: Prober, video_id: str, split: str, sample: Sample) -> None:
+    """Probe and decode one video as `prepare` and stage 1 do; the frames of ROWS of its clips are kept, resized."""
+    started = time.perf_counter()
+    found = probe_row(config, prober, video_id, None)
+    if isinstance(found, tuple):
+        sample.failed.append(video_id)
+        return
+    seconds = {"probe": time.perf_counter() - started, "decode": 0.0, "resize": 0.0}
+    row = {"video_id": video_id, "split": split, **found}
+    count = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
+    table = plan_rows(config, pd.DataFrame([row]), split, range(count))
+    part = Part(f"part-000-{split}", split, table, count, 1, clip_settings(config))
+    rows = sorted({place * count // min(ROWS, count) for place in range(min(ROWS, count))})
+    clips = [part.clip(number) for number in rows]
+    needed = {index for clip in clips for index in clip.frame_indices}
+    resized, crc, slots = {}, {}, 0
+    try:
+        frames = source_frames(Workspace(Path(), config), part, list(range(count)))
+        while True:
+            with _clock(seconds, "decode"):
+                found = next(frames, None)
+            if found is None:
+                break
+            index, frame, checksum = found
+            with _clock(seconds, "resize"):
+                small = resize(frame, clips[0].theta.resized_size)
+            slots += 1
+            if index in needed:
+                resized[index], crc[index] = small, checksum
+    except VideoError:
+        sample.failed.append(video_id)
+        return
+    volumes = [crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta) for clip in clips]
+    checks = np.array([[crc[i] for i in clip.frame_indices] for clip in clips], np.uint32)
+    sample.videos.append(SampledVideo(row, part, rows, seconds, slots, np.stack(volumes), checks))
+
+
+def _look(config: Config, sample: Sample, weights: Path | None, classes: int, device, deadline: float) -> None:
+    """Run stage 1's network over the kept clips: one to warm up and judge its time, then batches while time lasts."""
+    if not sample.videos:
+        return
+    network = build(config.base.network, classes)
+    if weights:
+        load_weights(network, weights)
+    network = fold(network).to(device)
+    todo, size = list(sample.videos), config.saliency.batch_size
+    before = held_bytes()
+    reset_peak()
+    _batch(config, network, todo[0].clips[:1], classes, device)
+    single = _batch(config, network, todo[0].clips[:1], classes, device)[0]
+    size = size if time.monotonic() + 2 * single * size < deadline else 1
+    spent, looked = 0.0, 0
+    while todo and (not looked or time.monotonic() + spent / looked * size < deadline):
+        videos = [todo.pop(0)]
+        while todo and sum(len(video.rows) for video in videos) + len(todo[0].rows) <= size:
+            videos.append(todo.pop(0))
+        rows = np.concatenate([video.clips for video in videos])
+        results = [
+            _batch(config, network, rows[first : first + size], classes, device) for first in range(0, len(rows), size)
+        ]
+        spent, looked = spent + sum(result[0] for result in results), looked + len(rows)
+        logits = np.concatenate([result[1] for result in results])
+        maps = {name: [one for result in results for one in result[2][name]] for name in config.saliency.objectives}
+        for video in videos:
+            count = len(video.rows)
+            video.logits, logits = logits[:count], logits[count:]
+            video.maps = {name: found[:count] for name, found in maps.items()}
+            maps = {name: found[count:] for name, found in maps.items()}
+    sample.row_seconds = spent / looked
+    measured = min(size, max(len(video.rows) for video in sample.videos)) if size > 1 else 1
+    sample.look_bytes = before + (peak_bytes() - before) * config.saliency.batch_size // measured
+
+
+def _batch(config: Config, network, clips: np.ndarray, classes: int, device) -> tuple[float, np.ndarray, dict]:
+    """(seconds, logits, maps as they are stored) of some clips."""
+    started = time.perf_counter()
+    video, targets = as_input(torch.from_numpy(clips), device), None
+    if "cross_entropy" in config.saliency.objectives:  # any labels take the same time
+        shapes = (len(clips), classes), (len(clips), clips.shape[1], classes)
+        targets = tuple(torch.zeros(shape, device=device) for shape in shapes)
+    logits, maps = saliency_maps(network, video, config.saliency.objectives, config, targets)
+    stored = {name: [quantise(one) for one in found.cpu().numpy()] for name, found in maps.items()}
+    entropy(logits)
+    return time.perf_counter() - started, logits.cpu().numpy(), stored
+
+
+def _cut(config: Config, video: SampledVideo, sample: Sample) -> None:
+    """Cut and encode the kept clips of a video as stage 2 does, in both codecs, where the first objective looks."""
+    clips, boxes, started = [video.part.clip(row) for row in video.rows], [], time.perf_counter()
+    maps = next(iter(video.maps.values()), None)
+    for number, clip in enumerate(clips):
+        looks = maps is not None and bool(maps[number][0].any())
+        policy = config.saliency.objectives[0] if looks else "random"
+        boxes.append(find_box(config, clip, policy, maps[number][0] if looks else None)[0])
+    sample.box_seconds = max(sample.box_seconds, (time.perf_counter() - started) / len(clips))
+    names = [(product, codec) for product in ("context", "crops") for codec in CODECS]
+    video.encoded = {name: [[b""] * video.part.num_frames for _ in clips] for name in names}
+    video.seconds |= dict.fromkeys(["theta", "cut", *names], 0.0)
+    for index, frame, _ in source_frames(Workspace(Path(), config), video.part, video.rows):
+        for number, clip in enumerate(clips):
+            if index not in clip.frame_indices:
+                continue
+            with _clock(video.seconds, "theta"):
+                pictures = {"context": apply_theta(frame, clip.theta)}
+            with _clock(video.seconds, "cut"):
+                pictures["crops"] = cut_source(frame, clip.theta, boxes[number], video.part.input_size)
+            for product, codec in names:
+                with _clock(video.seconds, (product, codec)):
+                    (content,) = encode_volume(pictures[product][None], codec, config.crops.quality)
+                for place, wanted in enumerate(clip.frame_indices):
+                    if wanted == index:
+                        video.encoded[product, codec][number][place] = content
+
+
+@contextmanager
+def _clock(seconds: dict, name) -> Iterator[None]:
+    """Add the time spent inside to seconds[name]."""
+    started = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - started

@@ -1,0 +1,110 @@
+"""A few timed steps of a training, and what its files will take: the same network, optimiser and loss, real clips."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.backbones import build
+from models.checkpoint import to_bytes
+from models.i3d import as_input
+from models.losses import charades_loss
+from pipeline.config import Config, Training
+from pipeline.device import pick_device
+from pipeline.memory import held_bytes, peak_bytes, reset_peak
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What one training takes.
+
+    Attributes:
+        step_seconds: of a whole batch. forward_seconds: of one clip, in eval mode. memory: peak bytes of the process.
+        weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and hash a checkpoint.
+        exact: a whole batch was timed; otherwise a part of it, and time and memory were scaled.
+    """
+
+    step_seconds: float
+    forward_seconds: float
+    memory: int
+    weights_bytes: int
+    checkpoint_bytes: int
+    save_seconds: float
+    exact: bool
+
+
+def measure_training(
+    config: Config, training: Training, clips: np.ndarray, classes: int, seconds: float
+) -> TrainingCost:
+    """Time some steps.
+
+    Args:
+        training: the recipe.
+        clips: uint8 (N, T, H, W, 3) of this training's length T; repeated until they fill a batch.
+        classes: number of them.
+        seconds: for all of it, about; at least two steps of one clip are made.
+    """
+    device, started = pick_device(config), time.monotonic()
+    before = held_bytes()
+    network = build(config.base.network, classes).to(device).train()
+    network.activation_checkpointing = training.activation_checkpointing
+    optimiser = torch.optim.SGD(
+        network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
+    )
+
+    def step(size: int) -> float:
+        begun = time.perf_counter()
+        batch = torch.from_numpy(np.resize(clips, (size, *clips.shape[1:])))
+        targets = torch.zeros(size, classes, device=device), torch.zeros(size, clips.shape[1], classes, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
+            logits = network(as_input(batch, device)).float()
+            loss = charades_loss(logits, *targets, training.video_loss_weight)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        float(loss.detach())  # waits for the device
+        return time.perf_counter() - begun
+
+    step(1)
+    held = held_bytes()
+    reset_peak()
+    single, size = step(1), 1
+    room = _available() * 0.7
+    growth = max(peak_bytes() - held, 0)
+    if time.monotonic() - started + 2 * single * training.batch_size < seconds and growth * training.batch_size < room:
+        size = training.batch_size
+        single = step(size)  # the first of a size is slower
+        reset_peak()
+    enough = time.monotonic() - started + single > seconds
+    times = [single] if enough else [step(size)]
+    while time.monotonic() - started + times[-1] < seconds and len(times) < 5:
+        times.append(step(size))
+    memory = peak_bytes() + max(peak_bytes() - held, 0) * (training.batch_size - size) // size
+    if device.type == "cuda":  # what is scarce there
+        memory = torch.cuda.max_memory_allocated(device) * training.batch_size // size
+    network.eval()
+    with torch.no_grad():
+        begun = time.perf_counter()
+        network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
+        forward = time.perf_counter() - begun
+    weights = to_bytes({name: value.cpu() for name, value in network.state_dict().items()})
+    begun = time.perf_counter()
+    checkpoint = to_bytes({"network": network.state_dict(), "optimiser": optimiser.state_dict()})
+    hashlib.sha256(checkpoint).hexdigest()
+    save = time.perf_counter() - begun
+    seconds_a_step = float(np.median(times)) * training.batch_size / size
+    memory = max(memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
+    return TrainingCost(
+        seconds_a_step, forward, memory, len(weights), len(checkpoint), save, size == training.batch_size
+    )
+
+
+def _available() -> int:
+    """Bytes of memory that could be taken now, as Linux guesses; without a guess, enough."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 1 << 62

@@ -1,0 +1,168 @@
+"""plan: bytes and files within a tenth of what the stages then write, before `prepare` and after; the arithmetic."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_data import change, make_data, tiny_config
+
+from cache.crop_store import build_unit, unit_bytes
+from pipeline import cli_plan, crops, plan_counts
+from pipeline.cli import main
+from pipeline.config import load, to_toml
+from pipeline.forecast import forecast
+from pipeline.forecast_stages import Measured
+from pipeline.plan_counts import PartSize, count
+from pipeline.sample_clips import measure
+from pipeline.workspace import StageError
+
+PLACES = {
+    "prepare": ("*.csv", "*.txt", "*.toml", ".lock", "plan/*"),
+    "train-base": ("models/base-*/*",),
+    "saliency": ("base/**/*", "maps/**/*", "boxes/**/*"),
+    "crops": ("context/**/*", "crops/**/*"),
+    "train-fusion": ("models/late-*/*", "models/concat-*/*"),
+    "evaluate": ("results/*", "results.csv"),
+}
+
+
+def _sizes(run_dir, stage: str) -> list[int]:
+    """Bytes of every file that a stage wrote."""
+    found = {path for pattern in PLACES[stage] for path in run_dir.glob(pattern) if path.is_file()}
+    if stage == "prepare":
+        found.discard(run_dir / "results.csv")
+    return [path.stat().st_size for path in found]
+
+
+@pytest.fixture(scope="module")
+def before(tiny_run, tmp_path_factory):
+    """The forecast as it is before anything ran: the same config, a run folder that is not there."""
+    return forecast(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=6)
+
+
+def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
+    assert not before.counts.planned
+    assert [stage.stage for stage in before.stages] == list(PLACES) == list(cli_plan.STAGES)
+    for stage in before.stages:
+        sizes = _sizes(tiny_run.path, stage.stage)
+        assert stage.files == len(sizes), stage.stage
+        assert stage.bytes["png"] == pytest.approx(sum(sizes), rel=0.1), stage.stage
+        assert stage.seconds > 0 and stage.memory > 1e7
+    rows = {stage.stage: stage.rows for stage in before.stages}
+    assert (rows["prepare"], rows["saliency"], rows["crops"]) == (7, 14, 14)
+    assert (rows["train-base"], rows["train-fusion"], rows["evaluate"]) == (2 * 4, 2 * 3 * 4, 3 * 6)
+
+
+def test_the_other_codec_is_within_a_tenth_as_well(looked, before):
+    crops.run(change(looked.config, crops={"codec": "jpeg"}), looked.path, ("entropy",))
+    (stage,) = (stage for stage in before.stages if stage.stage == "crops")
+    assert stage.bytes["jpeg"] == pytest.approx(sum(_sizes(looked.path, "crops")), rel=0.1)
+    assert stage.bytes["jpeg"] < stage.bytes["png"]
+
+
+def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
+    files = {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}
+    found = forecast(tiny_copy.config, tiny_copy.path, seconds=3)
+    assert found.counts.planned and not any("random weights" in note for note in found.notes)
+    (stage,) = (stage for stage in found.stages if stage.stage == "saliency")
+    assert stage.bytes["png"] == pytest.approx(sum(_sizes(tiny_copy.path, "saliency")), rel=0.1)
+    assert (found.held_files, found.held_bytes) == (len(files), sum(files.values()))
+    assert files == {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}  # wrote nothing
+    assert replace(found, free_bytes=0, free_inodes=0, held_bytes=found.total("png"), held_files=found.files).fits(
+        "png"
+    )
+
+
+def test_what_does_not_fit_is_said_and_is_5(tiny_run, before, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.forecast.forecast", lambda *arguments: before)
+    (tmp_path / "tiny.toml").write_text(to_toml(tiny_run.config))
+    arguments = ["plan", "--config", tmp_path / "tiny.toml", "--run", tmp_path / "run", "--seconds", "2"]
+    arguments = [*map(str, arguments), "--rows-per-second", "saliency=0.5"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0 and "png: fits (crops.codec of this config)" in result.output
+    assert "28.0 s" in result.output  # 14 rows at the stated rate
+    assert "4 train videos x 2, 3 test videos x 2" in result.output and "before prepare" in result.output
+    assert not (tmp_path / "run" / "plan").exists()
+    full = replace(before, free_bytes=1000)
+    monkeypatch.setattr("pipeline.forecast.forecast", lambda *arguments: full)
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    facts = json.loads(result.output)
+    assert result.exit_code == 5 and facts["fits"] is False
+    (stage,) = (stage for stage in facts["stages"] if stage["stage"] == "saliency")
+    assert stage["stated_seconds"] == 28 and stage["rows"] == 14
+
+
+def test_the_miniature_is_planned_before_it_is_made(tmp_path):
+    config = change(
+        load("table2-tiny"),
+        data={"videos": str(tmp_path / "data"), "annotations": (str(tmp_path / "a"), str(tmp_path / "b"))},
+        workers=1,
+    )
+    found = forecast(config, tmp_path / "run", seconds=2)
+    rows = {stage.stage: stage.rows for stage in found.stages}
+    assert rows["prepare"] == 24 + 12 and rows["saliency"] == 24 * 2 + 12 * 2
+    assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
+
+
+def test_missing_videos_are_counted_and_none_at_all_says_what_was_looked_for(tmp_path):
+    config = tiny_config(make_data(tmp_path / "data"))
+    (tmp_path / "data" / "NA.mp4").unlink()
+    found = count(config, tmp_path / "run")
+    assert found.num_missing == 1 and found.videos("train") == 3 and found.rows("train", "test") == 12
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StageError, match=r"looked for 07E49\.<mp4\|mkv"):
+        count(change(config, data={"videos": str(tmp_path / "empty")}), tmp_path / "run")
+    with pytest.raises(StageError, match="is not a folder"):
+        count(change(config, data={"videos": str(tmp_path / "nowhere")}), tmp_path / "run")
+
+
+def test_a_video_that_cannot_be_read_is_no_sample(tmp_path):
+    config = tiny_config(make_data(tmp_path / "data"))
+    (tmp_path / "data" / "83654.mp4").write_bytes(b"no video")
+    found = measure(config, [("83654", "test"), ("T0002", "test"), ("07E49", "train")], 2, None, 3)
+    assert found.failed == ["83654"]
+    assert [video.row["video_id"] for video in found.videos] == ["T0002", "07E49"]
+    assert all(video.logits.shape == (2, 2, 3) and video.clips.shape == (2, 4, 28, 28, 3) for video in found.videos)
+
+
+@pytest.mark.parametrize("rows, frames, size", [(1, 4, 100), (4, 4, 1000), (10, 16, 6000), (50, 16, 13000)])
+def test_unit_bytes_are_those_of_a_unit(rows, frames, size):
+    content = [[b"x" * size] * frames] * rows
+    attrs = {"T": frames, "size": [28, 28], "codec": "jpeg", "quality": 90, "first_row": 0}
+    assert unit_bytes(rows * frames * size, rows, frames) == pytest.approx(len(build_unit(content, attrs)), rel=0.02)
+
+
+def test_units_of_a_part_and_what_the_last_worker_ends():
+    part = PartSize("train", 5, 3, 2)
+    assert part.units == [2, 2, 1] and part.num_rows == 15
+    counts = plan_counts.Counts([part, PartSize("test", 1, 9, 2)], 0, 3, 0, 0, {}, False)
+    measured = Measured(None, counts, (), [], {}, {}, 1.0, 0, 10.0)
+    seconds = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
+    assert measured._makespan(seconds, 1) == 1 + 8 + 8 + 4 + 5
+    assert measured._makespan(seconds, 2) == 1 + 10 + 13  # 8 and 4 | 8 and 5
+
+
+def test_a_sample_is_spread_over_small_and_large_files():
+    ids = [f"{number:03d}" for number in range(100)]
+    chosen = plan_counts._spread(ids)
+    assert len(set(chosen)) == len(chosen) == 64
+    for count_ in (4, 8, 16):
+        gaps = np.diff([0, *sorted(int(one) for one in chosen[:count_]), 100])
+        assert max(gaps) <= 2 * 100 / count_
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "fast", "salience=3", "saliency=", "nan", "inf"])
+def test_a_rate_that_is_none_is_wrong_usage(text):
+    result = CliRunner().invoke(main, ["plan", "--rows-per-second", text])
+    assert result.exit_code == 2 and "STAGE=NUMBER" in result.output
+
+
+def test_numbers_for_people():
+    assert [cli_plan.size(n) for n in (7, 999, 1000, 1.5e6, 999.9e6, 2.34e13)] == [
+        "7 B", "999 B", "1 kB", "1.5 MB", "1 GB", "23.4 TB"
+    ]  # fmt: skip
+    assert [cli_plan.duration(s) for s in (0.04, 59, 61, 7000, 7300, 200000)] == [
+        "0.0 s", "59.0 s", "1.0 min", "116.7 min", "2.0 h", "2.3 d"
+    ]  # fmt: skip

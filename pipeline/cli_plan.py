@@ -40,7 +40,10 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
     help="Also the hours at this rate, of all stages or of one; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def plan(config, run_dir: Path, seconds: float, rates: dict[str, float], as_json: bool) -> None:
+@click.option("--slurm", is_flag=True, help="Print a script that submits all stages to Slurm, with time and memory.")
+@click.option("--tasks", type=click.IntRange(1), default=8, show_default=True, help="With --slurm: size of job arrays.")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="With --slurm: GPUs of a training.")
+def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slurm: bool, tasks: int, gpus: int) -> None:
     """Say what each stage will take: rows, files, bytes, hours, memory. Writes nothing.
 
     Some of the videos go through decoder, network, codecs and stores, with a clock beside them. Works before `prepare`,
@@ -48,9 +51,16 @@ def plan(config, run_dir: Path, seconds: float, rates: dict[str, float], as_json
     """
     from pipeline.forecast import forecast
 
+    if slurm and as_json:
+        raise click.UsageError("--slurm prints a script, --json an object; choose one")
     found = forecast(config, run_dir, seconds)
     codec = config.crops.codec
-    if as_json:
+    if slurm:
+        from pipeline.slurm import submit_script
+
+        common = _same_options(run_dir)
+        click.echo(submit_script(found, common, sys.executable, tasks, gpus, config.workers, rates), nl=False)
+    elif as_json:
         stages = [asdict(stage) | _stated(stage, rates) for stage in found.stages]
         facts = {"run": str(run_dir), "planned": found.counts.planned, "stages": stages, "notes": found.notes}
         facts |= {"free_bytes": found.free_bytes, "free_inodes": found.free_inodes, "fits": found.fits(codec)}
@@ -59,6 +69,13 @@ def plan(config, run_dir: Path, seconds: float, rates: dict[str, float], as_json
         _print(config, run_dir, found, rates)
     if not found.fits(codec):
         sys.exit(EXIT_STORAGE)
+
+
+def _same_options(run_dir: Path) -> list[str]:
+    """--config, --run and --set as they were given to this command."""
+    given = click.get_current_context().params
+    overrides = [argument for text in given["overrides"] for argument in ("--set", text)]
+    return ["--config", given["config_name"], "--run", str(run_dir), *overrides]
 
 
 def _print(config, run_dir: Path, found, rates: dict[str, float]) -> None:

@@ -62,10 +62,11 @@ def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
     with h5py.File(buffer, "w") as file:
         # fletcher32 works on chunks, and no data has none
         checked = {"chunks": (min(CHUNK, len(data)),), "fletcher32": True} if len(data) else {}
-        file.create_dataset("data", data=data, track_times=False, **checked)
         offsets, crc32 = _index(rows)
-        file.create_dataset("offsets", data=offsets, track_times=False)
-        file.create_dataset("crc32", data=crc32, track_times=False)
+        for name, values in (("data", data), ("offsets", offsets), ("crc32", crc32)):
+            file.create_dataset(name, data=values, track_times=False, **(checked if name == "data" else {}))
+            # gets its place in the file now, not when its last reference goes: profilers (Dask has one) prolong lives
+            file.flush()
         for name, value in attrs.items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.asarray(value, np.int64)
     return buffer.getvalue()

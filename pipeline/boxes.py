@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.base import BaseWeights, load_base
 from pipeline.config import OBJECTIVES, Config
+from pipeline.engines import HERE, Engine
 from pipeline.policies import Policy, find_box
 from pipeline.products import open_boxes, open_maps
 from pipeline.units import EVERYTHING, Share, open_workspace, run_units
@@ -18,12 +19,13 @@ def run_policy(
     policy: Policy,
     splits: tuple[str, ...] = ("train", "test"),
     share: Share = EVERYTHING,
+    engine: Engine = HERE,
 ) -> None:
     """Fill the boxes of one policy for every part of these splits. Reads maps (for the objectives), writes boxes/.
 
     Args:
         share: only these units.
-
+        engine: who works.
     Raises:
         StageError: the maps are not there.
     """
@@ -35,7 +37,7 @@ def run_policy(
             if lacking := set(lacking) & set(todo):
                 raise StageError(f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first")
         jobs += [(part.name, unit, policy) for unit in todo]
-    run_units(_do_unit, workspace, jobs, 1, f"boxes ({policy})")
+    run_units(_do_unit, workspace, jobs, 1, f"boxes ({policy})", engine)
 
 
 def _do_unit(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline import cli_inspect, cli_look, cli_plan, cli_tables, cli_trust
-from pipeline.cli_options import finish, split_ids, stage_options, unit_options
+from pipeline.cli_options import engine_options, finish, split_ids, stage_options, unit_options, with_devices
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
 
@@ -42,15 +42,16 @@ for group in (cli_inspect, cli_look, cli_plan, cli_tables, cli_trust):
 @click.option("--extend", is_flag=True, help="Add new videos and augmentation seeds; what is there stays as it is.")
 @click.option("--eval-ids", default="", metavar="ID,ID", help="Move these videos to the evaluation split.")
 @click.option("--max-skipped", type=float, default=None, help="Plan nothing where a larger share of videos fails.")
-def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: float | None) -> None:
+@engine_options
+def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: float | None, engine) -> None:
     """Probe all videos, fix every row of the run.
 
     Writes videos.csv, skipped.csv, labels.csv and plan/. With the miniature config the videos are generated first.
     """
-    finish(_prepare(config, run_dir, extend, eval_ids, max_skipped))
+    finish(_prepare(config, run_dir, eval_ids, max_skipped, extend=extend, engine=engine))
 
 
-def _prepare(config, run_dir: Path, extend: bool = False, eval_ids: str = "", max_skipped: float | None = None):
+def _prepare(config, run_dir: Path, eval_ids: str = "", max_skipped: float | None = None, **options):
     from pipeline import miniature
     from pipeline import prepare as stage
 
@@ -62,7 +63,7 @@ def _prepare(config, run_dir: Path, extend: bool = False, eval_ids: str = "", ma
     config = replace(config, data=data)
     if data.format == "miniature":
         miniature.generate(config)
-    return stage.run(config, run_dir, extend)
+    return stage.run(config, run_dir, **options)
 
 
 @main.command("train-base")
@@ -79,19 +80,22 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 
 @main.command()
 @stage_options
-@click.option("--workers", type=int, default=None, help="Processes on the CPU (workers).")
+@click.option("--workers", type=int, default=None, help="Processes of this machine on the CPU (workers).")
+@click.option("--devices", default="", metavar="0,1|cpu", help="GPUs, one process each, on every machine; or the CPU.")
 @click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which looks at labels, on evaluation videos.")
 @unit_options
-def saliency(config, run_dir: Path, workers: int | None, use_labels: bool, share, retry: bool) -> None:
+@engine_options
+def saliency(config, run_dir: Path, workers: int | None, devices: str, use_labels: bool, engine, **options) -> None:
     """Stage 1: Base's logits, saliency maps and boxes, to Zarr."""
     from pipeline import saliency as stage
 
-    finish(stage.run(replace(config, workers=workers or config.workers), run_dir, use_labels, share=share, retry=retry))
+    config, engine = with_devices(replace(config, workers=workers or config.workers), engine, devices)
+    finish(stage.run(config, run_dir, use_labels, engine=engine, **options))
 
 
 @main.command()
 @stage_options
-@click.option("--workers", type=int, default=None, help="Processes (workers).")
+@click.option("--workers", type=int, default=None, help="Processes of this machine (workers).")
 @click.option(
     *("--boxes", "policies"),
     type=click.Choice(FOCI[:-1]),
@@ -102,15 +106,12 @@ def saliency(config, run_dir: Path, workers: int | None, use_labels: bool, share
 )
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="Cut, or enlarge V_in.")
 @unit_options
-def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...], pixels: str, share, retry) -> None:
+@engine_options
+def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...], pixels: str, **options) -> None:
     """Stage 2: context and focused volumes, to HDF5."""
     from pipeline import crops as stage
 
-    finish(
-        stage.run(
-            replace(config, workers=workers or config.workers), run_dir, policies, pixels, share=share, retry=retry
-        )
-    )
+    finish(stage.run(replace(config, workers=workers or config.workers), run_dir, policies, pixels, **options))
 
 
 @main.command("train-fusion")

@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -104,6 +105,47 @@ def unit_options(command: Callable) -> Callable:
     )
     retry = click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
     return part(retry(command))
+
+
+def engine_options(command: Callable) -> Callable:
+    """--backend and --scheduler, which become `engine`."""
+
+    @click.option(
+        "--backend",
+        type=click.Choice(["loky", "dask", "ray"]),
+        default="loky",
+        show_default=True,
+        help="Who works: processes here, or a cluster's workers.",
+    )
+    @click.option(
+        "--scheduler", default="", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file."
+    )
+    @functools.wraps(command)
+    def wrapped(config, run_dir: Path, backend: str, scheduler: str, **options) -> None:
+        from pipeline.engines import Engine
+
+        if backend == "dask" and not scheduler:
+            raise click.UsageError("--backend dask needs --scheduler, an address such as tcp://host:8786 or a file")
+        if backend == "loky" and scheduler:
+            raise click.UsageError("--scheduler belongs to --backend dask or ray")
+        command(config, run_dir, engine=Engine(backend, scheduler), **options)
+
+    return wrapped
+
+
+def with_devices(config, engine, text: str):
+    """Config and engine that compute on the devices of --devices."""
+    from pipeline.engines import parse_devices
+
+    try:
+        devices = parse_devices(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--devices") from error
+    if devices and engine.backend == "ray":
+        raise click.UsageError("Ray gives every worker a GPU of its own; leave --devices out")
+    if devices == ("cpu",):
+        return replace(config, device="cpu"), engine
+    return config, replace(engine, devices=devices)
 
 
 def split_ids(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from pipeline import boxes
 from pipeline.base import load_base
 from pipeline.clips import source_frames, video_rows
 from pipeline.config import Config
+from pipeline.engines import HERE, Engine
 from pipeline.policies import Pixels, Policy
 from pipeline.products import open_base, open_boxes, open_context, open_crops
 from pipeline.transforms import apply_theta, cut_input, cut_source
@@ -45,6 +46,7 @@ def run(
     splits: tuple[str, ...] = ("train", "test"),
     share: Share = EVERYTHING,
     retry: bool = False,
+    engine: Engine = HERE,
 ) -> Outcome:
     """Fill context volumes and, for each policy, boxes and focused volumes, for every part of the plan.
 
@@ -58,6 +60,7 @@ def run(
         splits: only the parts of these.
         share: only these units.
         retry: do units with skipped videos again.
+        engine: who works.
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: maps or Base are not there.
@@ -66,7 +69,7 @@ def run(
     base = load_base(workspace)
     check_folder(run_dir)
     for policy in policies:
-        boxes.run_policy(workspace, base, policy, splits, share)
+        boxes.run_policy(workspace, base, policy, splits, share, engine)
     jobs, parts = [], [part for part in workspace.parts if part.split in splits]
     num_bytes = num_files = 0
     for part in parts:
@@ -80,7 +83,7 @@ def run(
         todo = share.units(set().union(*(store.product.todo() for store in stores)))
         jobs += [(part.name, unit, policies, pixels, context) for unit in todo]
     check_space(run_dir, num_bytes, num_files)
-    rows = run_units(_do_unit, workspace, jobs, config.workers, "crops")
+    rows = run_units(_do_unit, workspace, jobs, config.workers, "crops", engine)
     skipped, size = set(), 0
     for part in parts:
         for store in _stores(workspace, part, policies, pixels, context).values():

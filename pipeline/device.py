@@ -5,13 +5,21 @@ import os
 import torch
 
 from pipeline.config import Config
+from pipeline.workspace import StageError
 
 
 def pick_device(config: Config) -> torch.device:
-    """The config's device; `auto` is CUDA where there is one. Each process of torchrun has a GPU of its own."""
+    """The config's device; `auto` is CUDA where there is one. Each process of torchrun has a GPU of its own.
+
+    Raises:
+        StageError: the device is not there.
+    """
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StageError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device

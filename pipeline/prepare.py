@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from cache.commit import write_file
 from cache.errors import StaleCacheError
@@ -13,24 +12,20 @@ from cache.filesystem import check_folder, check_space
 from cache.plan import Part, read_plan, write_part
 from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
-from pipeline.isolated import Prober
-from pipeline.plan_rows import plan_rows, probe_row
+from pipeline.engines import HERE, Engine
+from pipeline.plan_rows import plan_rows
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
-from pipeline.progress import progress
+from pipeline.probing import VIDEO_COLUMNS, probe_all
 from pipeline.video import VideoMissing
 from pipeline.workspace import Outcome, StageError, Workspace, clip_settings
 
 log = logging.getLogger(__name__)
 
-VIDEO_COLUMNS = (
-    *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
-    *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
-)
 SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
 LOW_ZOOM = 1.5  # below, the focused volume can hold hardly more than upscaling
 
 
-def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
+def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HERE) -> Outcome:
     """Probe all annotated videos and fix every row of the run.
 
     Reads the annotation files and every video, whole. Writes config.toml, videos.csv, skipped.csv, labels.csv,
@@ -38,6 +33,9 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
     seeds become new parts and no earlier file is touched. Where more videos fail than `data.max_skipped` allows, only
     skipped.csv is written.
 
+    Args:
+        extend: add what is new to the plan.
+        engine: who decodes.
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
         StaleCacheError: the run holds another plan.
@@ -47,7 +45,7 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
     check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
     known = _known_videos(run_dir)
-    videos, skipped = _probe_all(config, annotations, known)
+    videos, skipped = probe_all(config, run_dir, annotations, known, engine)
     write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
     _check_found(config, run_dir, annotations, videos, skipped)
     if flood := _flood(config, len(videos), skipped):
@@ -64,29 +62,6 @@ def run(config: Config, run_dir: Path, extend: bool = False) -> Outcome:
     write_file(run_dir / "classes.txt", "".join(f"{name}\n" for name in annotations.classes).encode())
     write_file(run_dir / "config.toml", to_toml(config).encode())
     return _outcome(config, run_dir, annotations, videos, skipped)
-
-
-def _probe_all(config: Config, annotations: Annotations, known: dict) -> tuple[pd.DataFrame, list[list[str]]]:
-    """Probe every annotated video: rows of videos.csv (without labels), rows of skipped.csv, in annotation order."""
-    root = Path(config.data.videos)
-    if not root.is_dir():
-        raise StageError(
-            f"data.videos: {root or '(empty)'} is not a folder; video files or folders of frames belong there"
-        )
-    table = annotations.videos[["video_id", "split"]].itertuples(index=False, name=None)
-    jobs = [(video_id, split) for video_id, split in table]
-    videos, skipped = [], []
-    limits = config.data.video_seconds, round(config.data.video_memory * 2**30)
-    with Prober(*limits) as prober:
-        probed = Parallel(n_jobs=config.workers, return_as="generator", prefer="threads")(
-            delayed(probe_row)(config, prober, video_id, known.get(video_id)) for video_id, _ in jobs
-        )
-        for (video_id, split), found in zip(jobs, progress(probed, len(jobs), "prepare", "videos"), strict=True):
-            if isinstance(found, dict):
-                videos.append({"video_id": video_id, "split": split, **found})
-            else:
-                skipped.append([video_id, split, *found])
-    return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
 
 
 def _known_videos(run_dir: Path) -> dict[str, dict]:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import cpu_count
 
 from cache.filesystem import check_folder, check_space
 from cache.plan import Part
@@ -21,6 +23,7 @@ from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.clips import input_clips, video_rows
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.engines import HERE, Engine
 from pipeline.policies import saliency_maps
 from pipeline.products import open_base, open_boxes, open_maps
 from pipeline.units import (
@@ -48,6 +51,7 @@ def run(
     splits: tuple[str, ...] = ("train", "test"),
     share: Share = EVERYTHING,
     retry: bool = False,
+    engine: Engine = HERE,
 ) -> Outcome:
     """Fill base, maps and boxes for every part of the plan.
 
@@ -59,6 +63,7 @@ def run(
         splits: only the parts of these.
         share: only these units.
         retry: do units with skipped videos again.
+        engine: who works.
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
@@ -90,15 +95,10 @@ def run(
         todo = share.units(set().union(*(store.product.todo() for store in stores.values())))
         jobs += [(part.name, unit) for unit in todo]
     check_space(run_dir, num_bytes, num_files)
-    workers = config.workers if pick_device(config).type == "cpu" else 1
-    threads = torch.get_num_threads()
-    try:
-        rows = run_units(_do_unit, workspace, jobs, workers, "saliency")
-    finally:
-        torch.set_num_threads(threads)  # one worker is this very process
+    rows = run_units(_do_unit, workspace, jobs, _num_workers(config, engine), "saliency", engine, on_device=True)
     skipped = set()
     for objective in config.saliency.objectives:
-        boxes.run_policy(workspace, base, objective, splits, share)
+        boxes.run_policy(workspace, base, objective, splits, share, engine)
     for part in parts:
         stores = _stores(workspace, part, base)
         skipped |= skipped_videos(stores["base"])
@@ -107,6 +107,19 @@ def run(
     names = ", ".join(config.saliency.objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {base.sha256[:12]}"
     return Outcome(run_dir / "maps", summary, len(skipped))
+
+
+def _num_workers(config: Config, engine: Engine) -> int:
+    """Processes on this machine: one a device, or as many as the config says where the CPU computes."""
+    if not engine.is_here:
+        return 1  # nobody asks: the cluster has as many as it has
+    for device in engine.devices:
+        pick_device(replace(config, device=device))  # refuses one that is not there
+    on_cpu = pick_device(config).type == "cpu" and not engine.devices
+    wanted, threads, cores = config.workers, config.saliency.threads, cpu_count()
+    if on_cpu and wanted * threads > cores:
+        log.warning("%d workers x saliency.threads = %d on %d cores: fewer would be faster", wanted, threads, cores)
+    return len(engine.devices) or (wanted if on_cpu else 1)
 
 
 def _warn_of_empty_maps(part: Part, stores: dict[str, ZarrStore]) -> None:
@@ -133,9 +146,18 @@ def _stores(workspace: Workspace, part: Part, base: BaseWeights) -> dict[str, Za
 def _network(run_dir: Path, config: Config, weights: str) -> tuple[torch.nn.Module, torch.device]:
     """The network of a worker process with Base's weights of this identity: frozen, batch-norm folded."""
     workspace, device = open_workspace(run_dir, config), pick_device(config)
-    if device.type == "cpu":
-        torch.set_num_threads(config.saliency.threads)
     return fold(build_base(workspace, load_base(workspace))).to(device), device
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """So many torch threads inside, as many as before outside: the process may be anybody's. None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _do_unit(
@@ -152,7 +174,8 @@ def _do_unit(
             arrays, skipped = _blank(part, unit, stores), skip_all(part, unit, crashed) if crashed else []
             if not crashed:
                 network, device = _network(run_dir, config, base.sha256)
-                _compute(workspace, part, unit, stores, arrays, skipped, network, device)
+                with _threads(config.saliency.threads if device.type == "cpu" else None):
+                    _compute(workspace, part, unit, stores, arrays, skipped, network, device)
             for name, store in stores.items():
                 store.write_unit(unit, arrays[name], skipped)
         return rows_done(everything, stores, unit)

@@ -1,22 +1,22 @@
 """Work through the units of a plan: in parallel, in any order, with the same bytes, going on after a bad video."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-
-from joblib import Parallel, delayed
-from joblib.externals.loky import ProcessPoolExecutor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.crop_store import VolumeStore
 from cache.plan import Part
 from cache.saliency_store import ZarrStore
 from cache.sweep import in_use
 from pipeline.config import Config
+from pipeline.device_claims import claimed
+from pipeline.engines import HERE, Engine, results
 from pipeline.progress import progress
+from pipeline.site import Site, shown
 from pipeline.video_errors import DecoderCrashed
 from pipeline.workspace import Workspace
 
@@ -50,70 +50,65 @@ class Share:
 EVERYTHING = Share()
 
 
-def run_units(work: Callable, workspace: Workspace, jobs: list[tuple], workers: int, label: str) -> int:
+def run_units(
+    work: Callable,
+    workspace: Workspace,
+    jobs: list[tuple],
+    workers: int,
+    label: str,
+    engine: Engine = HERE,
+    on_device: bool = False,
+) -> int:
     """Call work(run_dir, config, *job, wait=..., crashed=...) for every job.
 
-    A worker that dies takes the pool with it, so every unit that was begun runs again, alone in a process of its own;
-    one that kills this process, too, is called with `crashed` and records its videos as skipped. Units in the hands of
-    another process are waited for at the end, and done here should that process die.
+    A unit whose worker died, and whose retries died as well, runs again alone; one that kills that worker, too, is
+    called with `crashed` and records its videos as skipped. Units in the hands of another process are waited for at the
+    end, and done here should that process die.
 
     Args:
         work: a function at module level that commits its unit itself and returns how many rows it did, or None where
             another process is at work on it and `wait` is False.
         workspace: names run folder and config.
         jobs: arguments of each call; one unit each.
-        workers: processes. They share nothing but the disk. One worker is this very process.
+        workers: processes on this machine. They share nothing but the disk. One worker is this very process.
         label: of the progress display.
+        engine: who works; with another engine than loky, as many workers as it has.
+        on_device: work computes on `config.device`, with `config.saliency.threads` on the CPU.
     Returns:
         rows done by this call.
     """
     if not jobs:
         return 0
-    call = partial(_call, work, workspace.path, workspace.config)
-    rows, held = 0, []
-    for job, done in progress(_results(call, jobs, workers), len(jobs), label, "units"):
-        rows += done or 0
-        held += [job] if done is None else []
-    return rows + sum(call(job, wait=True)[1] for job in held)
+    config, rows, held = workspace.config, 0, []
+    devices = engine.devices if on_device else ()
+    wants = {"threads": config.saliency.threads, "on_gpu": config.device != "cpu"} if on_device else {}
+    with nullcontext() if engine.is_here else shown(workspace.path, workspace.videos_root) as site:
+        call = partial(_call, work, workspace.path, config, site, devices, f"focused-attention-{uuid.uuid4().hex}")
+        done_jobs = results(call, jobs, workers, engine, **wants)
+        for job, done in progress(done_jobs, len(jobs), label, "units"):
+            rows += done or 0
+            held += [job] if done is None else []
+        return rows + sum(call(job, wait=True)[1] for job in held)
 
 
-def _call(work: Callable, run_dir: Path, config: Config, job: tuple, **options) -> tuple[tuple, int | None]:
-    """One job under the run lock: the job, and what its work returned."""
-    with in_use(run_dir):
+def _call(
+    work: Callable,
+    run_dir: Path,
+    config: Config,
+    site: Site | None,
+    devices: tuple[str, ...],
+    claims: str,
+    job: tuple,
+    **options,
+) -> tuple[tuple, int | None]:
+    """One job where the files are, under the run lock, on a device of its own: the job, and what its work returned."""
+    with ExitStack() as stack:
+        if site:
+            stack.enter_context(site.entered())
+        stack.enter_context(in_use(run_dir))
+        if devices and not options.get("crashed"):
+            config = replace(config, device=stack.enter_context(claimed(devices, claims)))
         return job, work(run_dir, config, *job, **options)
-
-
-def _results(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[tuple, int | None]]:
-    """Every job with its result, in any order, whatever becomes of the workers."""
-    left = list(jobs)
-    while left:
-        begun, finished = [], set()
-        try:
-            pool = Parallel(n_jobs=min(workers, len(left)), return_as="generator_unordered")
-            for job, done in pool(delayed(call)(begun.append(job) or job) for job in left):
-                finished.add(job)
-                yield job, done
-            return
-        except TerminatedWorkerError:
-            suspects = [job for job in begun if job not in finished]
-            log.warning("a worker died; %d units that were begun run again, one by one", len(suspects))
-            left = [job for job in left if job not in finished and job not in suspects]
-        yield from _one_by_one(call, suspects)
-
-
-def _one_by_one(call: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, int | None]]:
-    """Each job alone in a process; where that dies as well, the job's videos are recorded as skipped."""
-    executor = None
-    for job in jobs:
-        executor = executor or ProcessPoolExecutor(max_workers=1)
-        try:
-            yield executor.submit(call, job).result()
-        except TerminatedWorkerError:
-            executor.shutdown(kill_workers=True)
-            executor = None
-            yield call(job, crashed="the process that worked on this unit was killed, twice")
-    if executor:
-        executor.shutdown()
 
 
 def take(stores: dict, unit: int, locks: ExitStack, wait: bool) -> dict:

@@ -109,6 +109,16 @@ def test_equal_input_gives_equal_bytes():
     assert build_unit(rows, attrs) != build_unit(rows[::-1], attrs)
 
 
+def test_a_file_does_not_show_how_long_its_datasets_lived(monkeypatch):
+    """A sampling profiler, such as that of Dask's workers, holds frames and with them datasets."""
+    rows, attrs = [[b"a" * 999] * 3, [b"b" * 99] * 3], {"T": 3, "size": [2, 2], "codec": "png", "quality": 0}
+    kept, real, plain = [], h5py.Group.create_dataset, build_unit(rows, attrs)
+    monkeypatch.setattr(
+        h5py.Group, "create_dataset", lambda *args, **named: kept.append(real(*args, **named)) or kept[-1]
+    )
+    assert build_unit(rows, attrs) == plain and len(kept) == 3
+
+
 def test_rows_without_a_record_are_refused(tmp_path):
     store = _store(tmp_path)
     with pytest.raises(NotDoneError, match="unit 0 of crops"):

@@ -1,0 +1,82 @@
+"""Every annotated video is decoded once, whole, by somebody: what it is, or why it cannot be used."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from pipeline.annotations import Annotations
+from pipeline.config import Config
+from pipeline.engines import Engine, results
+from pipeline.isolated import Prober
+from pipeline.plan_rows import probe_row
+from pipeline.progress import progress
+from pipeline.site import Site, shown
+from pipeline.video_errors import DecoderCrashed
+from pipeline.workspace import StageError
+
+VIDEO_COLUMNS = (
+    *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
+    *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
+)
+BLOCK = 16  # videos that a worker of a cluster takes at once: it starts the process that decodes them
+
+
+def probe_all(
+    config: Config, run_dir: Path, annotations: Annotations, known: dict[str, dict], engine: Engine
+) -> tuple[pd.DataFrame, list[list[str]]]:
+    """Probe every annotated video: rows of videos.csv (without labels), rows of skipped.csv, in annotation order.
+
+    Args:
+        known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
+        engine: who decodes.
+    """
+    root = Path(config.data.videos)
+    if not root.is_dir():
+        raise StageError(
+            f"data.videos: {root or '(empty)'} is not a folder; video files or folders of frames belong there"
+        )
+    ids = annotations.videos.video_id.tolist()
+    found = dict(progress(_probe_each(config, run_dir, ids, known, engine), len(ids), "prepare", "videos"))
+    videos, skipped = [], []
+    for video_id, split in annotations.videos[["video_id", "split"]].itertuples(index=False, name=None):
+        one = found[video_id]
+        if isinstance(one, dict):  # of a file that is known, its SHA-256 alone
+            videos.append({"video_id": video_id, "split": split, **known.get(video_id, {}), **one})
+        else:
+            skipped.append([video_id, split, *one])
+    return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
+
+
+def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
+    """(id, what `_probe_one` says) of every video, in any order: by threads here, or in blocks by a cluster."""
+    jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
+    if engine.is_here:
+        with _prober(config) as prober:
+            yield from Parallel(n_jobs=config.workers, return_as="generator_unordered", prefer="threads")(
+                delayed(_probe_one)(config, prober, *job) for job in jobs
+            )
+        return
+    blocks = [tuple(jobs[first : first + BLOCK]) for first in range(0, len(jobs), BLOCK)]
+    with shown(run_dir, Path(config.data.videos)) as site:
+        for _, found in results(partial(_probe_block, config, site), blocks, 1, engine):
+            yield from found
+
+
+def _probe_block(config: Config, site: Site, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
+    """The block, and (id, what `_probe_one` says) of its videos."""
+    if crashed:
+        return block, [(video_id, (DecoderCrashed.__name__, crashed)) for video_id, _ in block]
+    with site.entered(), _prober(config) as prober:
+        return block, [_probe_one(config, prober, *job) for job in block]
+
+
+def _prober(config: Config) -> Prober:
+    return Prober(config.data.video_seconds, round(config.data.video_memory * 2**30))
+
+
+def _probe_one(config: Config, prober: Prober, video_id: str, sha256: str) -> tuple[str, dict | tuple[str, str]]:
+    """The id, and what `probe_row` says; of a file with this SHA-256 only that."""
+    return video_id, probe_row(config, prober, video_id, {"sha256": sha256} if sha256 else None)

@@ -7,33 +7,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 POLL_SECONDS = 0.05
-_last = {}  # claims' name -> the device that this process had before, whose memory holds its network
+_homes = {}  # claims' name -> this process's own device, and the socket that makes it so as long as the process lives
 
 
 @contextmanager
 def claimed(devices: tuple[str, ...], name: str) -> Iterator[str]:
     """Hold one of the devices against every other process of this machine; wait while all of them are in use.
 
-    The kernel binds an abstract socket address once and frees it with the process: nothing is left behind on machines
-    that are only visited.
+    As many processes as devices have one each, for life, whose memory holds their network; a process too many takes
+    whichever is free. The kernel binds an abstract socket address once and frees it with the process: nothing is left
+    behind on machines that are only visited.
 
     Args:
-        devices: torch names. The one that this process had before is tried first.
+        devices: torch names.
         name: processes with the same name share the devices.
     """
-    order = sorted(devices, key=lambda device: device != _last.get(name))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
-        while (device := next((one for one in order if _bound(claim, f"\0{name}/{one}")), None)) is None:
+    own = _own(devices, name)
+    order = sorted(devices, key=lambda device: device != own)
+    with _unbound() as claim:
+        while (device := _bind_one(claim, f"{name}/in use", order)) is None:
             time.sleep(POLL_SECONDS)
-        _last[name] = device
         yield device
 
 
-def _bound(claim: socket.socket, address: str) -> bool:
-    try:
-        claim.bind(address)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return False
-    return True
+def _own(devices: tuple[str, ...], name: str) -> str | None:
+    """The device that is this process's own; None where others have all of them."""
+    if name not in _homes:
+        _homes.clear()
+        home = _unbound()
+        _homes[name] = _bind_one(home, f"{name}/own", devices), home
+    return _homes[name][0]
+
+
+def _unbound() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def _bind_one(claim: socket.socket, name: str, devices) -> str | None:
+    """Bind the socket to the first device that nobody is bound to."""
+    for device in devices:
+        try:
+            claim.bind(f"\0{name}/{device}")
+            return device
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return None

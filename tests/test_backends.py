@@ -68,6 +68,7 @@ def engine(request):
 def test_a_worker_killed_changes_no_byte(engine, trained, tiny_run, tmp_path, monkeypatch):
     """In both stages, in the middle of a unit. What the plain run has written is what everybody must write."""
     config = change(trained.config, workers=2)
+    engine = Engine(devices=("cpu:0", "cpu:1")) if engine.is_here else engine
     for stage in (saliency, crops):
         monkeypatch.setattr(stage, "_do_unit", partial(dies_once, stage.__name__, tmp_path))
     saliency.run(config, trained.path, engine=engine)
@@ -116,20 +117,14 @@ def test_every_worker_has_a_device_of_its_own(tiny_run, tmp_path):
     assert len(used) == 3 and sorted(map(tuple, used.values())) == [("cpu:0",), ("cpu:1",), ("cpu:2",)]
 
 
-def test_devices_change_no_byte(trained, tiny_run):
-    saliency.run(trained.config, trained.path, engine=Engine(devices=("cpu:0", "cpu:1")))
-    products = ("base", "maps", "boxes")
-    assert caches(trained.path, *products) == caches(tiny_run.path, *products)
-
-
 def test_a_device_in_use_is_waited_for():
-    with claimed(("cpu:0", "cpu:1"), "test-claims") as first, claimed(("cpu:0", "cpu:1"), "test-claims") as second:
-        assert {first, second} == {"cpu:0", "cpu:1"}
-        code = "from pipeline.device_claims import claimed\nwith claimed(('cpu:0', 'cpu:1'), 'test-claims'): print(1)"
+    """Also by a process too many, so that no unit waits for ever."""
+    code = "from pipeline.device_claims import claimed\nwith claimed(('cpu:0',), 'test-claims') as it: print(it)"
+    with claimed(("cpu:0",), "test-claims"):
         other = subprocess.Popen([sys.executable, "-c", code], env=os.environ | PATHS, stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(1)
-    assert other.communicate(timeout=20)[0] == b"1\n"
+    assert other.communicate(timeout=20)[0] == b"cpu:0\n"
 
 
 @pytest.mark.parametrize("text", ["0,0", "gpu", "0,", "-1", "cuda", "cpu:"])

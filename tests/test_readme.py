@@ -5,7 +5,6 @@ import tomllib
 from pathlib import Path
 
 from pipeline import config as configs
-from pipeline.annotations import PLAIN_COLUMNS, read_plain
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -42,14 +41,8 @@ def test_make_has_every_target_that_the_readme_names():
     assert set(main.commands) - {"compare-saliency"} <= targets
 
 
-def test_the_own_data_example_is_read(tmp_path):
-    (table,) = _blocks("csv")
-    (tmp_path / "labels.csv").write_text(table)
-    (tmp_path / "classes.txt").write_text("pouring\nstirring\n")
-    annotations = read_plain(tmp_path / "labels.csv", tmp_path / "classes.txt")
-    assert annotations.videos.video_id.tolist() == ["kitchen01", "kitchen02", "empty01"]
-    assert table.startswith(",".join(PLAIN_COLUMNS))
-    (toml,) = _blocks("toml")
+def test_the_config_for_real_work_is_one(tmp_path):
+    _, toml = _blocks("toml")
     (tmp_path / "mine.toml").write_text(toml)
     config = configs.load(str(tmp_path / "mine.toml"))
     assert config.clips.num_frames == tomllib.loads(toml)["clips"]["num_frames"]

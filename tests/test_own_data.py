@@ -1,0 +1,105 @@
+"""Own data in ten minutes: the README's page, followed to the letter with five invented videos."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from make_video import write_video
+
+import cache
+from pipeline.cli import main
+
+ROOT = Path(__file__).parents[1]
+COLOURS = {"pouring": (210, 60, 40), "stirring": (40, 80, 210)}
+
+
+def _page() -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text[text.index("## Your own videos") : text.index("## The cache, array by array")]
+
+
+def _block(language: str) -> str:
+    """The page's first block of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", _page(), re.DOTALL)[0]
+
+
+def _commands() -> list[list[str]]:
+    """The page's make lines as arguments of our command line, as the Makefile makes them."""
+    found = []
+    for line in _block("sh").splitlines():
+        make, *words = shlex.split(line)
+        assert make == "make"
+        settings = dict(word.split("=", 1) for word in words if re.match("[A-Z]+=", word))
+        run = f"runs/{Path(settings['CONFIG']).stem}"
+        for target in (word for word in words if not re.match("[A-Z]+=", word)):
+            takes_config = any("--config" in option.opts for option in main.commands[target].params)
+            common = ["--config", settings["CONFIG"]] * takes_config + ["--run", run]
+            found.append([target, *common, *shlex.split(settings.get("ARGS", ""))])
+    return found
+
+
+def _video(path: Path, number: int, labels: set[str]) -> None:
+    """Four seconds in which a patch in the colour of each label wanders about, 120 x 160 pixels."""
+    frames = []
+    for time in range(32):
+        frame = np.full((120, 160, 3), 90 + 10 * number, np.uint8)
+        for place, label in enumerate(sorted(labels)):
+            top, left = 10 + 60 * place + time // 2, 5 + 3 * time
+            frame[top : top + 30, left : left + 40] = COLOURS[label]
+        frames.append(frame)
+    write_video(path, frames, fps=8)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder as it is before step 5 of the page."""
+    (tmp_path / "mine/videos").mkdir(parents=True)
+    (tmp_path / "mine/labels.csv").write_text(_block("csv"))
+    (tmp_path / "mine/classes.txt").write_text(_block("text"))
+    (tmp_path / "mine.toml").write_text(_block("toml"))
+    table = pd.read_csv(tmp_path / "mine/labels.csv", keep_default_na=False)
+    for number, (video_id, rows) in enumerate(table.groupby("video_id")):
+        _video(tmp_path / f"mine/videos/{video_id}.mp4", number, set(rows.label) - {""})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_leads_from_nothing_to_a_report(folder):
+    outputs = {}
+    for arguments in _commands():
+        arguments = [*arguments, "--seconds", "2"] if arguments[0] == "plan" else arguments
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+        outputs[arguments[0]] = result.output
+    assert set(outputs) == {
+        *("plan", "prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate", "inspect", "report")
+    }
+    assert "3 train videos x 2, 2 test videos x 3" in outputs["plan"]
+    assert "5 videos (3 train, 2 test)" in outputs["prepare"]
+    assert re.search(r"pouring +1 +1 +2 +2.5", outputs["inspect"])  # one video of each split, 2 actions of 2.5 s
+    run = cache.open("runs/mine")
+    assert run.num_rows == 3 * 2 + 2 * 3 and run.index.crop_done.all()
+    results = pd.read_csv("runs/mine/results.csv")
+    assert sorted(results.experiment) == ["base", "concat-entropy-source", "late-entropy-source"]
+    page = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
+    assert "pouring" in page and "kitchen04" in page
+
+
+def test_what_the_page_says_about_mistakes_is_so(folder):
+    prepare = next(arguments for arguments in _commands() if arguments[0] == "prepare")
+    table = folder / "mine/labels.csv"
+    table.write_text(table.read_text().replace("kitchen02,train,,,stirring", "kitchen02,train,,,stiring"))
+    result = CliRunner().invoke(main, prepare)
+    assert result.exit_code == 4
+    for word in ("mine/labels.csv", "line 4", "column label", "'stiring'"):
+        assert word in result.output
+    table.write_text(_block("csv"))
+    (folder / "mine/videos/kitchen05.mp4").unlink()
+    result = CliRunner().invoke(main, [*prepare, "--set", "data.missing_videos=skip"])
+    assert result.exit_code == 0
+    (line,) = (folder / "runs/mine/skipped.csv").read_text().splitlines()[1:]
+    assert line.startswith("kitchen05,test,VideoMissing") and "no kitchen05.<mp4|mkv" in line

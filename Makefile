@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report status verify gc test test-reliability benchmarks lint format plan
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks lint format plan
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ report: setup ## one page about the run, from the caches: <run>/report/index.htm
 
 plan: setup ## what every stage will take, from a timed sample; ARGS="--seconds 120"
 	$(call STAGE,plan)
+
+show: setup ## a video as a strip and a film; ARGS=VIDEO_ID
+	$(BIN)/python -m pipeline show --run $(RUN) $(ARGS)
 
 status: setup ## count done, skipped and waiting rows
 	$(BIN)/python -m pipeline status --run $(RUN) $(ARGS)

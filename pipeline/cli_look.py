@@ -24,4 +24,20 @@ def report(run_dir: Path, clips: int, experiment: str | None, out: Path | None) 
     finish(page.run(run_dir, clips, experiment, out))
 
 
-COMMANDS = (report,)
+@click.command()
+@click.argument("video_id")
+@run_option
+@click.option("--clip", "clips", type=click.IntRange(0), multiple=True, help="Repeatable.  [default: three of them]")
+@click.option("--boxes", "policy", default="entropy", show_default=True, metavar="NAME", help="Whose boxes.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: <run>/report/show]")
+def show(run_dir: Path, video_id: str, clips: tuple[int, ...], policy: str, out: Path | None) -> None:
+    """Write one video as <VIDEO_ID>.png and .mp4: input with saliency and box, the box enlarged, the focused volume.
+
+    A clip of a training video is a stored augmentation. Made from the caches alone: no video, no GPU.
+    """
+    from pipeline.report import one_video
+
+    finish(one_video.run(run_dir, video_id, clips, policy, out))
+
+
+COMMANDS = (report, show)

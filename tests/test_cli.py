@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -40,7 +41,8 @@ def test_every_command_has_help_and_is_in_the_readme(name):
     assert code == 0 and len(first.split()) >= 4
     assert "".join(first.split()) in "".join(output.split())  # wherever its lines are broken
     for option in command.params:
-        assert option.help, f"{name} {option.opts[0]} has no help"
+        said = option.help if isinstance(option, click.Option) else f"<{option.name.upper()}>" in command.help
+        assert said, f"{name} {option.opts[0]} has no help"
     assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"README.md does not name the command {name}"
 
 

@@ -174,6 +174,15 @@ def test_the_veil_is_where_the_saliency_is():
     assert (seen[:, 2] == 100).all() and seen[0, 1, 2].tolist() == [210, 200, 73]
 
 
+def test_a_large_map_is_averaged_over_patches():
+    saliency = np.zeros((120, 100), np.uint16)
+    saliency[3:6, 0:3], saliency[119, 99] = 900, 900  # patches of 3 x 3
+    found = pictures.pooled(saliency)
+    assert found.shape == (40, 34) and found[1, 0] == pytest.approx(900) and found[0, 0] == found[1, 1] == 0
+    assert np.argwhere(found > 0).tolist() == [[1, 0], [39, 33]]
+    assert pictures.pooled(np.ones((56, 40))).shape == (56, 40)
+
+
 def test_films_run_from_left_to_right():
     frames = np.stack([np.full((4, 6, 3), 50 * number, np.uint8) for number in range(3)])
     assert pictures.film(frames, 9).shape == (4, 18, 3) and (pictures.film(frames, 9)[:, 6:12] == 50).all()
@@ -326,6 +335,7 @@ def test_the_boxes_of_the_experiment_are_shown(tiny_copy):
     done = runner.invoke(main, ["report", "--run", str(tiny_copy.path), "--experiment", "late-random-source"])
     assert done.exit_code == 0 and "index.html: 4 results, 6 clips, " in done.output
     text = (tiny_copy.path / "report/index.html").read_text(encoding="utf-8")
+    assert sources.open_sources(tiny_copy.path).stores["crops"].name == "entropy/source"
     run = cache.open(tiny_copy.path, crops="random/source", maps="entropy")
     card, _, focus = films(text, "T0003")
     clip = int(re.search(r"<small>clip (\d)</small>", card).group(1))

@@ -14,7 +14,7 @@ from pipeline.annotations import Annotations, read_plain
 from pipeline.contrasts import RESAMPLES
 from pipeline.report import box_maps, charts, clips, scores
 from pipeline.report.pictures import CIVIDIS, data_uri, heat
-from pipeline.report.sources import all_boxes, open_sources
+from pipeline.report.sources import all_boxes, open_sources, require_plan
 from pipeline.workspace import Outcome, StageError
 
 NUM_CLIPS = 48
@@ -48,8 +48,7 @@ def run(run_dir: Path, num_clips: int = NUM_CLIPS, experiment: str | None = None
     Raises:
         StageError: the run has no plan, or no result of that name. CacheError: a file is damaged.
     """
-    if not list((run_dir / "plan").glob("part-*.json")):
-        raise StageError(f"{run_dir} has no plan: `prepare` makes a run folder")
+    require_plan(run_dir)
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
     page = Page(run_dir)
     results = scores.read_results(run_dir, annotations)

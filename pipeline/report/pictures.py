@@ -2,11 +2,13 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 from PIL import Image
 
 QUALITY = 80  # of WebP, in [0, 100]
+PATCHES = 56  # of a map as it is shown, along the longer side
 # From vermillion to yellow of the Okabe-Ito palette: darker to brighter also for who sees no colour.
 VEIL = np.array([(0xD5, 0x5E, 0x00), (0xE6, 0x9F, 0x00), (0xF0, 0xE4, 0x42)], np.float64)
 # Cividis in six steps: blue to yellow, evenly brighter (Nunez, Anderton, Renslow 2018).
@@ -23,6 +25,15 @@ def ramp(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return colours[low] * (1 - part) + colours[low + 1] * part
 
 
+def pooled(saliency: np.ndarray) -> np.ndarray:
+    """A map averaged over square patches so that people see regions, not the grain: at most PATCHES along a side."""
+    size = tuple(math.ceil(side / math.ceil(max(saliency.shape) / PATCHES)) for side in saliency.shape)
+    if size == saliency.shape:
+        return saliency
+    whole = Image.fromarray(saliency.astype(np.float32))
+    return np.maximum(np.asarray(whole.resize(size[::-1], Image.Resampling.BOX)), 0)
+
+
 def relative(saliency: np.ndarray) -> np.ndarray:
     """A map as shares of its own maximum, square root taken so that weak regions show: float64 (H, W) in [0, 1]."""
     highest = float(saliency.max(initial=0))
@@ -30,14 +41,16 @@ def relative(saliency: np.ndarray) -> np.ndarray:
 
 
 def veil(saliency: np.ndarray) -> np.ndarray:
-    """A map as a transparent layer of colour, uint8 (H, W, 4) RGBA; nothing where there is no saliency."""
-    strength = relative(saliency)
+    """A map (H, W) as a transparent layer of colour, uint8 (h, w, 4) RGBA, see `pooled`; nothing without saliency."""
+    strength = relative(pooled(saliency))
     layer = np.concatenate([ramp(strength, VEIL), 200 * strength[..., None] ** 1.5], -1)
     return np.rint(layer).astype(np.uint8)
 
 
 def under_veil(frames: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """Frames, uint8 (T, H, W, 3), seen through a layer of the same size, uint8 (H, W, 4)."""
+    """Frames, uint8 (T, H, W, 3), seen through a layer, uint8 (h, w, 4), that is enlarged to their size."""
+    size = frames.shape[2:0:-1]
+    layer = np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.BILINEAR))
     opaque = layer[..., 3:] / 255
     return np.rint(frames * (1 - opaque) + layer[..., :3] * opaque).astype(np.uint8)
 

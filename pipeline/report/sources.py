@@ -10,6 +10,7 @@ from cache.fingerprint import fingerprint
 from cache.plan import read_plan
 from cache.run import Run
 from cache.stores import Store, find_stores
+from pipeline.workspace import StageError
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Boxes:
     share: np.ndarray
 
 
+def require_plan(run_dir: Path) -> None:
+    """Refuse a folder that `prepare` has not made."""
+    if not list((run_dir / "plan").glob("part-*.json")):
+        raise StageError(f"{run_dir} has no plan: `prepare` makes a run folder")
+
+
 def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source", base_weights: str = "") -> Sources:
     """Open a run with the crops of this policy and these pixels, or with what comes nearest to them.
 
@@ -57,9 +64,13 @@ def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source",
 
     def nearest(product: str, fixed: list[Store]) -> Store | None:
         fitting = [one for one in stores if one.product == product and all(one.agrees(other) for other in fixed)]
-        weights = {id(one): one.lineage.get("base", {}).get("weights", base_weights) for one in fitting}
         names = (f"{policy}/{pixels}", policy, "base")
-        fitting.sort(key=lambda one: (weights[id(one)] != base_weights, one.name not in names))
+
+        def distance(one: Store) -> tuple[bool, bool]:
+            weights = one.lineage.get("base", {}).get("weights", base_weights)
+            return one.name not in names, base_weights not in ("", weights)
+
+        fitting.sort(key=distance)
         return fitting[0] if fitting else None
 
     chosen: dict[str, Store] = {}

@@ -4,6 +4,7 @@ import copy
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -17,7 +18,7 @@ def fold(network: nn.Module) -> nn.Module:
     for parent in list(folded.modules()):
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
+            if isinstance(conv, nn.Conv3d) and isinstance(norm, _BatchNorm):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
                 setattr(parent, norm_name, nn.Identity())
     return folded

@@ -61,7 +61,8 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 1e-7
     video_loss_weight: float | Literal["released"] = 1.0
-    freeze_batchnorm: bool = False  # keep the statistics of batch-norm as they were loaded
+    # statistics of batch-norm: of the whole batch, of each process's share of it, or kept as they were loaded
+    batchnorm: Literal["synchronised", "per_process", "frozen"] = "synchronised"
     autocast: bool = False  # bfloat16
     activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
     loader_workers: int = 0  # processes that read batches ahead; 0 = none

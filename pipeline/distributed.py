@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.shared_batch import BatchShare, share_dropout, synchronise_batchnorm
+
 
 @contextmanager
 def joined(device: torch.device) -> Iterator["Team"]:
@@ -44,6 +46,12 @@ def own_team() -> "Team":
     return Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Team()
 
 
+def _device() -> torch.device:
+    """Of the tensors that processes exchange."""
+    on_cuda = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Team:
     """This process's number among `size` processes; by itself, a team of one."""
@@ -56,30 +64,26 @@ class Team:
         """Whether this is the process that locks the folder and writes the files."""
         return self.rank == 0
 
-    def share(self, batch: list[int]) -> list[int]:
-        """This process's clips of a batch: every size-th.
-
-        Where a short batch leaves none, its first clip, of `weight` 0, for every process must take part in every step.
-        """
-        return batch[self.rank :: self.size] or batch[:1]
+    def share(self, num_clips: int) -> BatchShare:
+        """This process's clips of a batch: every size-th."""
+        return BatchShare(num_clips, self.rank, self.size)
 
     def weight(self, num_clips: int) -> float:
         """Factor of the mean loss over `share`: averaged over processes, it is the mean over the num_clips."""
-        return self.size * len(range(self.rank, num_clips, self.size)) / num_clips
+        return self.size * len(self.share(num_clips).own) / num_clips
 
-    def wrap(self, network: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module, synchronise: bool) -> nn.Module:
         """The network to run forward: its gradients become averages over processes, its weights start as rank 0's.
 
-        On CUDA, batch-norm takes its statistics over the whole batch (it becomes SyncBatchNorm, in place, under the
-        same state names). PyTorch has none for the CPU: there each process normalises its own share, and the running
-        statistics that are saved are those of rank 0's clips.
+        Dropout is drawn for the whole batch. So are the statistics of batch-norm where `synchronise` says so; else each
+        process normalises its own share, and the running statistics that are saved are those of rank 0's clips.
         """
+        share_dropout(network)
         if self.size == 1:
             return network
-        on_cuda = next(network.parameters()).is_cuda
-        if on_cuda:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        devices = [torch.cuda.current_device()] if on_cuda else None
+        if synchronise:
+            synchronise_batchnorm(network)
+        devices = [torch.cuda.current_device()] if next(network.parameters()).is_cuda else None
         return DistributedDataParallel(network, devices, broadcast_buffers=False)
 
     def adding(self, network: nn.Module):
@@ -92,6 +96,30 @@ class Team:
             value = value.clone()
             dist.all_reduce(value)
         return float(value) / self.size
+
+    def leaders(self, value: bool) -> bool:
+        """What the first process says, in each: others may see a shared folder a moment later."""
+        return bool(self.send(bytes([value]))[0])
+
+    def send(self, data: bytes | None) -> bytes:
+        """The bytes that the first process has, in each."""
+        if self.size == 1:
+            return data
+        size = torch.tensor([len(data) if self.leads else 0], device=_device())
+        dist.broadcast(size, 0)
+        values = torch.empty(int(size), dtype=torch.uint8, device=_device())
+        if self.leads and data:
+            values.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(values, 0)
+        return values.cpu().numpy().tobytes()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum of a CPU tensor over processes, in each."""
+        if self.size == 1:
+            return value
+        total = value.to(_device(), copy=True)
+        dist.all_reduce(total)
+        return total.cpu()
 
     def wait(self) -> None:
         """Return when all processes have come here."""

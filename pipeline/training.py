@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from cache.commit import holder, locked, write_file
 from cache.filesystem import check_space
 from models.checkpoint import to_bytes
+from models.shared_batch import tell
 from pipeline.config import Training
-from pipeline.distributed import own_team
+from pipeline.distributed import Team, own_team
 from pipeline.progress import progress
 from pipeline.workspace import StageError
 
@@ -43,7 +44,8 @@ class Epoch(Dataset):
         return len(self.batches)
 
     def __getitem__(self, step: int) -> Batch:
-        return self.load(self.epoch, self.team.share(self.batches[step]))
+        batch = self.batches[step]
+        return self.load(self.epoch, [batch[number] for number in self.team.share(len(batch)).held])
 
 
 def fit(
@@ -92,9 +94,9 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
-    epoch, step, losses, history = _resume(folder, network, optimiser)
+    epoch, step, losses, history = _resume(folder, network, optimiser, team)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
-    forward = team.wrap(network)
+    forward = team.wrap(network, training.batchnorm == "synchronised")
     steps = -(-num_clips // training.batch_size)
 
     def batches():
@@ -104,18 +106,19 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
             rate = training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.drop_epochs)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            _train_mode(network, training.freeze_batchnorm)
+            _train_mode(network, training.batchnorm == "frozen")
             started, waited, asked = time.monotonic(), 0.0, time.monotonic()
             for batch in _loader(load, num_clips, training, seed, epoch, step, device):
                 waited += time.monotonic() - asked
-                torch.manual_seed(_dropout_seed(seed, epoch, step, team.rank))
-                weight = team.weight(min(training.batch_size, num_clips - step * training.batch_size))
+                torch.manual_seed(_dropout_seed(seed, epoch, step))
+                together = min(training.batch_size, num_clips - step * training.batch_size)  # clips of all processes
+                tell(network, team.share(together))
                 step += 1
                 moves = step % training.accumulate == 0 or step == steps
                 with nullcontext() if moves else team.adding(forward):
                     with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
                         loss = loss_of(forward, tuple(values.to(device, non_blocking=True) for values in batch))
-                        loss = loss * weight
+                        loss = loss * team.weight(together)
                     (loss / training.accumulate).backward()
                 if moves:
                     optimiser.step()
@@ -137,6 +140,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
                     "epoch": epoch,
                     "learning_rate": rate,
                     "loss": float(np.mean(losses)),
+                    "processes": team.size,
                     "seconds": round(seconds, 2),
                     "waiting_share": round(waited / seconds, 3),
                 }
@@ -153,7 +157,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
 
 
 def _dropout_seed(*where: int) -> int:
-    """Of one step in one process: what is dropped depends on nothing that went before, an interruption included."""
+    """Of one step: what is dropped depends on nothing that went before, an interruption included."""
     return int(np.random.default_rng(where).integers(2**63))
 
 
@@ -169,9 +173,9 @@ def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: in
     )
 
 
-def _train_mode(network: nn.Module, freeze_batchnorm: bool) -> None:
+def _train_mode(network: nn.Module, frozen: bool) -> None:
     network.train()
-    if freeze_batchnorm:
+    if frozen:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -193,11 +197,15 @@ def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[
         old.unlink()
 
 
-def _resume(folder: Path, network, optimiser) -> tuple[int, int, list[float], list[dict]]:
-    """(epoch, step, losses of the epoch so far, history) of the newest checkpoint, or of a fresh start."""
-    content = newest_checkpoint(folder)
-    if content is None:
+def _resume(folder: Path, network, optimiser, team: Team) -> tuple[int, int, list[float], list[dict]]:
+    """(epoch, step, losses of the epoch so far, history) of the newest checkpoint, or of a fresh start.
+
+    The first process reads; the others take its word, for they might not see the newest file yet.
+    """
+    data = team.send(_newest(folder) if team.leads else b"")
+    if not data:
         return 0, 0, [], []
+    content = _read(data)
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
     log.info("%s: going on from epoch %d, step %d", folder, content["epoch"], content["step"])
@@ -209,12 +217,22 @@ def newest_checkpoint(folder: Path) -> dict | None:
 
     One whose SHA-256 is not that of its name is left alone, with a warning, and the one before it is taken.
     """
+    data = _newest(folder)
+    return _read(data) if data else None
+
+
+def _newest(folder: Path) -> bytes:
+    """The newest sound checkpoint; empty if there is none."""
     for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
         data = path.read_bytes()
         if path.stem.split("-")[-1] == hashlib.sha256(data).hexdigest()[:16]:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return data
         log.warning("%s is damaged, its SHA-256 is not that of its name; going on from the one before it", path)
-    return None
+    return b""
+
+
+def _read(data: bytes) -> dict:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _table(history: list[dict]) -> bytes:

@@ -22,7 +22,7 @@ def test_charades_is_the_paper():
     assert (base.network, base.epochs, base.learning_rate, base.drop_epochs) == ("resnet50_i3d", 50, 0.375, (15, 40))
     assert (base.batch_size, base.momentum, base.weight_decay) == (12, 0.9, 1e-7)
     assert (fusion.epochs, fusion.learning_rate, fusion.drop_epochs, fusion.batch_size) == (25, 0.02, (15,), 8)
-    assert (fusion.fuse, fusion.freeze_batchnorm, base.video_loss_weight) == ("logits", False, 1.0)
+    assert (fusion.fuse, fusion.batchnorm, base.video_loss_weight) == ("logits", "synchronised", 1.0)
     assert (config.saliency.objectives, config.data.missing_videos) == (("entropy",), "skip")
 
 
@@ -42,7 +42,7 @@ def test_toml_round_trip(tmp_path):
     config = Config(
         "all sorts",
         Data(annotations=("a b.csv", 'quo"te\\.csv'), eval_ids=("07E49", "150E6"), max_skipped=0.5),
-        base=Base(video_loss_weight="released", drop_epochs=(), freeze_batchnorm=True, weight_decay=1e-7),
+        base=Base(video_loss_weight="released", drop_epochs=(), batchnorm="frozen", weight_decay=1e-7),
         fusion=Fusion(video_loss_weight=0.25),
         seed=7,
     )

@@ -172,7 +172,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path):
 
 def test_frozen_batchnorm_keeps_its_statistics_but_learns(tmp_path):
     start = {name: value.clone() for name, value in make_network().state_dict().items()}
-    frozen = train(tmp_path / "frozen", make_network(), freeze_batchnorm=True)
+    frozen = train(tmp_path / "frozen", make_network(), batchnorm="frozen")
     moving = train(tmp_path / "moving", make_network())
     buffers = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
     assert all(torch.equal(frozen[name], start[name]) for name in buffers)
@@ -299,7 +299,7 @@ def test_the_key_of_base_holds_what_changes_its_weights(tiny_run):
         {"seed": 1},
         {"base": {"learning_rate": 0.1}},
         {"clips": {"fps": 4.0}},
-        {"base": {"freeze_batchnorm": True}},
+        {"base": {"batchnorm": "frozen"}},
     ]
     assert len({folder(**sections) for sections in same}) == 1
     assert len({folder(**sections) for sections in [{}, *other]}) == 5

@@ -1,14 +1,21 @@
 """The command line: options become a frozen config, the config goes to one stage, and what it wrote is said."""
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from pipeline import cli_inspect, cli_look, cli_plan, cli_tables, cli_trust
-from pipeline.cli_options import engine_options, finish, split_ids, stage_options, unit_options, with_devices
+from pipeline.cli_options import (
+    engine_options,
+    finish,
+    first_process,
+    split_ids,
+    stage_options,
+    unit_options,
+    with_devices,
+)
 
 # Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
 
@@ -159,7 +166,7 @@ def train_fusion(
 
         options = (boxes, pixels)
     outcomes = [stage.run(config, run_dir, fusion, *options) for fusion in fusions]
-    if looker == "current" and os.environ.get("RANK", "0") == "0":
+    if looker == "current" and first_process():
         from pipeline.refresh import evaluation_boxes
         from pipeline.workspace import Workspace
 
@@ -180,7 +187,8 @@ def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_l
     from pipeline.show import print_results
 
     outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels)
-    print_results(outcome.path)
+    if first_process():
+        print_results(outcome.path)
     finish(outcome)
 
 

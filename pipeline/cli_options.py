@@ -76,11 +76,16 @@ class _named_errors:
             sys.exit(EXIT_STORAGE)
 
 
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def finish(*outcomes) -> None:
     """Say what was written, once where torchrun starts many; exit with 3 where videos were left out."""
     skipped = 0
     for outcome in outcomes:
-        if os.environ.get("RANK", "0") == "0":
+        if first_process():
             click.echo(f"wrote {outcome.path}: {outcome.summary}")
         skipped = max(skipped, outcome.num_skipped)
     if skipped:

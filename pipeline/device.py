@@ -1,6 +1,8 @@
 """Which device computes."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,3 +25,15 @@ def pick_device(config: Config) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise StageError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+@contextmanager
+def cpu_threads(device: torch.device, number: int) -> Iterator[None]:
+    """Where the CPU computes, so many torch threads inside, as many as before outside."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,24 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cache.commit import write_file
 from cache.fingerprint import fingerprint
 from cache.vouched import read_vouched, write_vouched
-from models.backbones import build
-from models.fusion import clip_scores
-from pipeline import generations, miniature_truth
+from pipeline import miniature_truth
 from pipeline.base import BaseWeights, load_base
+from pipeline.clip_scoring import looking, scores_by_video
 from pipeline.config import Config
 from pipeline.device import pick_device
-from pipeline.fusion_step import fusion_logits
+from pipeline.distributed import Team, joined, own_team
 from pipeline.metrics import map_official, mean_average_precision, submission
 from pipeline.policies import Policy
-from pipeline.products import base_settings, crops_settings, open_base
-from pipeline.progress import progress
-from pipeline.trained import load_trained, read_trained
-from pipeline.volumes import Volumes, boxes_of
+from pipeline.products import base_settings, crops_settings
+from pipeline.trained import read_trained
+from pipeline.volumes import boxes_of
 from pipeline.workspace import Outcome, StageError, Workspace
 
 log = logging.getLogger(__name__)
@@ -42,7 +39,8 @@ def run(
     """Evaluate Base and every fusion model that was trained from it in this run.
 
     Reads the plan, the labels, base/, context/, crops/ and models/. Writes results/<key>.json, <key>.scores.txt (the
-    official submission format), <key>.per_class.csv, and results.csv, rebuilt from all of them.
+    official submission format), <key>.per_class.csv, and results.csv, rebuilt from all of them. Processes of torchrun
+    share the batches; the first one writes.
 
     Args:
         boxes_eval: boxes at evaluation, where they shall differ from those at training.
@@ -51,14 +49,18 @@ def run(
     Raises:
         StageError: the plan has no evaluation video, or a stage before this one has not finished.
     """
-    workspace = Workspace(run_dir, config)
-    ids = _video_ids(workspace, eval_ids)
-    base = load_base(workspace)
-    trained = [_model(path.parent) for path in sorted((run_dir / "models").glob("*/model.json"))]
-    models = [None, *(model for model in trained if model[1]["base"] == base.sha256)]
-    for model in models:
-        _result(workspace, base, model, boxes_eval, ids, use_labels)
-    return Outcome(rebuild(run_dir), f"{len(models)} models; {protocol(workspace)}")
+    with joined(pick_device(config)) as team:
+        workspace = Workspace(run_dir, config)
+        ids = _video_ids(workspace, eval_ids)
+        base = load_base(workspace)
+        trained = [_model(run_dir / "models" / name) for name in _model_names(run_dir, team)]
+        models = [None, *(model for model in trained if model[1]["base"] == base.sha256)]
+        for model in models:
+            _result(workspace, base, model, boxes_eval, ids, use_labels)
+        if team.leads:
+            rebuild(run_dir)
+        team.wait()
+        return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(workspace)}")
 
 
 def run_model(
@@ -81,6 +83,12 @@ def result_path(workspace: Workspace, folder: Path | None, boxes_eval: Policy | 
     return workspace.path / "results" / f"{facts['key']}.json"
 
 
+def _model_names(run_dir: Path, team: Team) -> list[str]:
+    """Folders of the trained fusion models, as the first process sees them."""
+    found = sorted(path.parent.name for path in (run_dir / "models").glob("*/model.json"))
+    return json.loads(team.send(json.dumps(found).encode()))
+
+
 def _model(folder: Path | None) -> tuple[Path, dict] | None:
     """A trained fusion model: its folder and what it was made from; None for Base."""
     return None if folder is None else (folder, read_trained(folder / "model.json"))
@@ -92,7 +100,7 @@ def _result(workspace: Workspace, base: BaseWeights, model, boxes_eval: Policy |
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = workspace.path / "results" / f"{facts['key']}.json"
-    if not path.exists():
+    if not own_team().leaders(path.exists()):
         _evaluate(workspace, base, model, facts, ids, path)
     return path
 
@@ -148,8 +156,8 @@ def _experiment(workspace: Workspace, base: BaseWeights, model, boxes_eval: Poli
         name = trained["name"] + (f"-eval-{boxes}" if boxes != trained["boxes_train"] else "")
         facts = {"experiment": name, "boxes_eval": boxes}
         facts |= {column: trained[column] for column in ("fusion", "boxes_train", "pixels", "seed", "weights")}
-        looking = _looking(workspace, base, model, boxes)
-        made_from = {} if repeat else crops_settings(looking[0], part, looking[1].sha256, boxes, trained["pixels"])
+        lookers = looking(workspace, base, model, boxes)
+        made_from = {} if repeat else crops_settings(lookers[0], part, lookers[1].sha256, boxes, trained["pixels"])
     facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
     facts["protocol"], facts["eval_clips"] = protocol(workspace), config.clips.eval_clips
     identity = {"made_from": made_from, "labels": workspace.labels_sha256, "ids": ids, **facts}
@@ -157,30 +165,17 @@ def _experiment(workspace: Workspace, base: BaseWeights, model, boxes_eval: Poli
     return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
 
 
-def _looking(workspace: Workspace, base: BaseWeights, model, boxes: str) -> tuple[Workspace, BaseWeights]:
-    """Whose boxes a model is evaluated with, and the caches that hold them: Base's, in the run; or its own, where its
-    training boxes came from the current network, and other ones are not asked for.
-
-    Raises:
-        StageError: there are none of its own yet.
-    """
-    if model is None or model[1].get("looker", "base") == "base" or boxes != model[1]["boxes_train"]:
-        return workspace, base
-    there = generations.evaluation_of(workspace, model[0], boxes)
-    if not generations.started(there):
-        raise StageError(f"{model[0]}: it has not looked at the evaluation videos yet; repeat the train-fusion command")
-    return there, load_base(there)
-
-
 def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: list[str], path: Path) -> None:
     """Score one model on the given videos and write its result files; the JSON, which counts, comes last."""
     annotations = workspace.annotations
-    by_clip, windowed = _scores(workspace, base, model, facts, set(ids))
+    by_clip, windowed = scores_by_video(workspace, base, model, facts, set(ids))
     scored = [video_id for video_id in ids if video_id in by_clip]
     if not scored:
         raise StageError(f"{facts['experiment']}: none of the {len(ids)} evaluation videos could be read")
     if len(scored) < len(ids):
         log.warning("%d of %d evaluation videos were left out by earlier stages", len(ids) - len(scored), len(ids))
+    if not own_team().leads:
+        return
     scores = np.stack([by_clip[video_id].max(0) for video_id in scored])  # maximum over clips
     result = mean_average_precision(scores, annotations.video_targets(scored))
     listed = annotations.videos.video_id[annotations.videos.split == "test"].tolist()
@@ -188,7 +183,7 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
     in_windows = mean_average_precision(scores, np.stack([windowed[video_id] for video_id in scored]))
     on_target = None
     if workspace.config.data.format == "miniature" and facts["boxes_eval"] not in ("none", "repeat"):
-        on_target = boxes_on_target(*_looking(workspace, base, model, facts["boxes_eval"]), facts["boxes_eval"])
+        on_target = boxes_on_target(*looking(workspace, base, model, facts["boxes_eval"]), facts["boxes_eval"])
     facts = facts | {
         "map": result.map,
         "map_official": official.map,
@@ -205,56 +200,6 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
     write_vouched(path, finite, files)
-
-
-def _scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]) -> tuple[dict, dict]:
-    """By video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,)."""
-    by_clip: dict[str, list] = {}
-    windowed: dict[str, list] = {}
-    clips = _fusion_scores(workspace, base, model, facts, ids) if model else _base_scores(workspace, base)
-    for part, row, scores in clips:
-        video_id = part.rows.video_id.iat[row]
-        by_clip.setdefault(video_id, []).append(scores)
-        seen = workspace.annotations.frame_targets(video_id, workspace.frame_times(part, row))
-        windowed.setdefault(video_id, []).append(seen.max(0))
-    return (
-        {video_id: np.stack(rows) for video_id, rows in by_clip.items()},
-        {video_id: np.max(rows, axis=0) for video_id, rows in windowed.items()},
-    )
-
-
-def _base_scores(workspace: Workspace, base: BaseWeights):
-    """(part, row, scores (C,)) of every evaluation clip, from the stored logits."""
-    for part in workspace.parts_of("test"):
-        store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
-        if store.product.todo():
-            raise StageError(f"{part.name}: Base's logits are not complete; run saliency first")
-        rows = np.flatnonzero(store.product.rows_done())
-        logits = torch.from_numpy(store.read_rows("logits", rows))
-        for row, scores in zip(rows, clip_scores(logits).numpy(), strict=True):
-            yield part, int(row), scores
-
-
-def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]):
-    """(part, row, scores (C,)) of every evaluation clip of a fusion model; Base's branch comes from the cache."""
-    folder, trained = model
-    device = pick_device(workspace.config)
-    network = build(workspace.config.base.network, base.num_classes)
-    load_trained(network, folder, trained["weights"])
-    network.to(device).eval()
-    there, looker = _looking(workspace, base, model, facts["boxes_eval"])
-    own = there is workspace  # Base has looked: everything is in the run's caches
-    volumes = Volumes(workspace, base, "test", facts["fusion"], facts["boxes_eval"] if own else None, facts["pixels"])
-    focused = volumes if own else Volumes(there, looker, "test", "late", facts["boxes_eval"], facts["pixels"])
-    places = [place for video_id, rows in volumes.places().items() if video_id in ids for place in rows]
-    size = workspace.config.fusion.batch_size
-    batches = [places[first : first + size] for first in range(0, len(places), size)]
-    for batch in progress(batches, len(batches), f"evaluate {facts['experiment']}", "batches"):
-        values = tuple(value.to(device) for value in (focused.focus(batch), *volumes.rest(batch)))
-        with torch.inference_mode():
-            logits = fusion_logits(network, values, facts["fusion"], trained["recipe"]["fuse"])
-        for place, scores in zip(batch, clip_scores(logits).cpu().numpy(), strict=True):
-            yield volumes.parts[place.part], place.row, scores
 
 
 def boxes_on_target(workspace: Workspace, base: BaseWeights, policy: Policy) -> float:

@@ -10,7 +10,7 @@ from tiny_data import CLASSES, VIDEOS, change
 
 import cache
 from cache.commit import read_sealed, seal
-from pipeline import crops, evaluate, prepare, saliency, train_base, train_fusion
+from pipeline import clip_scoring, crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.base import build_base, load_base
 from pipeline.workspace import StageError, Workspace
 
@@ -198,6 +198,22 @@ def test_boxes_that_know_the_labels_are_an_oracle(tiny_copy):
     assert marked.experiment.tolist() == [f"{name}-entropy-source-eval-cross_entropy" for name in ("concat", "late")]
     assert (marked.boxes_train == "entropy").all() and (marked.boxes_eval == "cross_entropy").all()
     assert len(table) == 5 and not table[~table.oracle].experiment.str.contains("cross").any()
+
+
+def test_scores_are_computed_in_as_many_threads_as_the_config_says(tiny_copy, monkeypatch):
+    """Whatever the process had before, and has again afterwards: another number may change last digits."""
+    used, logits_of = [], clip_scoring.fusion_logits
+    monkeypatch.setattr(
+        clip_scoring, "fusion_logits", lambda *args: used.append(torch.get_num_threads()) or logits_of(*args)
+    )
+    for path in tiny_copy.path.glob("results/late-*"):
+        path.unlink()
+    torch.set_num_threads(2)
+    try:
+        evaluate.run(tiny_copy.config, tiny_copy.path)
+        assert set(used) == {tiny_copy.config.saliency.threads} == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_repeat_has_no_boxes(tiny_copy):

@@ -162,3 +162,20 @@ def test_one_process_killed_in_mid_epoch(run, tmp_path, rank):
         _, err = finished(torchrun(config, again, *stage, processes=processes))
         assert f"{STEPS - done}/{STEPS - done} steps" in err
         assert_same_training(again / "models" / cut.name, alone)
+
+
+def test_evaluation_is_equal_to_the_byte(run, tmp_path):
+    """Fourteen clips in batches of three: three of them for one process, two for the other; results and table."""
+    config, folder = run[0], copy(run[1], tmp_path / "alone")
+    for fusion in ("late", "concat"):
+        train_fusion.run(config, folder, fusion)
+    shutil.copytree(folder, tmp_path / "team")
+    found = {}
+    for name, processes in (("alone", 1), ("team", 2)):
+        out, err = finished(torchrun(config, tmp_path / name, "evaluate", processes=processes))
+        assert out.count("wrote") == out.count("mAP in per cent") == 1
+        batches = 5 if processes == 1 else 3
+        assert err.count(f"{batches}/{batches} batches") == 2
+        files = [tmp_path / name / "results.csv", *sorted((tmp_path / name / "results").iterdir())]
+        found[name] = {path.name: path.read_bytes() for path in files}
+    assert len(found["alone"]) == 1 + 3 * 3 and found["team"] == found["alone"]

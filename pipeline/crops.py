@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.crop_store import VolumeStore, encode_volume
+from cache.crop_store import VolumeStore, encode_volume, unit_bytes
 from cache.filesystem import check_folder, check_space
 from cache.plan import Part
 from cache.records import Box
@@ -96,10 +96,10 @@ def run(
 
 
 def _expected_bytes(store: VolumeStore, unit: int) -> int:
-    """About what a unit will take: half a byte a pixel as JPEG, two as PNG."""
-    height, width = store.size
-    pixels = len(store.part.unit_rows(unit)) * store.num_frames * height * width
-    return pixels // 2 if store.codec == "jpeg" else 2 * pixels
+    """What a unit will hardly exceed: half a byte a pixel as JPEG, two as PNG. `plan` measures it instead."""
+    rows, (height, width) = len(store.part.unit_rows(unit)), store.size
+    pixels = rows * store.num_frames * height * width
+    return unit_bytes(pixels // 2 if store.codec == "jpeg" else 2 * pixels, rows, store.num_frames)
 
 
 def _stores(

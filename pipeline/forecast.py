@@ -148,7 +148,7 @@ def _notes(measured: Measured, weights: Path | None) -> list[str]:
         not weights
     )
     for name, cost in measured.trainings.items():
-        notes += [f"{name}: a whole batch was too much for the sample; its time and memory are scaled"] * (
+        notes += [f"{name}: a whole batch was too much for the sample; its time and memory are extrapolated"] * (
             not cost.exact
         )
     return notes

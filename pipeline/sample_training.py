@@ -23,7 +23,7 @@ class TrainingCost:
     Attributes:
         step_seconds: of a whole batch. forward_seconds: of one clip, in eval mode. memory: peak bytes of the process.
         weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and hash a checkpoint.
-        exact: a whole batch was timed; otherwise a part of it, and time and memory were scaled.
+        exact: a whole batch was timed; otherwise parts of it, and time and memory follow the line through them.
     """
 
     step_seconds: float
@@ -68,22 +68,22 @@ def measure_training(
         return time.perf_counter() - begun
 
     step(1)
-    held = held_bytes()
-    reset_peak()
-    single, size = step(1), 1
-    room = _available() * 0.7
-    growth = max(peak_bytes() - held, 0)
-    if time.monotonic() - started + 2 * single * training.batch_size < seconds and growth * training.batch_size < room:
-        size = training.batch_size
-        single = step(size)  # the first of a size is slower
+    held, points = held_bytes(), []  # (clips, seconds, memory) of every size tried
+    for size in _sizes(training.batch_size):
+        if points:
+            share = size / points[-1][0]
+            if time.monotonic() - started + 2 * share * points[-1][1] > seconds:
+                break
+            if share * (points[-1][2] - held) > 0.7 * _available():
+                break
+            step(size)  # the first of a size is slower
         reset_peak()
-    enough = time.monotonic() - started + single > seconds
-    times = [single] if enough else [step(size)]
-    while time.monotonic() - started + times[-1] < seconds and len(times) < 5:
-        times.append(step(size))
-    memory = peak_bytes() + max(peak_bytes() - held, 0) * (training.batch_size - size) // size
+        times = [step(size)]
+        while size == training.batch_size and time.monotonic() - started + times[-1] < seconds and len(times) < 5:
+            times.append(step(size))
+        points.append((size, float(np.median(times)), max(peak_bytes(), held)))
     if device.type == "cuda":  # what is scarce there
-        memory = torch.cuda.max_memory_allocated(device) * training.batch_size // size
+        points[-1] = (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
     with torch.no_grad():
         begun = time.perf_counter()
@@ -94,11 +94,23 @@ def measure_training(
     checkpoint = to_bytes({"network": network.state_dict(), "optimiser": optimiser.state_dict()})
     hashlib.sha256(checkpoint).hexdigest()
     save = time.perf_counter() - begun
-    seconds_a_step = float(np.median(times)) * training.batch_size / size
-    memory = max(memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
-    return TrainingCost(
-        seconds_a_step, forward, memory, len(weights), len(checkpoint), save, size == training.batch_size
+    step_seconds, memory = (
+        _extended([(point[0], point[kind]) for point in points], training.batch_size) for kind in (1, 2)
     )
+    memory = max(memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
+    exact = points[-1][0] == training.batch_size
+    return TrainingCost(step_seconds, forward, round(memory), len(weights), len(checkpoint), save, exact)
+
+
+def _sizes(batch: int) -> list[int]:
+    """1, 2, 4, ... and the batch size."""
+    return [*(2**power for power in range((batch - 1).bit_length())), batch]
+
+
+def _extended(points: list[tuple[int, float]], size: int) -> float:
+    """The value at a size: the last point's, or on the line through the last two; in proportion where there is one."""
+    (last, value), (before, earlier) = points[-1], (points[-2] if len(points) > 1 else (0, 0.0))
+    return value + max(value - earlier, 0.0) / (last - before) * (size - last)
 
 
 def _available() -> int:

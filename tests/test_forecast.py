@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tiny_data import change, make_data, tiny_config
 
 from cache.crop_store import build_unit, unit_bytes
-from pipeline import cli_plan, crops, plan_counts
+from pipeline import cli_plan, crops, plan_counts, sample_training
 from pipeline.cli import main
 from pipeline.config import load, to_toml
 from pipeline.forecast import forecast
@@ -142,6 +142,15 @@ def test_units_of_a_part_and_what_the_last_worker_ends():
     seconds = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
     assert measured._makespan(seconds, 1) == 1 + 8 + 8 + 4 + 5
     assert measured._makespan(seconds, 2) == 1 + 10 + 13  # 8 and 4 | 8 and 5
+
+
+def test_a_batch_that_is_too_much_is_extrapolated_from_smaller_ones():
+    assert sample_training._sizes(12) == [1, 2, 4, 8, 12]
+    assert sample_training._sizes(8) == [1, 2, 4, 8] and sample_training._sizes(1) == [1]
+    assert sample_training._extended([(1, 5.0), (2, 7.0), (4, 11.0)], 12) == 27.0  # 3 and 2 a clip
+    assert sample_training._extended([(1, 5.0), (2, 4.0)], 8) == 4.0  # noise makes nothing cheaper
+    assert sample_training._extended([(1, 5.0)], 3) == 15.0
+    assert sample_training._extended([(1, 5.0), (3, 9.0)], 3) == 9.0
 
 
 def test_a_sample_is_spread_over_small_and_large_files():

@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks lint format plan
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks lint format plan doctor
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ inspect: setup ## what a run holds; ARGS="--table classes", ARGS="--out index.cs
 
 report: setup ## one page about the run, from the caches: <run>/report/index.html
 	$(BIN)/python -m pipeline report --run $(RUN) $(ARGS)
+
+doctor: setup ## what is wrong with machine or data, and what to do
+	$(call STAGE,doctor)
 
 plan: setup ## what every stage will take, from a timed sample; ARGS="--seconds 120"
 	$(call STAGE,plan)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli_inspect, cli_look, cli_plan, cli_tables, cli_trust
+from pipeline import cli_doctor, cli_inspect, cli_look, cli_plan, cli_tables, cli_trust
 from pipeline.cli_options import (
     engine_options,
     finish,
@@ -39,7 +39,7 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 
 
-for group in (cli_inspect, cli_look, cli_plan, cli_tables, cli_trust):
+for group in (cli_doctor, cli_inspect, cli_look, cli_plan, cli_tables, cli_trust):
     for command in group.COMMANDS:
         main.add_command(command)
 

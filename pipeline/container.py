@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -17,6 +19,8 @@ from pipeline.video_errors import VideoAudioOnly, VideoTooLarge, VideoTruncated,
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf"}
 # The same bytes on every machine, 8-bit and 10-bit and limited and full range alike; 1.5x the time of the defaults.
 SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+
+DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")  # what people's videos are in
 
 
 @contextmanager
@@ -87,3 +91,44 @@ def to_rgb(path: Path, frame: av.VideoFrame) -> np.ndarray:
         raise VideoUnreadable(f"{path}: rotation by {frame.rotation} degrees, not a multiple of 90")
     pixels = frame.to_ndarray(format="rgb24", interpolation=SCALER, threads=1)
     return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+def decoder_versions() -> tuple[str, list[str]]:
+    """PyAV and its FFmpeg in a line, and those of DECODERS that are missing."""
+    codecs = ".".join(map(str, av.library_versions["libavcodec"]))
+    missing = []
+    for name in DECODERS:
+        try:
+            av.codec.Codec(name, "r")
+        except ValueError:
+            missing.append(name)
+    return f"PyAV {av.__version__} (libavcodec {codecs})", missing
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is unusual about a video, as its container and its first frame say.
+
+    Attributes:
+        rotation: degrees by which frames are turned before anything sees them.
+        pixel_aspect: width / height of a pixel as the container says.
+        interlaced: of the first frame.
+        shortest, longest: seconds from one packet to the next in order of presentation; 0 where times are unknown.
+    """
+
+    rotation: int
+    pixel_aspect: Fraction
+    interlaced: bool
+    shortest: float
+    longest: float
+
+
+def traits(path: Path) -> Traits:
+    """Look at a video that was probed before; decodes one frame, reads all packets."""
+    with opened(path) as (container, stream):
+        first = next(decoded(path, container, stream))
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+    with opened(path) as (container, stream):
+        times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        gaps = [float((late - early) * stream.time_base) for early, late in pairwise(times)]
+    return Traits(first.rotation % 360, aspect, first.interlaced_frame, min(gaps, default=0.0), max(gaps, default=0.0))

@@ -27,7 +27,7 @@ def measure() -> Result:
     found = look.ours(folded, video)
     with torch.no_grad():
         logits = plain(video)  # Captum keeps them to itself
-    differences = look.agreement(found, look.Look(logits, *theirs()))
+    differences = look.agreement(found, look.Look(logits, *theirs()), plain, video)
     seconds = interleaved({"ours": lambda: look.ours(folded, video), "theirs": theirs}, repeats=7)
     times, least = medians(seconds), minima(seconds)
     ratio = times["theirs"] / times["ours"]

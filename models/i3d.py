@@ -1,11 +1,13 @@
 """The video network I3D: a 2-D residual network whose kernels also reach into time, with logits at every time step."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.activation_checkpointing import through
-from models.split_conv import SplitConv3d, SplitMaxPool3d
+from models.split_conv import SplitConv3d
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -77,6 +79,18 @@ def inflate_2d(state_2d: dict[str, Tensor], network: "I3D") -> dict[str, Tensor]
     return state
 
 
+def classify(x: Tensor, pool_frames: int, classifier: Callable[[Tensor], Tensor], frames: int) -> Tensor:
+    """Logits (B, T_out, num_classes) of features (B, C, T', h, w): mean over space, over some steps, classifier.
+
+    Args:
+        frames: of the clip, for the error of one that is too short.
+    """
+    if x.shape[2] < pool_frames:
+        raise ValueError(f"a clip of {frames} frames is too short: {x.shape[2]} of {pool_frames} steps left")
+    x = F.avg_pool3d(x.mean((3, 4), keepdim=True), (pool_frames, 1, 1), stride=1)  # B, C, T_out, 1, 1
+    return classifier(x).flatten(2).transpose(1, 2)
+
+
 class Bottleneck(nn.Module):
     """Residual block of 3 x 1 x 1, 1 x 3 x 3 (with the spatial stride) and 1 x 1 x 1 convolutions."""
 
@@ -131,8 +145,8 @@ class I3D(nn.Module):
         self.conv1 = SplitConv3d(3, stem_width, stem, 2, tuple(k // 2 for k in stem), bias=False)
         self.bn1 = nn.BatchNorm3d(stem_width, eps=1e-3, momentum=momentum)
         strides = tuple(min(k, 2) for k in first_pool)
-        self.maxpool = SplitMaxPool3d(first_pool, strides, tuple(k // 2 for k in first_pool))
-        self.maxpool2 = SplitMaxPool3d((3, 1, 1), (2, 1, 1), (1, 0, 0)) if second_pool else nn.Identity()
+        self.maxpool = nn.MaxPool3d(first_pool, strides, tuple(k // 2 for k in first_pool))
+        self.maxpool2 = nn.MaxPool3d((3, 1, 1), (2, 1, 1), (1, 0, 0)) if second_pool else nn.Identity()
         self.stages = len(widths)
         for i, (width_in, width, count) in enumerate(zip((stem_width, *widths), widths, blocks, strict=False)):
             first = Bottleneck(width_in, width, 1 if i == 0 else 2, momentum)
@@ -155,10 +169,4 @@ class I3D(nn.Module):
         x = self.maxpool2(through(self.layer1, x, recompute))
         for i in range(1, self.stages):
             x = through(getattr(self, f"layer{i + 1}"), x, recompute)
-        x = x.mean((3, 4), keepdim=True)  # B, C, T', 1, 1
-        if x.shape[2] < self.pool_frames:
-            raise ValueError(
-                f"a clip of {video.shape[1]} frames is too short: {x.shape[2]} of {self.pool_frames} steps left"
-            )
-        x = F.avg_pool3d(x, (self.pool_frames, 1, 1), stride=1)
-        return self.fc(self.dropout(x)).flatten(2).transpose(1, 2)  # B, T_out, num_classes
+        return classify(x, self.pool_frames, lambda mean: self.fc(self.dropout(mean)), video.shape[1])

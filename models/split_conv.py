@@ -1,4 +1,4 @@
-"""3-D convolution and pooling as 2-D ones on views of a single channels-last buffer.
+"""3-D convolution as 2-D ones on views of a single channels-last buffer.
 
 A tensor (B, C, T, H, W) in `torch.channels_last_3d` order is one buffer B, T, H, W, C. Of that buffer, the frames
 (B*T, C, H, W) and the time axis against all pixels (B, C, T, H*W) are both plain views in `torch.channels_last` order.
@@ -7,6 +7,8 @@ So a kernel of 1 x k x k or k x 1 x 1 needs nothing but `conv2d`, which is bette
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.time_convolution import convolve_time
 
 
 class SplitConv3d(nn.Conv3d):
@@ -25,7 +27,8 @@ class SplitConv3d(nn.Conv3d):
         if time == 1 and self.stride[0] == 1 and self.padding[0] == 0:
             return _over_frames(x, self._conv2d, self.weight.squeeze(2), self.stride[1:], self.padding[1:])
         if (height, width) == (1, 1) and self.stride[1:] == (1, 1) and self.padding[1:] == (0, 0):
-            return _over_time(x, self._conv2d, self.weight.squeeze(4), (self.stride[0], 1), (self.padding[0], 0))
+            planes = convolve_time(x.flatten(3), self.weight.squeeze(4), self.bias, self.stride[0], self.padding[0])
+            return planes.unflatten(3, x.shape[3:])
         stacked = _stack_frames(x, time, self.stride[0], self.padding[0])  # B, C * time, T_out, H, W
         return _over_frames(stacked, self._conv2d, self.weight.flatten(1, 2), self.stride[1:], self.padding[1:])
 
@@ -33,30 +36,10 @@ class SplitConv3d(nn.Conv3d):
         return F.conv2d(x, weight, self.bias, stride, padding)
 
 
-class SplitMaxPool3d(nn.MaxPool3d):
-    """`nn.MaxPool3d` as a pool over space followed by one over time: the same maxima."""
-
-    def __init__(self, kernel_size: tuple, stride: tuple, padding: tuple):
-        super().__init__(kernel_size, stride, padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        (time, *space), (stride, *strides), (pad, *pads) = self.kernel_size, self.stride, self.padding
-        if space != [1, 1] or strides != [1, 1]:
-            x = _over_frames(x, F.max_pool2d, space, strides, pads)
-        if time != 1 or stride != 1:
-            x = _over_time(x, F.max_pool2d, (time, 1), (stride, 1), (pad, 0))
-        return x
-
-
 def _over_frames(x: Tensor, function, *args) -> Tensor:
     """Apply a function of images to every frame of (B, C, T, H, W)."""
     frames = function(x.transpose(1, 2).flatten(0, 1), *args)  # B * T, C_out, H_out, W_out
     return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
-
-
-def _over_time(x: Tensor, function, *args) -> Tensor:
-    """Apply a function of images to the T x (H * W) plane of (B, C, T, H, W)."""
-    return function(x.flatten(3), *args).unflatten(3, x.shape[3:])
 
 
 def _stack_frames(x: Tensor, time: int, stride: int, padding: int) -> Tensor:

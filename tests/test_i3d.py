@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.plain_i3d import plain_resnet50, plain_small
 from models.fold import fold
 from models.i3d import as_input, inflate_2d, resnet50_i3d, small_i3d
-from models.split_conv import SplitConv3d, SplitMaxPool3d
+from models.split_conv import SplitConv3d
 
 
 def randomised(network):
@@ -69,12 +69,45 @@ def test_split_convolution_is_the_3d_convolution(kernel, stride, padding):
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
-    [((3, 3, 3), (2, 2, 2), (1, 1, 1)), ((3, 1, 1), (2, 1, 1), (1, 0, 0)), ((1, 3, 2), (1, 2, 1), (0, 1, 1))],
+    [
+        ((3, 1, 1), 1, (1, 0, 0)),
+        ((3, 1, 1), (2, 1, 1), (1, 0, 0)),
+        ((5, 1, 1), (3, 1, 1), (2, 0, 0)),
+        ((2, 1, 1), 1, 0),
+        ((9, 1, 1), 1, (4, 0, 0)),  # taps that meet nothing but padding
+        ((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ((5, 7, 3), 2, (2, 3, 1)),
+    ],
 )
-def test_split_max_pool_is_the_3d_max_pool(kernel, stride, padding):
-    x = torch.randn(2, 3, 7, 8, 11, generator=torch.Generator().manual_seed(0))
-    expected = nn.MaxPool3d(kernel, stride, padding)(x)
-    assert torch.equal(SplitMaxPool3d(kernel, stride, padding)(x), expected)
+@pytest.mark.parametrize("bias", [True, False])
+def test_split_convolution_has_the_gradients_of_the_3d_convolution(kernel, stride, padding, bias):
+    torch.manual_seed(0)
+    split = SplitConv3d(3, 4, kernel, stride, padding, bias=bias).double()
+    plain = nn.Conv3d(3, 4, kernel, stride, padding, bias=bias).double()
+    plain.load_state_dict(split.state_dict())
+    x = torch.randn(2, 3, 4, 8, 11).double()
+    gradients = []
+    for conv in (split, plain):
+        clip = x.clone().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        out = conv(clip)
+        towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).double()
+        gradients.append(torch.autograd.grad(out, (clip, *conv.parameters()), towards))
+    for value, expected in zip(*gradients, strict=True):
+        assert value.shape == expected.shape
+        torch.testing.assert_close(value, expected)
+
+
+def test_split_convolution_trains_under_autocast():
+    """Activations in bfloat16, gradients of the weights in float32."""
+    torch.manual_seed(0)
+    conv, x = SplitConv3d(8, 16, (3, 1, 1), padding=(1, 0, 0)), torch.randn(2, 8, 4, 6, 10)
+    (expected,) = torch.autograd.grad(conv(x).square().sum(), conv.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x)
+    assert out.dtype == torch.bfloat16
+    (gradient,) = torch.autograd.grad(out.float().square().sum(), conv.weight)
+    assert gradient.dtype == torch.float32
+    assert 0 < error(gradient, expected) < 0.02
 
 
 def test_convolutions_work_on_views_of_one_channels_last_buffer(small):
@@ -87,7 +120,7 @@ def test_convolutions_work_on_views_of_one_channels_last_buffer(small):
             )
         )
         for module in small.modules()
-        if isinstance(module, (SplitConv3d, SplitMaxPool3d, nn.BatchNorm3d)) and module is not small.fc
+        if isinstance(module, (SplitConv3d, nn.MaxPool3d, nn.BatchNorm3d)) and module is not small.fc
     ]
     small(torch.rand(2, 8, 32, 40, 3))
     for hook in hooks:

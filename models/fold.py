@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.frozen_i3d import FrozenI3D
 from models.i3d import I3D
 
+ENGINE = 2  # counted up when a change moves the last digits of what folded networks compute; part of cache keys
+
 
 def fold(network: nn.Module) -> nn.Module:
     """A frozen copy in eval mode with batch-norms folded into their convolutions; the network itself is untouched.

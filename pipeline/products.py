@@ -4,6 +4,7 @@ from cache.crop_store import VolumeStore
 from cache.plan import Part
 from cache.product import open_product
 from cache.saliency_store import ArraySpec, ZarrStore
+from models.fold import ENGINE
 from pipeline.config import OBJECTIVES
 from pipeline.policies import POLICIES, Pixels, Policy
 from pipeline.workspace import StageError, Workspace
@@ -12,7 +13,7 @@ from pipeline.workspace import StageError, Workspace
 def base_settings(workspace: Workspace, part: Part, weights: str) -> dict:
     """Base's logits: its weights (sha256 of the state dict), the clips, and how the numbers are computed.
 
-    Batch size and threads change the order in which a sum is taken, and so its last digits.
+    Batch size, threads and engine change the order in which a sum is taken, and so its last digits.
     """
     config = workspace.config
     return {
@@ -21,6 +22,7 @@ def base_settings(workspace: Workspace, part: Part, weights: str) -> dict:
         "precision": config.saliency.precision,
         "batch_size": config.saliency.batch_size,
         "threads": config.saliency.threads,
+        "engine": ENGINE,
         "clips": part.settings,
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.plan import Part
+from pipeline import profile
 from pipeline.transforms import crop_and_flip, resize
 from pipeline.video import file_sha256, read_frames
 from pipeline.video_errors import VideoChanged, VideoUnreadable
@@ -32,12 +33,12 @@ def source_frames(workspace: Workspace, part: Part, rows: list[int]) -> Iterator
     """
     row = part.rows.iloc[rows[0]]
     path = workspace.videos_root / row.video_path
-    _check_unchanged(path, row.video_bytes, row.video_sha256)
+    with profile.phase("decode"):
+        _check_unchanged(path, row.video_bytes, row.video_sha256)
     wanted = sorted({index for one in rows for index in part.clip(one).frame_indices})
     settings = part.settings
-    for index, frame in read_frames(
-        path, wanted, settings["fps"] or None, row.video_timing, settings["source_fps"] or None
-    ):
+    rate, source_fps = settings["fps"] or None, settings["source_fps"] or None
+    for index, frame in profile.each("decode", read_frames(path, wanted, rate, row.video_timing, source_fps)):
         yield index, frame, zlib.crc32(frame)
 
 
@@ -65,19 +66,37 @@ def _file_sha256(path: Path, *version: int) -> str:
 
 
 def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """V_in of every row of one video. Only resized frames are held, never the source.
+    """V_in of every row of one video, decoded now; see `cut_clips`."""
+    yield from cut_clips(part, rows, resized_frames(workspace, part, rows))
 
+
+def resized_frames(workspace: Workspace, part: Part, rows: list[int]) -> dict[int, tuple[np.ndarray, int]]:
+    """Every frame that a video's rows need: by index, uint8 (h, w, 3) after the resize, and the CRC-32 of the source.
+
+    The rows share the resize, so each frame is decoded and resized once; no source frame is held.
+    """
+    size, found = part.clip(rows[0]).theta.resized_size, {}
+    for index, frame, checksum in source_frames(workspace, part, rows):
+        with profile.phase("resize"):
+            found[index] = resize(frame, size), checksum
+    return found
+
+
+def cut_clips(
+    part: Part, rows: list[int], frames: dict[int, tuple[np.ndarray, int]]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """V_in of every row of one video, one at a time.
+
+    Args:
+        frames: of `resized_frames`.
     Yields:
         (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
     """
-    clips = [part.clip(row) for row in rows]
-    size = clips[0].theta.resized_size
-    resized, crc = {}, {}
-    for index, frame, checksum in source_frames(workspace, part, rows):
-        resized[index], crc[index] = resize(frame, size), checksum
-    for row, clip in zip(rows, clips, strict=True):
-        volume = crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta)
-        yield row, volume, np.array([crc[i] for i in clip.frame_indices], np.uint32)
+    for row in rows:
+        clip = part.clip(row)
+        with profile.phase("resize"):
+            volume = crop_and_flip(np.stack([frames[index][0] for index in clip.frame_indices]), clip.theta)
+        yield row, volume, np.array([frames[index][1] for index in clip.frame_indices], np.uint32)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from pipeline import profile
 from pipeline.workspace import StageError
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ def _in_pool(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[
         begun, finished = [], set()
         try:
             pool = Parallel(n_jobs=min(workers, len(left)), return_as="generator_unordered")
-            for job, done in pool(delayed(call)(begun.append(job) or job) for job in left):
+            work = pool(delayed(call)(begun.append(job) or job) for job in left)
+            for job, done in profile.each("idle", work):
                 finished.add(job)
                 yield job, done
             return
@@ -145,4 +147,4 @@ def _on_cluster(
     """Jobs as tasks of the cluster, one a task, `at_once` in its hands at a time."""
     with parallel_config(backend):  # read when the pool is made; it must not reach the code that takes the results
         pool = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=at_once)
-    yield from pool(delayed(call)(job) for job in jobs)
+    yield from profile.each("idle", pool(delayed(call)(job) for job in jobs))

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from models.box_search import quantise
 from models.fold import fold
 from models.i3d import as_input
 from models.losses import entropy
-from pipeline import boxes
+from pipeline import boxes, profile
+from pipeline.ahead import Ahead, buffered
 from pipeline.base import BaseWeights, build_base, load_base
-from pipeline.clips import input_clips, video_rows
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.engines import HERE, Engine
+from pipeline.input_batches import decode_ahead, input_batches
 from pipeline.policies import saliency_maps
 from pipeline.products import open_base, open_boxes, open_maps
 from pipeline.units import (
@@ -33,12 +34,10 @@ from pipeline.units import (
     retry_skipped,
     rows_done,
     run_units,
-    skip,
     skip_all,
     skipped_videos,
     take,
 )
-from pipeline.video import VideoError
 from pipeline.workspace import Outcome, StageError, Workspace
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,12 @@ def run(
         todo = share.units(set().union(*(store.product.todo() for store in stores.values())))
         jobs += [(part.name, unit) for unit in todo]
     check_space(run_dir, num_bytes, num_files)
-    rows = run_units(_do_unit, workspace, jobs, _num_workers(config, engine), "saliency", engine, on_device=True)
+    workers, work = _num_workers(config, engine), _do_unit
+    with ExitStack() as stack:
+        if workers == 1 and engine.is_here and not engine.devices:  # all work is done by this very process: it may
+            threads = config.workers if pick_device(config).type == "cuda" else 1  # look beyond the unit it is at
+            work = partial(_do_unit, decoded=stack.enter_context(decode_ahead(workspace, jobs, threads)))
+        rows = run_units(work, workspace, jobs, workers, "saliency", engine, on_device=True)
     skipped = set()
     for objective in config.saliency.objectives:
         boxes.run_policy(workspace, base, objective, splits, share, engine)
@@ -161,9 +165,19 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 def _do_unit(
-    run_dir: Path, config: Config, part_name: str, unit: int, wait: bool = False, crashed: str = ""
+    run_dir: Path,
+    config: Config,
+    part_name: str,
+    unit: int,
+    wait: bool = False,
+    crashed: str = "",
+    decoded: Ahead | None = None,
 ) -> int | None:
-    """Compute and commit one unit of every store that lacks it; rows computed, None as `run_units` says."""
+    """Compute and commit one unit of every store that lacks it; rows computed, None as `run_units` says.
+
+    Args:
+        decoded: the process's own, across units; by default one for this unit.
+    """
     workspace = open_workspace(run_dir, config)
     base = load_base(workspace)
     part = next(part for part in workspace.parts if part.name == part_name)
@@ -174,10 +188,13 @@ def _do_unit(
             arrays, skipped = _blank(part, unit, stores), skip_all(part, unit, crashed) if crashed else []
             if not crashed:
                 network, device = _network(run_dir, config, base.sha256)
-                with _threads(config.saliency.threads if device.type == "cpu" else None):
-                    _compute(workspace, part, unit, stores, arrays, skipped, network, device)
-            for name, store in stores.items():
-                store.write_unit(unit, arrays[name], skipped)
+                with ExitStack() as stack:
+                    stack.enter_context(_threads(config.saliency.threads if device.type == "cpu" else None))
+                    ahead = decoded or stack.enter_context(decode_ahead(workspace, [(part_name, unit)]))
+                    _compute(workspace, part, unit, stores, arrays, skipped, network, device, ahead)
+            with profile.phase("write"):
+                for name, store in stores.items():
+                    store.write_unit(unit, arrays[name], skipped)
         return rows_done(everything, stores, unit)
 
 
@@ -193,40 +210,28 @@ def _blank(part: Part, unit: int, stores: dict[str, ZarrStore]) -> dict[str, dic
     }
 
 
-def _compute(workspace: Workspace, part: Part, unit: int, stores, arrays, skipped: list[dict], network, device) -> None:
+def _compute(
+    workspace: Workspace, part: Part, unit: int, stores, arrays, skipped: list, network, device, decoded: Ahead
+) -> None:
     """Fill the arrays of a unit; rows of videos that fail, which are added to `skipped`, stay as they are."""
-    rows = part.unit_rows(unit)
-    for batch in _batches(workspace, part, unit, skipped):
-        local = [row - rows.start for row, _, _ in batch]
-        video = as_input(torch.from_numpy(np.stack([clip for _, clip, _ in batch])), device)
-        targets = None
-        if "cross_entropy" in stores:
-            labels = workspace.targets(part, [row for row, _, _ in batch])
-            targets = tuple(torch.from_numpy(values).to(device) for values in labels)
-        names = [name for name in stores if name != "base"]
-        logits, maps = saliency_maps(network, video, names, workspace.config, targets)
-        if "base" in stores:
-            arrays["base"]["logits"][local] = logits.cpu().numpy()
-            arrays["base"]["entropy"][local] = entropy(logits).cpu().numpy()
-            arrays["base"]["frame_crc"][local] = [crc for _, _, crc in batch]
-        for name, batch_maps in maps.items():
-            for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
-                arrays[name]["codes"][row], arrays[name]["scale"][row] = quantise(saliency)
-
-
-def _batches(workspace: Workspace, part: Part, unit: int, skipped: list[dict]) -> Iterator[list[tuple]]:
-    """Clips of a unit in batches that never cross it; videos that fail are added to `skipped`."""
-    size, batch = workspace.config.saliency.batch_size, []
-    for video_id, video in video_rows(part, unit):
-        try:
-            clips = list(input_clips(workspace, part, video))
-        except VideoError as error:
-            skipped.append(skip(video_id, error))
-            continue
-        for clip in clips:
-            batch.append(clip)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
+    first = part.unit_rows(unit).start
+    with closing(buffered(input_batches(workspace, part, unit, decoded, skipped, device))) as batches:
+        for batch in batches:
+            local = [row - first for row in batch.rows]
+            with profile.settled("transfer", device):
+                video = as_input(batch.clips, device)
+                targets = None
+                if "cross_entropy" in stores:
+                    labels = workspace.targets(part, batch.rows)
+                    targets = tuple(torch.from_numpy(values).to(device) for values in labels)
+            names = [name for name in stores if name != "base"]
+            with profile.settled("network", device):
+                logits, maps = saliency_maps(network, video, names, workspace.config, targets)
+            with profile.phase("encode"):
+                if "base" in stores:
+                    arrays["base"]["logits"][local] = logits.cpu().numpy()
+                    arrays["base"]["entropy"][local] = entropy(logits).cpu().numpy()
+                    arrays["base"]["frame_crc"][local] = batch.crc
+                for name, batch_maps in maps.items():
+                    for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
+                        arrays[name]["codes"][row], arrays[name]["scale"][row] = quantise(saliency)

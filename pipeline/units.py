@@ -12,6 +12,7 @@ from cache.crop_store import VolumeStore
 from cache.plan import Part
 from cache.saliency_store import ZarrStore
 from cache.sweep import in_use
+from pipeline import profile
 from pipeline.config import Config
 from pipeline.device_claims import claimed
 from pipeline.engines import HERE, Engine, results
@@ -83,12 +84,14 @@ def run_units(
     devices = engine.devices if on_device else ()
     wants = {"threads": config.saliency.threads, "on_gpu": config.device != "cpu"} if on_device else {}
     with nullcontext() if engine.is_here else shown(workspace.path, workspace.videos_root) as site:
-        call = partial(_call, work, workspace.path, config, site, devices, f"focused-attention-{uuid.uuid4().hex}")
+        claims = f"focused-attention-{uuid.uuid4().hex}"
+        call = partial(_call, work, workspace.path, config, site, devices, claims, profile.owner())
         done_jobs = results(call, jobs, workers, engine, **wants)
-        for job, done in progress(done_jobs, len(jobs), label, "units"):
+        for job, (done, seconds) in progress(done_jobs, len(jobs), label, "units"):
+            profile.collect(seconds)
             rows += done or 0
             held += [job] if done is None else []
-        return rows + sum(call(job, wait=True)[1] for job in held)
+        return rows + sum(call(job, wait=True)[1][0] for job in held)
 
 
 def _call(
@@ -98,23 +101,29 @@ def _call(
     site: Site | None,
     devices: tuple[str, ...],
     claims: str,
+    profiler: int | None,
     job: tuple,
     **options,
-) -> tuple[tuple, int | None]:
-    """One job where the files are, under the run lock, on a device of its own: the job, and what its work returned."""
+) -> tuple[tuple, tuple[int | None, profile.Seconds]]:
+    """One job where the files are, under the run lock, on a device of its own.
+
+    Returns:
+        the job; what its work returned, and the profile of a worker.
+    """
     with ExitStack() as stack:
         if site:
             stack.enter_context(site.entered())
         stack.enter_context(in_use(run_dir))
         if devices and not options.get("crashed"):
             config = replace(config, device=stack.enter_context(claimed(devices, claims)))
-        return job, work(run_dir, config, *job, **options)
+        return job, profile.lent(profiler, lambda: work(run_dir, config, *job, **options))
 
 
 def take(stores: dict, unit: int, locks: ExitStack, wait: bool) -> dict:
     """Lock a unit of every store, always in the same order; those stores whose unit is ours to do."""
     order = sorted(stores, key=lambda name: str(stores[name].product.path))
-    mine = {name for name in order if locks.enter_context(stores[name].product.lock(unit, wait))}
+    with profile.phase("wait"):
+        mine = {name for name in order if locks.enter_context(stores[name].product.lock(unit, wait))}
     return {name: store for name, store in stores.items() if name in mine}
 
 

@@ -11,6 +11,7 @@ from pipeline.cli_options import (
     engine_options,
     finish,
     first_process,
+    profile_option,
     split_ids,
     stage_options,
     unit_options,
@@ -75,6 +76,7 @@ def _prepare(config, run_dir: Path, eval_ids: str = "", max_skipped: float | Non
 
 @main.command("train-base")
 @stage_options
+@profile_option
 @click.option("--init", default=None, metavar="FILE", help="Weights to start from (base.init).")
 @click.option("--new-head", is_flag=True, help="Leave the classifier of these weights out (base.new_head).")
 def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
@@ -87,6 +89,7 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 
 @main.command()
 @stage_options
+@profile_option
 @click.option("--workers", type=int, default=None, help="Processes of this machine on the CPU (workers).")
 @click.option("--devices", default="", metavar="0,1|cpu", help="GPUs, one process each, on every machine; or the CPU.")
 @click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which looks at labels, on evaluation videos.")
@@ -102,6 +105,7 @@ def saliency(config, run_dir: Path, workers: int | None, devices: str, use_label
 
 @main.command()
 @stage_options
+@profile_option
 @click.option("--workers", type=int, default=None, help="Processes of this machine (workers).")
 @click.option(
     *("--boxes", "policies"),
@@ -123,6 +127,7 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
 
 @main.command("train-fusion")
 @stage_options
+@profile_option
 @click.option(
     *("--fusion", "fusions"),
     type=click.Choice(FUSIONS),
@@ -178,6 +183,7 @@ def train_fusion(
 
 @main.command()
 @stage_options
+@profile_option
 @click.option("--boxes-eval", type=click.Choice(FOCI[:-1]), default=None, help="Boxes at evaluation.  [as at training]")
 @click.option("--eval-ids", default="", metavar="ID,ID", help="Only these evaluation videos.")
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")

@@ -46,6 +46,23 @@ def stage_options(command: Callable) -> Callable:
     return wrapped
 
 
+def profile_option(command: Callable) -> Callable:
+    """--profile of the stages: where their time went, on standard error at the end. Nothing that is written changes."""
+
+    @click.option("--profile", "profiled", is_flag=True, help="Print where the time went, by phase.")
+    @functools.wraps(command)
+    def wrapped(*args, profiled: bool, **options) -> None:
+        if not profiled or os.environ.get("RANK", "0") != "0":
+            command(*args, **options)
+            return
+        from pipeline import profile
+
+        with profile.taken(functools.partial(click.echo, err=True), click.get_current_context().info_name):
+            command(*args, **options)
+
+    return wrapped
+
+
 class _named_errors:
     """Turn the errors we raise on purpose into one line and an exit code; others stay tracebacks, they are bugs."""
 

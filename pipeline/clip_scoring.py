@@ -5,7 +5,7 @@ import torch
 
 from models.backbones import build
 from models.fusion import clip_scores
-from pipeline import generations
+from pipeline import generations, profile
 from pipeline.base import BaseWeights, load_base
 from pipeline.device import cpu_threads, pick_device
 from pipeline.distributed import own_team
@@ -87,8 +87,10 @@ def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, 
     mine = range(team.rank, len(batches), team.size)
     for number in progress(mine, len(mine), f"evaluate {facts['experiment']}", "batches"):
         batch = batches[number]
-        values = tuple(value.to(device) for value in (focused.focus(batch), *volumes.rest(batch)))
-        with torch.inference_mode():
+        values = (focused.focus(batch), *volumes.rest(batch))
+        with profile.settled("transfer", device):
+            values = tuple(value.to(device) for value in values)
+        with profile.settled("network", device), torch.inference_mode():
             logits = fusion_logits(network, values, facts["fusion"], trained["recipe"]["fuse"])
         found[number * size :][: len(batch)] = clip_scores(logits).cpu()
     for place, scores in zip(places, team.sum(found).numpy(), strict=True):

@@ -9,7 +9,7 @@ from cache.crop_store import VolumeStore, encode_volume, unit_bytes
 from cache.filesystem import check_folder, check_space
 from cache.plan import Part
 from cache.records import Box
-from pipeline import boxes
+from pipeline import boxes, profile
 from pipeline.base import load_base
 from pipeline.clips import source_frames, video_rows
 from pipeline.config import Config
@@ -143,8 +143,9 @@ def _do_unit(
                 found = {name: [None] * len(rows) for name in stores}
             for name, encoded in found.items():
                 volumes[name] += encoded
-        for name, store in stores.items():
-            store.write_unit(unit, volumes[name], skipped)
+        with profile.phase("write"):
+            for name, store in stores.items():
+                store.write_unit(unit, volumes[name], skipped)
         return rows_done(everything, stores, unit)
 
 
@@ -166,15 +167,18 @@ def _cut_video(
                     f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
                 )
             needs_input = pixels == "input" or "context" in stores
-            frame_input = apply_theta(frame, clip.theta) if needs_input else None
+            with profile.phase("resize"):
+                frame_input = apply_theta(frame, clip.theta) if needs_input else None
             for name, store in stores.items():
-                if name == "context":
-                    picture = frame_input
-                elif pixels == "input":
-                    picture = cut_input(frame_input, found_boxes[name][number], part.input_size)
-                else:
-                    picture = cut_source(frame, clip.theta, found_boxes[name][number], part.input_size)
-                (content,) = encode_volume(picture[None], store.codec, store.quality)
+                with profile.phase("resize"):
+                    if name == "context":
+                        picture = frame_input
+                    elif pixels == "input":
+                        picture = cut_input(frame_input, found_boxes[name][number], part.input_size)
+                    else:
+                        picture = cut_source(frame, clip.theta, found_boxes[name][number], part.input_size)
+                with profile.phase("encode"):
+                    (content,) = encode_volume(picture[None], store.codec, store.quality)
                 for place in places:
                     encoded[name][number][place] = content
     return encoded

@@ -1,7 +1,8 @@
 """Where the time of a stage goes: named phases that add up, over threads and processes; nearly free when off.
 
 A phase inside another one stops the clock of the outer one, so every moment counts once: in the foreground the phases
-and "other" make up the whole ("idle", a parent whose workers work, is left out). What threads and loader processes do ahead of the foreground is counted apart.
+and "other" make up the whole ("idle", a parent whose workers work, is left out). What threads and loader processes do
+ahead of the foreground is counted apart.
 """
 
 import os

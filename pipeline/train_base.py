@@ -12,6 +12,7 @@ from models.backbones import build, head_names
 from models.checkpoint import load_weights
 from models.i3d import as_input, inflate_2d
 from models.losses import charades_loss
+from pipeline import profile
 from pipeline.base import count_out_frames
 from pipeline.clips import TrainVideo, train_videos
 from pipeline.config import Config
@@ -122,13 +123,19 @@ class BaseClips:
         else:
             found = _resized(self.config, video, sorted(set(indices)), theta.resized_size)
             frames = np.stack([found[index] for index in indices])
-        return crop_and_flip(frames, theta), np.array(indices) / video.fps
+        with profile.phase("resize"):
+            return crop_and_flip(frames, theta), np.array(indices) / video.fps
 
     def _hold(self) -> list[np.ndarray]:
         """Resized frames of every training video, uint8 (N, h, w, 3) each."""
-        calls = (delayed(_hold_one)(self.config, video) for video in self.videos)
-        found = Parallel(n_jobs=self.config.workers, return_as="generator")(calls)
-        return list(progress(found, len(self.videos), "train-base, reading", "videos"))
+        owner = profile.owner()
+        calls = (delayed(profile.lent)(owner, partial(_hold_one, self.config, video)) for video in self.videos)
+        found = profile.each("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
+        held = []
+        for frames, seconds in progress(found, len(self.videos), "train-base, reading", "videos"):
+            profile.collect(seconds)
+            held.append(frames)
+        return held
 
 
 def _hold_one(config: Config, video: TrainVideo) -> np.ndarray:
@@ -143,5 +150,8 @@ def _hold_one(config: Config, video: TrainVideo) -> np.ndarray:
 def _resized(config: Config, video: TrainVideo, indices: list[int], size: tuple[int, int]) -> dict[int, np.ndarray]:
     """Resized frames by index, each decoded once."""
     rate, source_fps = config.clips.fps or None, config.data.source_fps or None
-    frames = read_frames(video.path, indices, rate, video.timing, source_fps)
-    return {index: resize(frame, size) for index, frame in frames}
+    found = {}
+    for index, frame in profile.each("decode", read_frames(video.path, indices, rate, video.timing, source_fps)):
+        with profile.phase("resize"):
+            found[index] = resize(frame, size)
+    return found

@@ -18,6 +18,7 @@ from cache.records import Clip
 from models.box_search import quantise
 from models.fold import fold
 from models.i3d import as_input
+from pipeline import profile
 from pipeline.base import BaseWeights, build_base, load_base
 from pipeline.clips import TrainVideo, train_videos
 from pipeline.config import OBJECTIVES, Config
@@ -133,8 +134,9 @@ class Online:
         clips, frames, context, times = [], [], [], []
         for number in numbers:
             clip, found = self._decode(self.videos[number], epoch)
-            seen = {index: apply_theta(frame, clip.theta) for index, frame in found.items()}
-            context.append(np.stack([seen[index] for index in clip.frame_indices]))
+            with profile.phase("resize"):
+                seen = {index: apply_theta(frame, clip.theta) for index, frame in found.items()}
+                context.append(np.stack([seen[index] for index in clip.frame_indices]))
             times.append(np.array(clip.frame_indices) / self.videos[number].fps)
             clips.append(clip)
             frames.append(found)
@@ -156,8 +158,10 @@ class Online:
         context, video_targets, frame_targets, sources = batch
         logits, codes = self._maps(network, context, (video_targets, frame_targets))
         parts = zip(sources.clips, sources.frames, context.cpu().numpy(), codes, strict=True)
-        volumes = [self._cut(*one) for one in parts]
-        focus = torch.from_numpy(np.stack(volumes)).to(self.device, non_blocking=True)
+        with profile.phase("resize"):
+            volumes = np.stack([self._cut(*one) for one in parts])
+        with profile.settled("transfer", self.device):
+            focus = torch.from_numpy(volumes).to(self.device, non_blocking=True)
         return focus, logits if self.fusion == "late" else context, video_targets, frame_targets
 
     def _decode(self, video: TrainVideo, epoch: int) -> tuple[Clip, dict[int, np.ndarray]]:
@@ -166,7 +170,9 @@ class Online:
         start, theta = train_clip(clips, video.video_id, epoch, video.num_frames, video.source_size)
         indices = frame_indices(start, clips.num_frames, video.num_frames)
         rate, source_fps = clips.fps or None, self.config.data.source_fps or None
-        frames = dict(read_frames(video.path, sorted(set(indices)), rate, video.timing, source_fps))
+        wanted = sorted(set(indices))
+        with profile.phase("decode"):
+            frames = dict(read_frames(video.path, wanted, rate, video.timing, source_fps))
         return Clip(video.video_id, 0, epoch, indices, theta), frames
 
     def _maps(self, network: nn.Module, context: Tensor, targets: tuple) -> tuple[Tensor | None, list]:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cache.commit import holder, locked, write_file
 from cache.filesystem import check_space
 from models.checkpoint import to_bytes
 from models.shared_batch import tell
+from pipeline import profile
 from pipeline.config import Training
 from pipeline.distributed import Team, own_team
 from pipeline.progress import progress
@@ -38,14 +39,15 @@ class Epoch(Dataset):
     def __init__(self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int):
         order = np.random.default_rng([seed, epoch]).permutation(num_clips).tolist()
         self.batches = [order[first : first + size] for first in range(0, num_clips, size)]
-        self.load, self.epoch, self.team = load, epoch, own_team()
+        self.load, self.epoch, self.team, self.profiler = load, epoch, own_team(), profile.owner()
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> tuple[Batch, profile.Seconds]:
         batch = self.batches[step]
-        return self.load(self.epoch, [batch[number] for number in self.team.share(len(batch)).held])
+        clips = [batch[number] for number in self.team.share(len(batch)).held]
+        return profile.lent(self.profiler, lambda: self.load(self.epoch, clips), ahead=True)
 
 
 def fit(
@@ -115,15 +117,17 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
                 tell(network, team.share(together))
                 step += 1
                 moves = step % training.accumulate == 0 or step == steps
-                with nullcontext() if moves else team.adding(forward):
-                    with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
-                        loss = loss_of(forward, tuple(values.to(device, non_blocking=True) for values in batch))
-                        loss = loss * team.weight(together)
-                    (loss / training.accumulate).backward()
-                if moves:
-                    optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)
-                losses.append(team.mean(loss.detach()))
+                with profile.settled("transfer", device):
+                    batch = tuple(values.to(device, non_blocking=True) for values in batch)
+                with profile.settled("network", device):
+                    with nullcontext() if moves else team.adding(forward):
+                        with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
+                            loss = loss_of(forward, batch) * team.weight(together)
+                        (loss / training.accumulate).backward()
+                    if moves:
+                        optimiser.step()
+                        optimiser.zero_grad(set_to_none=True)
+                    losses.append(team.mean(loss.detach()))
                 if not np.isfinite(losses[-1]):
                     raise StageError(
                         f"{folder}: the loss is {losses[-1]} in epoch {epoch}, step {step}; lower the rate"
@@ -150,8 +154,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
                 _save(folder, network, optimiser, epoch, step, losses, history)
                 write_file(folder / "metrics.csv", _table(history))
 
-    left = max(0, (until - epoch) * steps - step)
-    for _ in progress(batches(), left, label, "steps"):
+    for _ in progress(batches(), max(0, (until - epoch) * steps - step), label, "steps"):
         pass
     network.eval()
 
@@ -161,16 +164,19 @@ def _dropout_seed(*where: int) -> int:
     return int(np.random.default_rng(where).integers(2**63))
 
 
-def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: int, device) -> DataLoader:
+def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: int, device) -> Iterator[Batch]:
     """Batches of an epoch from `step` on, read ahead by workers, in pinned memory where a GPU takes them."""
     dataset = Epoch(load, num_clips, training.batch_size, seed, epoch)
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=range(step, len(dataset)),
         num_workers=training.loader_workers,
         pin_memory=device.type == "cuda",
     )
+    for batch, seconds in profile.each("wait", loader):
+        profile.collect(seconds)
+        yield batch
 
 
 def _train_mode(network: nn.Module, frozen: bool) -> None:
@@ -191,8 +197,9 @@ def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    data = to_bytes(content)
-    write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+    with profile.phase("write"):
+        data = to_bytes(content)
+        write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
     for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
         old.unlink()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cache.plan import Part
+from pipeline import profile
 from pipeline.base import BaseWeights
 from pipeline.policies import Focus, Fusion, Pixels, Policy
 from pipeline.products import open_base, open_boxes, open_context, open_crops
@@ -74,14 +75,16 @@ class Volumes:
 
     def focus(self, places: list[Place]) -> Tensor:
         """The focused volumes of a batch; see `load`."""
-        return torch.from_numpy(np.stack([self.second[place.part].volume(place.row) for place in places]))
+        with profile.phase("decode"):
+            return torch.from_numpy(np.stack([self.second[place.part].volume(place.row) for place in places]))
 
     def rest(self, places: list[Place]) -> Batch:
         """A batch without its focused volumes; see `load`."""
         if self.fusion == "late":
             other = np.stack([self.logits[place.part][place.row] for place in places])
         else:
-            other = np.stack([self.context[place.part].volume(place.row) for place in places])
+            with profile.phase("decode"):
+                other = np.stack([self.context[place.part].volume(place.row) for place in places])
         targets = [self.workspace.targets(self.parts[place.part], [place.row]) for place in places]
         video, frames = (np.concatenate(values) for values in zip(*targets, strict=True))
         return tuple(torch.from_numpy(values) for values in (other, video, frames))

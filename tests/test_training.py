@@ -64,7 +64,7 @@ def test_the_order_of_an_epoch():
         assert sorted(orders[seed, epoch]) == list(range(10))
         assert batches == Epoch(load, 10, 4, seed, epoch).batches
     assert len({tuple(order) for order in orders.values()}) == 3
-    values, wanted = Epoch(load, 10, 4, 0, 1)[1]
+    (values, wanted), _ = Epoch(load, 10, 4, 0, 1)[1]
     assert torch.equal(values, INPUTS[orders[0, 1][4:8]] + 1) and torch.equal(wanted, WANTED[orders[0, 1][4:8]])
 
 

@@ -195,10 +195,12 @@ def test_heat_is_brighter_where_more_is():
 
 
 def test_whisker_stands_where_its_numbers_say():
-    drawn = str(charts.whisker(0.5, 0.25, 0.75, 1.0))
+    drawn = str(charts.whisker(0.5, 0.25, 0.75, (-1.0, 1.0)))
     assert 'x1="74.0" x2="102.0"' in drawn and 'cx="88.0"' in drawn and "dot up" in drawn
-    assert "dot down" in str(charts.whisker(-0.5, float("nan"), float("nan"), 1.0))
-    assert 'class="range' not in str(charts.whisker(-0.5, float("nan"), float("nan"), 1.0))
+    assert 'class="zero" x1="60.0"' in drawn
+    alone = str(charts.whisker(-0.5, float("nan"), float("nan"), (-0.5, 0.0)))
+    assert "dot down" in alone and 'class="range' not in alone and 'cx="4.0"' in alone and 'x1="116.0"' in alone
+    assert "dot even" in str(charts.whisker(0.0, 0.0, 0.0, (0.0, 0.0)))
 
 
 def films(text, video_id):

@@ -36,14 +36,14 @@ def curve(epochs: Sequence[float], values: Sequence[float], drops: Sequence[floa
     )
 
 
-def whisker(value: float, low: float, high: float, reach: float) -> Markup:
-    """A difference with its interval on an axis from -reach to reach; the zero line in the middle."""
+def whisker(value: float, low: float, high: float, span: tuple[float, float]) -> Markup:
+    """A difference with its interval on an axis that spans two values, with a line at zero."""
 
     def x(at: float) -> float:
-        return 60 + 56 * max(-1.0, min(1.0, at / reach if reach else 0))
+        return 4 + 112 * (at - span[0]) / ((span[1] - span[0]) or 1)
 
     kind = tone(value)
-    parts = ['<line class="zero" x1="60" x2="60" y1="0" y2="18"/>']
+    parts = [f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="18"/>']
     if not math.isnan(low):
         parts.append(f'<line class="range {kind}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="9" y2="9"/>')
     parts.append(f'<circle class="dot {kind}" cx="{x(value):.1f}" cy="9" r="3.5"/>')

@@ -107,9 +107,9 @@ def _classes(page: Page, results: list, chosen, annotations: Annotations) -> Non
         other = scores.base_of(one, results)
         if other and not one.is_base:
             gains = scores.class_gains(one, other, annotations.classes)
-            ends = [abs(end) for gain in gains for end in (gain.gain.value, gain.gain.low, gain.gain.high)]
-            reach = max((end for end in ends if not math.isnan(end)), default=0)
-            tables.append({"result": one, "gains": gains, "reach": reach})
+            ends = [end for gain in gains for end in (gain.gain.value, gain.gain.low, gain.gain.high)]
+            ends = [0.0, *(end for end in ends if not math.isnan(end))]
+            tables.append({"result": one, "gains": gains, "span": (min(ends), max(ends))})
     page.values["class_tables"] = tables
 
 

@@ -5,14 +5,16 @@ def open(run_dir, *, base=None, maps=None, boxes=None, context=None, crops=None)
     """Open a run folder for reading.
 
     Args:
-        run_dir: the folder, such as "runs/miniature".
+        run_dir: the folder, such as "runs/miniature", or a URL, such as "s3://bucket/runs/miniature", whose files are
+            then brought when they are read and kept in $FOCUSED_ATTENTION_CACHE.
         base, maps, boxes, context, crops: which store of a product to use: its name as `run.stores()` shows it (for
             maps the objective, for boxes and crops the policy) or the first six or more digits of a key. Needed only
             where a run has several; a choice narrows the others to what it was made from or what was made from it.
     Returns:
         cache.run.Run
     Raises:
-        CacheError: no plan, stale or damaged files, or a choice that fits no store or several; the message lists them.
+        CacheError: no plan, stale or damaged files, a choice that fits no store or several; the message lists them. Of
+            a URL also: it cannot be read.
     """
     from cache.run import open_run  # pandas and zarr load only when a run is opened
 

@@ -133,12 +133,20 @@ def read_sealed(path: Path, *names: str) -> dict:
     """
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"{path}: {error}") from error
+    return parse_sealed(data, path, *names)
+
+
+def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:
+    """As `read_sealed`, of bytes that are at path."""
+    try:
         content = json.loads(data)
         if not isinstance(content, dict) or not set(names) <= content.keys():
             raise DamagedError(f"{path} lacks one of {', '.join(names)}")
         content.pop("sha256", None)
         whole = data == seal(content)
-    except (OSError, ValueError, RecursionError) as error:  # seal refuses what no JSON of ours holds, such as NaN
+    except (ValueError, RecursionError) as error:  # seal refuses what no JSON of ours holds, such as NaN
         raise DamagedError(f"{path}: {error}") from error
     if not whole:
         raise DamagedError(f"{path} is not what was written: its checksum does not fit")

@@ -187,6 +187,7 @@ class VolumeStore:
             self._files, self._pid = OrderedDict(), os.getpid()
         if unit not in self._files:
             record = self.product.vouch(unit)
+            self.product.fetch(unit)
             path = self.product.path / record["files"][0]["name"]
             data, offsets, crc32 = _open_checked(path, self.part.unit_rows(unit), self._attrs)
             if _index_sha256(offsets, crc32) != record.get("index_sha256"):

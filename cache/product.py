@@ -17,8 +17,9 @@ import numpy as np
 
 from cache import commit
 from cache.commit import file_sha256, read_sealed, seal, storage_errors, sync_directory
-from cache.errors import DamagedError, NotDoneError, StaleCacheError
+from cache.errors import DamagedError, NoStoreError, NotDoneError, StaleCacheError
 from cache.fingerprint import canonical, differences, fingerprint
+from cache.remote import remote_of
 
 FORMAT = 2
 PRODUCTS = ("base", "maps", "boxes", "context", "crops")
@@ -35,6 +36,7 @@ def open_product(root: Path, product: str, part, settings: dict) -> "ProductDir"
         settings: plain JSON, everything that can change the product's bytes, with the settings of what it is made from.
     Raises:
         StaleCacheError: the run.json that stands there differs; names the field.
+        NoStoreError: the root mirrors a run elsewhere, which does not have it.
     """
     if product not in PRODUCTS:
         raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
@@ -47,6 +49,10 @@ def open_product(root: Path, product: str, part, settings: dict) -> "ProductDir"
     }
     path = Path(root) / product / fingerprint(run)
     file = path / "run.json"
+    if remote := remote_of(Path(root)):
+        if not file.exists():
+            raise NoStoreError(f"{remote.url} has no {product} with these settings ({path.name}) for {part.name}")
+        return ProductDir(path, part, read_sealed(file))
     with storage_errors(path):
         for folder in (path / "done", path / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,12 +88,14 @@ class ProductDir:
     """One product of one plan part: which units are done, and how a unit becomes done.
 
     Attributes:
-        path: the directory. part: the plan part. product, key, settings: as in run.json.
+        path: the directory. part: the plan part. product, key, settings: as in run.json. remote: where its data comes
+            from when it is read, if not from here.
     """
 
     def __init__(self, path: Path, part, run: dict):
         self.path, self.part = path, part
         self.product, self.settings, self.key = run["product"], run["settings"], path.name
+        self.remote = remote_of(path.parent.parent)
         self._verified = {}  # file -> what it was when its content was compared
         self._vouched = {}  # unit -> record whose files were found; records never change, so they are kept
 
@@ -172,7 +180,7 @@ class ProductDir:
         return first
 
     def vouch(self, unit: int) -> dict:
-        """The record of a unit whose files are there in full size.
+        """The record of a unit whose files are there in full size; of files elsewhere `fetch` says that.
 
         Raises:
             NotDoneError: no record. DamagedError: a file is missing or has another size.
@@ -181,12 +189,22 @@ class ProductDir:
             record = self.done(unit)
             if record is None:
                 raise NotDoneError(f"unit {unit} of {self.product}/{self.key} ({self.part.name}) is not done")
-            for file in record["files"]:
+            for file in () if self.remote else record["files"]:
                 path = self.path / file["name"]
                 if not path.is_file() or path.stat().st_size != file["bytes"]:
                     raise DamagedError(f"{path} is missing or not {file['bytes']} bytes, as its record says")
             self._vouched[unit] = record
         return self._vouched[unit]
+
+    def fetch(self, unit: int, below: str = ""):
+        """Have every file of a done unit here, or those below a folder. Call it before they are opened.
+
+        Raises:
+            NotDoneError, DamagedError: as `vouch`. StorageError: they are elsewhere, and keep not arriving.
+        """
+        for file in self.vouch(unit)["files"] if self.remote else ():
+            if file["name"].startswith(below):
+                self.remote.fetch(self.path / file["name"], file["bytes"], file["sha256"])
 
     def vouch_row(self, row: int) -> dict:
         """The record that vouches for a local row. Raises as `vouch`, and NotDoneError for a skipped video."""
@@ -212,6 +230,7 @@ class ProductDir:
         Raises:
             NotDoneError, DamagedError: as `vouch`; a file is not the one that was committed.
         """
+        self.fetch(unit, below)
         for file in self.vouch(unit)["files"]:
             path = self.path / file["name"]
             if not file["name"].startswith(below):

@@ -9,8 +9,10 @@ import pandas as pd
 
 from cache.crop_store import VolumeStore
 from cache.errors import NoStoreError, NotDoneError, StoreAmbiguousError
+from cache.mirror import mirror
 from cache.plan import Part, read_plan
 from cache.product import PRODUCTS, ProductDir
+from cache.remote import is_url
 from cache.saliency_store import ZarrStore
 from cache.stores import Store, find_stores
 
@@ -19,7 +21,7 @@ _BOX_COLUMNS = [f"box_{frame}_{edge}" for frame in ("input", "source") for edge 
 
 def open_run(run_dir: str | Path, **chosen: str | None) -> "Run":
     """Open a run folder; see `cache.open`."""
-    return Run(Path(run_dir), chosen)
+    return Run(mirror(run_dir) if is_url(run_dir) else Path(run_dir), chosen)
 
 
 class Run:

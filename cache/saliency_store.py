@@ -62,6 +62,8 @@ class ZarrStore:
         """
         _check_version()
         root = product.path / "arrays.zarr"
+        if product.remote:
+            return cls.open(product)
         with locked(product.path / "locks" / "arrays", wait=True), storage_errors(root):
             if not (root / "zarr.json").exists():
                 zarr.create_group(root, zarr_format=3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cache.remote import fetch_vouched
 from models.backbones import build
 from pipeline.trained import load_trained, read_trained
 from pipeline.workspace import StageError, Workspace
@@ -41,6 +42,7 @@ def build_base(workspace: Workspace, base: BaseWeights) -> nn.Module:
         WeightsError: the file does not fit the network.
         DamagedError: it holds other weights than were committed.
     """
+    fetch_vouched(base.folder / "base.json")
     network = build(workspace.config.base.network, base.num_classes)
     load_trained(network, base.folder, base.sha256)
     return network

@@ -8,6 +8,7 @@ import click
 
 from pipeline import cli_doctor, cli_inspect, cli_look, cli_plan, cli_tables, cli_trust
 from pipeline.cli_options import (
+    caches_option,
     engine_options,
     finish,
     first_process,
@@ -147,8 +148,9 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
     show_default=True,
     help="With --online: who looks, Base or the network being trained.",
 )
+@caches_option
 def train_fusion(
-    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, online: bool, every: int, looker: str
+    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, online: bool, every: int, looker, caches
 ) -> None:
     """Stage 3: late fusion and temporal concatenation, trained from the caches.
 
@@ -158,6 +160,8 @@ def train_fusion(
         raise click.UsageError("--online looks anew in every step; --refresh-every is for training from the caches")
     if looker != "base" and not online:
         raise click.UsageError("--saliency-from says who looks in the training loop; it needs --online")
+    if caches and (online or every):
+        raise click.UsageError("--caches is for training from caches that stay as they are")
     if online:
         from pipeline import train_online as stage
 
@@ -169,7 +173,7 @@ def train_fusion(
     else:
         from pipeline import train_fusion as stage
 
-        options = (boxes, pixels)
+        options = (boxes, pixels, caches)
     outcomes = [stage.run(config, run_dir, fusion, *options) for fusion in fusions]
     if looker == "current" and first_process():
         from pipeline.refresh import evaluation_boxes
@@ -187,12 +191,13 @@ def train_fusion(
 @click.option("--boxes-eval", type=click.Choice(FOCI[:-1]), default=None, help="Boxes at evaluation.  [as at training]")
 @click.option("--eval-ids", default="", metavar="ID,ID", help="Only these evaluation videos.")
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")
-def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_labels: bool) -> None:
+@caches_option
+def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_labels: bool, caches) -> None:
     """Score Base and all fusion models of the run."""
     from pipeline import evaluate as stage
     from pipeline.show import print_results
 
-    outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels)
+    outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels, caches)
     if first_process():
         print_results(outcome.path)
     finish(outcome)

@@ -170,6 +170,21 @@ def with_devices(config, engine, text: str):
     return config, replace(engine, devices=devices)
 
 
+def caches_option(command: Callable) -> Callable:
+    """--caches, which becomes a local folder: the one that is named, or a mirror of the URL."""
+
+    @click.option("--caches", default="", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
+    @functools.wraps(command)
+    def wrapped(config, run_dir: Path, caches: str, **options) -> None:
+        from cache.mirror import mirror
+        from cache.remote import is_url
+
+        folder = mirror(caches) if is_url(caches) else Path(caches)
+        command(config, run_dir, caches=folder if caches else None, **options)
+
+    return wrapped
+
+
 def split_ids(text: str) -> list[str]:
     """The ids of a comma-separated list."""
     return [video_id.strip() for video_id in text.split(",") if video_id.strip()]

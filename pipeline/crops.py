@@ -7,6 +7,7 @@ import numpy as np
 
 from cache.crop_store import VolumeStore, encode_volume, unit_bytes
 from cache.filesystem import check_folder, check_space
+from cache.mounts import check_locks
 from cache.plan import Part
 from cache.records import Box
 from pipeline import boxes, profile
@@ -68,6 +69,7 @@ def run(
     workspace = Workspace(run_dir, config)
     base = load_base(workspace)
     check_folder(run_dir)
+    check_locks(run_dir, cluster=not engine.is_here)
     for policy in policies:
         boxes.run_policy(workspace, base, policy, splits, share, engine)
     jobs, parts = [], [part for part in workspace.parts if part.split in splits]

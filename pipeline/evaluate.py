@@ -34,7 +34,12 @@ COLUMNS = (
 
 
 def run(
-    config: Config, run_dir: Path, boxes_eval: Policy | None = None, eval_ids: tuple[str, ...] = (), use_labels=False
+    config: Config,
+    run_dir: Path,
+    boxes_eval: Policy | None = None,
+    eval_ids: tuple[str, ...] = (),
+    use_labels: bool = False,
+    caches: Path | None = None,
 ) -> Outcome:
     """Evaluate Base and every fusion model that was trained from it in this run.
 
@@ -46,11 +51,12 @@ def run(
         boxes_eval: boxes at evaluation, where they shall differ from those at training.
         eval_ids: only these evaluation videos.
         use_labels: allow boxes that come from the labels; such results are marked as oracle.
+        caches: another run folder, or a mirror of one, whose plan, labels, Base and caches are read.
     Raises:
         StageError: the plan has no evaluation video, or a stage before this one has not finished.
     """
     with joined(pick_device(config)) as team:
-        workspace = Workspace(run_dir, config)
+        workspace = Workspace(run_dir, config, caches)
         ids = _video_ids(workspace, eval_ids)
         base = load_base(workspace)
         trained = [_model(run_dir / "models" / name) for name in _model_names(run_dir, team)]

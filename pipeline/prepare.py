@@ -9,6 +9,7 @@ import pandas as pd
 from cache.commit import write_file
 from cache.errors import StaleCacheError
 from cache.filesystem import check_folder, check_space
+from cache.mounts import check_locks
 from cache.plan import Part, read_plan, write_part
 from pipeline.annotations import Annotations
 from pipeline.config import Config, to_toml
@@ -42,6 +43,7 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HE
     """
     annotations = read_annotations(config)
     check_folder(run_dir)
+    check_locks(run_dir, cluster=not engine.is_here)
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
     check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
     known = _known_videos(run_dir)

@@ -83,14 +83,16 @@ def open_base(workspace: Workspace, part: Part, weights: str, out_frames: int, n
         ArraySpec("entropy", (), "f4", "unit"),
         ArraySpec("frame_crc", (part.num_frames,), "u4", "unit"),
     ]
-    return ZarrStore.create(open_product(workspace.path, "base", part, base_settings(workspace, part, weights)), specs)
+    return ZarrStore.create(
+        open_product(workspace.source, "base", part, base_settings(workspace, part, weights)), specs
+    )
 
 
 def open_maps(workspace: Workspace, part: Part, weights: str, objective: str) -> ZarrStore:
     """codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
     specs = [ArraySpec("codes", part.input_size, "u2", "row"), ArraySpec("scale", (), "f4", "unit")]
     return ZarrStore.create(
-        open_product(workspace.path, "maps", part, maps_settings(workspace, part, weights, objective)), specs
+        open_product(workspace.source, "maps", part, maps_settings(workspace, part, weights, objective)), specs
     )
 
 
@@ -102,16 +104,16 @@ def open_boxes(workspace: Workspace, part: Part, weights: str, policy: Policy) -
         ArraySpec("saliency_share", (), "f4", "unit"),
     ]
     return ZarrStore.create(
-        open_product(workspace.path, "boxes", part, boxes_settings(workspace, part, weights, policy)), specs
+        open_product(workspace.source, "boxes", part, boxes_settings(workspace, part, weights, policy)), specs
     )
 
 
 def open_context(workspace: Workspace, part: Part) -> VolumeStore:
     """Volumes uint8 (T, H_in, W_in, 3) of V_in."""
-    return VolumeStore(open_product(workspace.path, "context", part, context_settings(workspace, part)))
+    return VolumeStore(open_product(workspace.source, "context", part, context_settings(workspace, part)))
 
 
 def open_crops(workspace: Workspace, part: Part, weights: str, policy: Policy, pixels: Pixels) -> VolumeStore:
     """Volumes uint8 (T, H_in, W_in, 3), focused."""
     settings = crops_settings(workspace, part, weights, policy, pixels)
-    return VolumeStore(open_product(workspace.path, "crops", part, settings))
+    return VolumeStore(open_product(workspace.source, "crops", part, settings))

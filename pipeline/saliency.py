@@ -12,6 +12,7 @@ import torch
 from joblib import cpu_count
 
 from cache.filesystem import check_folder, check_space
+from cache.mounts import check_locks
 from cache.plan import Part
 from cache.saliency_store import ZarrStore
 from models.box_search import quantise
@@ -81,6 +82,7 @@ def run(
         )
     jobs, parts = [], [part for part in workspace.parts if part.split in splits]
     check_folder(run_dir)
+    check_locks(run_dir, cluster=not engine.is_here)
     num_bytes = num_files = 0
     for part in parts:
         stores = _stores(workspace, part, base)

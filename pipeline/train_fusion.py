@@ -20,7 +20,12 @@ from pipeline.workspace import Outcome, StageError, Workspace
 
 
 def run(
-    config: Config, run_dir: Path, fusion: Fusion = "late", focus: Focus = "entropy", pixels: Pixels = "source"
+    config: Config,
+    run_dir: Path,
+    fusion: Fusion = "late",
+    focus: Focus = "entropy",
+    pixels: Pixels = "source",
+    caches: Path | None = None,
 ) -> Outcome:
     """Train one fusion model from Base's weights (paper 4.3, 5.3).
 
@@ -32,18 +37,19 @@ def run(
             one network on context and focused volume, joined along time.
         focus: boxes of the focused volume, or "repeat" for V_in again.
         pixels: "source", or "input" for the paper's "upscaled".
+        caches: another run folder, or a mirror of one, whose plan, labels, Base and caches are read.
     Raises:
         StageError: a stage before this one has not finished.
     """
     device = pick_device(config)
     with joined(device) as team:
-        return _run(config, run_dir, fusion, focus, pixels, device, team)
+        return _run(Workspace(run_dir, config, caches), fusion, focus, pixels, device, team)
 
 
 def _run(
-    config: Config, run_dir: Path, fusion: Fusion, focus: Focus, pixels: Pixels, device: torch.device, team: Team
+    workspace: Workspace, fusion: Fusion, focus: Focus, pixels: Pixels, device: torch.device, team: Team
 ) -> Outcome:
-    workspace = Workspace(run_dir, config)
+    config = workspace.config
     base = load_base(workspace)
     facts = model_facts(workspace, base, fusion, focus, pixels)
     folder = model_folder(workspace, facts)

@@ -31,10 +31,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A prepared run folder together with the config that is in force."""
+    """A prepared run folder together with the config that is in force.
+
+    Args:
+        path: of the run. config: its settings.
+        caches: the run whose plan, labels, Base and products are read, where that is another one.
+    """
 
     path: Path
     config: Config
+    caches: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """The run that plan, labels, Base and products belong to."""
+        return self.caches or self.path
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -43,13 +54,13 @@ class Workspace:
         Raises:
             StaleCacheError: the config asks for other clips; names the field.
         """
-        parts = read_plan(self.path)
+        parts = read_plan(self.source)
         wanted = clip_settings(self.config)
         for part in parts:
             if wrong := differences(part.settings, wanted):
                 raise StaleCacheError(
-                    f"{self.path}: the plan was prepared with other clips than {self.config.name} asks for: "
-                    f"{wrong[0]}; use another --run, or the config of this one ({self.path / 'config.toml'})"
+                    f"{self.source}: the plan was prepared with other clips than {self.config.name} asks for: "
+                    f"{wrong[0]}; use another --run, or the config of this one ({self.source / 'config.toml'})"
                 )
         return parts
 
@@ -60,12 +71,12 @@ class Workspace:
     @cached_property
     def annotations(self) -> Annotations:
         """The labels as `prepare` judged them."""
-        return read_plain(self.path / "labels.csv", self.path / "classes.txt")
+        return read_plain(self.source / "labels.csv", self.source / "classes.txt")
 
     @cached_property
     def labels_sha256(self) -> str:
         """Identity of all labels; part of a key only where labels change the bytes."""
-        return _sha256(self.path / "labels.csv", self.path / "classes.txt")
+        return _sha256(self.source / "labels.csv", self.source / "classes.txt")
 
     @cached_property
     def videos_root(self) -> Path:
@@ -81,7 +92,7 @@ class Workspace:
         # these change no number
         for name in ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "in_memory"):
             del settings["base"][name]
-        return self.path / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
+        return self.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 
     def frame_times(self, part: Part, row: int) -> np.ndarray:
         """Seconds of the frames of a clip, counted from the video's first frame: float64 (T,)."""

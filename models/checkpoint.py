@@ -71,7 +71,8 @@ def load_weights(
     if problems:
         hint = ""
         if not new_head and {name for name, _ in problems} <= set(head):
-            hint = "\nOnly the classifier differs: with --new-head it starts anew and the rest is loaded."
+            hint = f"\nOnly the classifier differs: the file has {_classes(given, head)} classes, the network "
+            hint += f"{_classes(wanted, head)}. With --new-head it starts anew and the rest is loaded."
         table = "\n".join(f"  {name:<48} {what}" for name, what in problems)
         raise WeightsError(f"{path} does not fit the network:\n{table}{hint}")
     network.load_state_dict(given)
@@ -138,6 +139,11 @@ def to_bytes(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def _classes(state: dict[str, Tensor], head: Iterable[str]) -> str:
+    """How many classes the classifier of a state dict tells apart: the first length of its arrays."""
+    return " or ".join(sorted({str(state[name].shape[0]) for name in head if name in state and state[name].ndim}))
 
 
 def _bare(name: str) -> str:

@@ -1,6 +1,7 @@
 """The command line: options become a frozen config, the config goes to one stage, and what it wrote is said."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def main() -> None:
     Exit codes: 0 all done, 2 wrong usage, 3 done but some videos were left out, 4 input refused, 5 storage refused,
     6 the run was made with other settings, 7 verify found damage.
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; without a terminal click strips colours by itself
+        click.get_current_context().color = False
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
 
 

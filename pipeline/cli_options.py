@@ -86,10 +86,10 @@ class _named_errors:
             codes[sys.modules["models.checkpoint"].WeightsError] = EXIT_REFUSED
         for known, code in codes.items():
             if isinstance(error, known):
-                click.echo(f"error: {type(error).__name__}: {error}", err=True)
+                click.echo(f"{click.style('error:', fg='red')} {type(error).__name__}: {error}", err=True)
                 sys.exit(code)
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
-            click.echo(f"error: StorageError: {error}", err=True)
+            click.echo(f"{click.style('error:', fg='red')} StorageError: {error}", err=True)
             sys.exit(EXIT_STORAGE)
 
 

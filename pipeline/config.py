@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+# of Training: these change no number, so no key holds them
+NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
 CONFIGS = Path(__file__).parent / "configs"
 OBJECTIVES = ("entropy", "cross_entropy", "max_logit", "softmax_entropy")  # what saliency can differentiate
 
@@ -67,6 +69,7 @@ class Training:
     activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
     loader_workers: int = 0  # processes that read batches ahead; 0 = none
     checkpoint_minutes: float = 15.0
+    tensorboard: bool = False  # curves for TensorBoard beside metrics.csv
 
 
 @dataclass(frozen=True)
@@ -187,14 +190,27 @@ def _override(values: dict, override: str) -> None:
         values[key] = text
 
 
-def _build(kind: type, values: dict, where: str):
+def _build(kind: type, values: dict, where: str, section: str = ""):
     hints = get_type_hints(kind)
     for key in values:
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(hints)}"
-            raise ConfigError(f"{where}: unknown setting {key}{hint}")
-    return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+            raise ConfigError(f"{where}: unknown setting {section}{key}{_hint(key, section, list(hints))}")
+    return kind(**{key: _convert(hints[key], value, f"{where}: {section}{key}") for key, value in values.items()})
+
+
+def _hint(key: str, section: str, known: list[str]) -> str:
+    """The nearest name of the same section, or the section where such a name belongs, or all names."""
+    if near := difflib.get_close_matches(key, known, n=1):
+        return f"; did you mean {section}{near[0]}?"
+    everywhere = [
+        f"{name}.{own}"
+        for name, kind in get_type_hints(Config).items()
+        if dataclasses.is_dataclass(kind)
+        for own in get_type_hints(kind)
+    ]
+    near = [name for name in everywhere if name.split(".")[1] == key]
+    near = near or difflib.get_close_matches(section + key, everywhere, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -202,7 +218,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a section, got {value!r}")
-        return _build(hint, value, where)
+        name = where.rpartition(": ")[2]
+        return _build(hint, value, where.removesuffix(f": {name}"), f"{name}.")
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(hint)))}")

@@ -18,8 +18,8 @@ from pipeline.sample_training import TrainingCost
 
 FUSIONS = ("late", "concat")  # what `train-fusion` trains when nothing else is said
 PREPARED = 7  # config.toml, videos.csv, skipped.csv, labels.csv, classes.txt, and two locks
-MODEL_FILES = 4  # beside checkpoints: weights, what it was made from, metrics, lock
-MODEL_TEXT = 3000  # bytes of those of them that are text
+MODEL_FILES = 5  # beside checkpoints: weights, what it was made from, provenance, metrics, lock
+MODEL_TEXT = 6500  # bytes of those of them that are text
 RESULT_FILES, RESULT_TEXT = 3, 1400  # of one model: facts, scores, APs by class
 PLAN_ROW, PLAN_VIDEO = 12, 130  # bytes that a further row and a further video add to the plan's Parquet
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline import miniature
 from pipeline.annotations import Annotations
 from pipeline.config import Config
+from pipeline.plan_rows import check_root
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.video import EXTENSIONS
 from pipeline.workspace import StageError, Workspace
@@ -73,7 +74,7 @@ def count(config: Config, run_dir: Path) -> Counts:
     if any((run_dir / "plan").glob("part-*.json")):
         return _of_plan(config, run_dir)
     clips, annotations = config.clips, read_annotations(config)
-    sizes = _file_sizes(Path(config.data.videos))
+    sizes = _file_sizes(check_root(config, annotations.videos.video_id.iat[0]))
     table = list(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
     found = [(video_id, split) for video_id, split in table if video_id in sizes]
     if not found:
@@ -136,8 +137,6 @@ def with_miniature(config: Config, folder: Path, videos: int) -> tuple[Config, C
 
 def _file_sizes(root: Path) -> dict[str, int]:
     """Bytes of every video file by id (0 for a folder of frames), by one look at the folder."""
-    if not root.is_dir():
-        raise StageError(f"data.videos: {root} is not a folder; video files or folders of frames belong there")
     sizes = {}
     with os.scandir(root) as entries:
         for entry in entries:

@@ -7,7 +7,25 @@ import pandas as pd
 from pipeline.config import Config
 from pipeline.isolated import Prober
 from pipeline.sampling import eval_start, eval_theta, train_clip
-from pipeline.video import VideoError, file_sha256, find_video
+from pipeline.video import EXTENSIONS, VideoError, file_sha256, find_video
+from pipeline.workspace import StageError
+
+
+def check_root(config: Config, video_id: str) -> Path:
+    """The folder of videos.
+
+    Args:
+        video_id: one that is annotated, to say what was looked for.
+    Raises:
+        StageError: it is not there.
+    """
+    root = Path(config.data.videos)
+    if not config.data.videos or not root.is_dir():
+        raise StageError(
+            f"data.videos: {root.resolve() if config.data.videos else '(empty)'} is not a folder; looked there for "
+            f"{video_id}.<{'|'.join(EXTENSIONS)}> or a folder of frames {video_id}/, and so on for every video"
+        )
+    return root
 
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:

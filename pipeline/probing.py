@@ -11,11 +11,10 @@ from pipeline.annotations import Annotations
 from pipeline.config import Config
 from pipeline.engines import Engine, results
 from pipeline.isolated import Prober
-from pipeline.plan_rows import probe_row
+from pipeline.plan_rows import check_root, probe_row
 from pipeline.progress import progress
 from pipeline.site import Site, shown
 from pipeline.video_errors import DecoderCrashed
-from pipeline.workspace import StageError
 
 VIDEO_COLUMNS = (
     *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
@@ -33,12 +32,8 @@ def probe_all(
         known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
         engine: who decodes.
     """
-    root = Path(config.data.videos)
-    if not root.is_dir():
-        raise StageError(
-            f"data.videos: {root or '(empty)'} is not a folder; video files or folders of frames belong there"
-        )
     ids = annotations.videos.video_id.tolist()
+    check_root(config, ids[0])
     found = dict(progress(_probe_each(config, run_dir, ids, known, engine), len(ids), "prepare", "videos"))
     videos, skipped = [], []
     for video_id, split in annotations.videos[["video_id", "split"]].itertuples(index=False, name=None):

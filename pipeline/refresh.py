@@ -56,7 +56,7 @@ def run(
     folder = model_folder(workspace, facts)
     if not (folder / "model.json").exists():
         network, count = _train(workspace, base, fusion, focus, pixels, every, folder, device)
-        write_model(folder, network, facts, count, own_team())
+        write_model(folder, network, facts, count, own_team(), config)
     skipped = evaluation_boxes(workspace, folder)
     generations.drop_before(folder, config.fusion.epochs)
     count = -(-config.fusion.epochs // every)

@@ -9,7 +9,7 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 
 from models.backbones import build, head_names
-from models.checkpoint import load_weights
+from models.checkpoint import WeightsError, load_weights, state_hash
 from models.i3d import as_input, inflate_2d
 from models.losses import charades_loss
 from pipeline import profile
@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.distributed import Team, joined
 from pipeline.progress import progress
+from pipeline.provenance import write_provenance
 from pipeline.sampling import frame_indices, row_generator, train_theta, train_window
 from pipeline.trained import read_trained, write_trained
 from pipeline.training import Batch, fit
@@ -56,7 +57,11 @@ def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Out
     if config.base.init:
         inflate = partial(inflate_2d, network=network) if config.base.inflate else None
         new_head = config.base.new_head or config.base.inflate  # ImageNet's classes are other ones
-        left_out = load_weights(network, config.base.init, head_names(network), new_head, inflate)
+        try:
+            left_out = load_weights(network, config.base.init, head_names(network), new_head, inflate)
+        except WeightsError as error:
+            classes = f"{len(workspace.annotations.classes)} classes in {run_dir / 'classes.txt'}"
+            raise WeightsError(f"{error}\nThis run has {classes}, from {config.data.classes}.") from error
     clips = BaseClips(workspace)
     network.to(device)
     if config.base.epochs:
@@ -74,6 +79,7 @@ def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Out
         "plan": {part.name: part.rows_sha256 for part in workspace.parts_of("train")},
     }
     if team.leads:
+        write_provenance(folder, config, state_hash(state), device, team.size)
         write_trained(folder / "base.json", state, facts)
     team.wait()
     weights = read_trained(folder / "base.json")["weights"]

@@ -69,7 +69,7 @@ def _run(
     torch.manual_seed(config.seed)
     network = build_base(workspace, base).to(device)
     fit(network, load, len(places), loss, config.fusion, folder, config.seed, device, f"train-fusion {facts['name']}")
-    return write_model(folder, network, facts, len(places), team)
+    return write_model(folder, network, facts, len(places), team, config)
 
 
 def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels) -> dict:

@@ -75,7 +75,7 @@ def run(
         network = build_base(workspace, base).to(device)
         label, count = f"train-fusion {facts['name']}", len(online.videos)
         fit(network, online.load, count, online.loss, config.fusion, folder, config.seed, device, label)
-        return write_model(folder, network, facts, count, team)
+        return write_model(folder, network, facts, count, team, config)
 
 
 def model_facts(

@@ -20,6 +20,7 @@ from models.checkpoint import to_bytes
 from models.shared_batch import tell
 from pipeline import profile
 from pipeline.config import Training
+from pipeline.curves import Curves
 from pipeline.distributed import Team, own_team
 from pipeline.progress import progress
 from pipeline.workspace import StageError
@@ -100,6 +101,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
     forward = team.wrap(network, training.batchnorm == "synchronised")
     steps = -(-num_clips // training.batch_size)
+    curves = Curves(folder, training.tensorboard and team.leads, epoch * steps + step + 1)
 
     def batches():
         nonlocal epoch, step, losses
@@ -132,6 +134,7 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
                     raise StageError(
                         f"{folder}: the loss is {losses[-1]} in epoch {epoch}, step {step}; lower the rate"
                     )
+                curves.step(epoch * steps + step, losses[-1])
                 due = time.monotonic() - saved > 60 * training.checkpoint_minutes
                 if team.leads and due and step % training.accumulate == 0:
                     _save(folder, network, optimiser, epoch, step, losses, history)
@@ -153,9 +156,11 @@ def _fit(network, load, num_clips, loss_of, training, folder, seed, device, labe
             if team.leads:
                 _save(folder, network, optimiser, epoch, step, losses, history)
                 write_file(folder / "metrics.csv", _table(history))
+                curves.epoch(history[-1])
 
     for _ in progress(batches(), max(0, (until - epoch) * steps - step), label, "steps"):
         pass
+    curves.close()
     network.eval()
 
 

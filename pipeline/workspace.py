@@ -13,7 +13,7 @@ from cache.errors import StaleCacheError
 from cache.fingerprint import differences, fingerprint
 from cache.plan import Part, read_plan
 from pipeline.annotations import Annotations, read_plain
-from pipeline.config import Config
+from pipeline.config import NO_NUMBERS, Config
 
 
 class StageError(Exception):
@@ -90,7 +90,7 @@ class Workspace:
         settings = {"clips": clip_settings(self.config), "base": asdict(self.config.base), "seed": self.config.seed}
         settings["base"]["init"] = _sha256(Path(self.config.base.init)) if self.config.base.init else ""
         # these change no number
-        for name in ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "in_memory"):
+        for name in (*NO_NUMBERS, "in_memory"):
             del settings["base"][name]
         return self.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 

@@ -84,7 +84,11 @@ def test_wrong_usage_is_2(arguments):
 def test_a_misspelt_setting_is_4_and_named(tiny_run, tmp_path):
     code, output = call("prepare", "--run", tmp_path / "run", "--set", "clips.num_frame=3")
     assert code == 4
-    assert "error: ConfigError:" in output and "did you mean num_frames?" in output and "Traceback" not in output
+    assert (
+        "error: ConfigError:" in output
+        and "unknown setting clips.num_frame; did you mean clips.num_frames?" in output
+        and "Traceback" not in output
+    )
     assert not (tmp_path / "run").exists()
     (tmp_path / "mine.toml").write_text("[salience]\n")
     code, output = call("inspect", "--config", tmp_path / "mine.toml")

@@ -78,9 +78,9 @@ def test_overrides():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("clips.num_frame=8", ["unknown setting num_frame", "did you mean num_frames?"]),
+        ("clips.num_frame=8", ["unknown setting clips.num_frame", "did you mean clips.num_frames?"]),
         ("clip.num_frames=8", ["unknown setting clip", "did you mean clips?"]),
-        ("base.zzzzzz=8", ["unknown setting zzzzzz", "known are", "learning_rate"]),
+        ("base.zzzzzz=8", ["unknown setting base.zzzzzz", "known are", "learning_rate"]),
         ("clips.num_frames=8.5", ["num_frames", "expected int", "8.5"]),
         ("clips.num_frames=true", ["num_frames", "expected int", "True"]),
         ("clips.fps=fast", ["fps", "expected float", "'fast'"]),

@@ -39,7 +39,7 @@ def _sizes(run_dir, stage: str) -> list[int]:
 @pytest.fixture(scope="module")
 def before(tiny_run, tmp_path_factory):
     """The forecast as it is before anything ran: the same config, a run folder that is not there."""
-    return forecast(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=6)
+    return forecast(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=600)
 
 
 def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
@@ -64,7 +64,7 @@ def test_the_other_codec_is_within_a_tenth_as_well(looked, before):
 
 def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
     files = {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}
-    found = forecast(tiny_copy.config, tiny_copy.path, seconds=3)
+    found = forecast(tiny_copy.config, tiny_copy.path, seconds=600)
     assert found.counts.planned and not any("random weights" in note for note in found.notes)
     (stage,) = (stage for stage in found.stages if stage.stage == "saliency")
     assert stage.bytes["png"] == pytest.approx(sum(_sizes(tiny_copy.path, "saliency")), rel=0.1)
@@ -100,7 +100,7 @@ def test_the_miniature_is_planned_before_it_is_made(tmp_path):
         data={"videos": str(tmp_path / "data"), "annotations": (str(tmp_path / "a"), str(tmp_path / "b"))},
         workers=1,
     )
-    found = forecast(config, tmp_path / "run", seconds=2)
+    found = forecast(config, tmp_path / "run", seconds=600)
     rows = {stage.stage: stage.rows for stage in found.stages}
     assert rows["prepare"] == 24 + 12 and rows["saliency"] == 24 * 2 + 12 * 2
     assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
@@ -121,7 +121,7 @@ def test_missing_videos_are_counted_and_none_at_all_says_what_was_looked_for(tmp
 def test_a_video_that_cannot_be_read_is_no_sample(tmp_path):
     config = tiny_config(make_data(tmp_path / "data"))
     (tmp_path / "data" / "83654.mp4").write_bytes(b"no video")
-    found = measure(config, [("83654", "test"), ("T0002", "test"), ("07E49", "train")], 2, None, 3)
+    found = measure(config, [("83654", "test"), ("T0002", "test"), ("07E49", "train")], 600, None, 3)
     assert found.failed == ["83654"]
     assert [video.row["video_id"] for video in found.videos] == ["T0002", "07E49"]
     assert all(video.logits.shape == (2, 2, 3) and video.clips.shape == (2, 4, 28, 28, 3) for video in found.videos)

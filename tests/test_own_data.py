@@ -71,7 +71,7 @@ def folder(tmp_path, monkeypatch):
 def test_the_page_leads_from_nothing_to_a_report(folder):
     outputs = {}
     for arguments in _commands():
-        arguments = [*arguments, "--seconds", "2"] if arguments[0] == "plan" else arguments
+        arguments = [*arguments, "--seconds", "600"] if arguments[0] == "plan" else arguments
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         outputs[arguments[0]] = result.output

@@ -1,6 +1,7 @@
 """Each stage's rows, files, bytes, seconds and memory, scaled up from what a sample took."""
 
 import heapq
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ PREPARED = 7  # config.toml, videos.csv, skipped.csv, labels.csv, classes.txt, a
 MODEL_FILES = 5  # beside checkpoints: weights, what it was made from, provenance, metrics, lock
 MODEL_TEXT = 6500  # bytes of those of them that are text
 RESULT_FILES, RESULT_TEXT = 3, 1400  # of one model: facts, scores, APs by class
-PLAN_ROW, PLAN_VIDEO = 12, 130  # bytes that a further row and a further video add to the plan's Parquet
+PLAN_ROW, PLAN_VIDEO = 4, 95  # bytes that a further row and a further video add to the plan's Parquet
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,13 @@ class Measured:
         def unit(part: PartSize, videos: int) -> float:
             video = self._mean(part.split, lambda one: one.seconds["decode"] + one.seconds["resize"])
             writing = sum(self._cost(part.split, *key).write_seconds for key in keys if key != ("boxes",))
-            return videos * (video + part.rows_per_video * row) + writing
+            looking = part.rows_per_video * row
+            return videos * (max(video, looking) if ahead else video + looking) + writing
 
         on_cpu = pick_device(self.config).type == "cpu"
         workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts)) if on_cpu else 1
+        # a thread decodes ahead of the network; that helps where it finds a core of its own
+        ahead = not on_cpu or len(os.sched_getaffinity(0)) >= 2 * workers * self.config.saliency.threads
         search = max(sample.box_seconds for sample in self.samples)
         seconds = self._makespan(unit, workers) + len(looks) * sum(
             part.num_rows * search + len(part.units) * self._cost(part.split, "boxes").write_seconds

@@ -68,22 +68,24 @@ def measure_training(
         return time.perf_counter() - begun
 
     step(1)
-    held, points = held_bytes(), []  # (clips, seconds, memory) of every size tried
+    held, points = held_bytes(), []  # (clips, seconds, memory beyond what is held) of every size tried
     for size in _sizes(training.batch_size):
         if points:
             share = size / points[-1][0]
             if time.monotonic() - started + 2 * share * points[-1][1] > seconds:
                 break
-            if share * (points[-1][2] - held) > 0.7 * _available():
+            if share * points[-1][2] > 0.7 * _available():
                 break
             step(size)  # the first of a size is slower
         reset_peak()
-        times = [step(size)]
-        while size == training.batch_size and time.monotonic() - started + times[-1] < seconds and len(times) < 5:
+        times, repeats = [step(size)], 5 if size == training.batch_size else 2
+        while len(times) < repeats and time.monotonic() - started + times[-1] < seconds:
             times.append(step(size))
-        points.append((size, float(np.median(times)), max(peak_bytes(), held)))
+        # whatever else runs here makes a step longer, never shorter
+        taken = float(np.median(times)) if size == training.batch_size else min(times)
+        points.append((size, taken, max(peak_bytes() - held, 0)))
     if device.type == "cuda":  # what is scarce there
-        points[-1] = (*points[-1][:2], torch.cuda.max_memory_allocated(device))
+        held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
     with torch.no_grad():
         begun = time.perf_counter()
@@ -97,7 +99,7 @@ def measure_training(
     step_seconds, memory = (
         _extended([(point[0], point[kind]) for point in points], training.batch_size) for kind in (1, 2)
     )
-    memory = max(memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
+    memory = max(held + memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
     exact = points[-1][0] == training.batch_size
     return TrainingCost(step_seconds, forward, round(memory), len(weights), len(checkpoint), save, exact)
 
@@ -108,9 +110,10 @@ def _sizes(batch: int) -> list[int]:
 
 
 def _extended(points: list[tuple[int, float]], size: int) -> float:
-    """The value at a size: the last point's, or on the line through the last two; in proportion where there is one."""
+    """The value at a size: the last point's, or on the line through the last two, but never more than in proportion."""
     (last, value), (before, earlier) = points[-1], (points[-2] if len(points) > 1 else (0, 0.0))
-    return value + max(value - earlier, 0.0) / (last - before) * (size - last)
+    slope = min(max(value - earlier, 0.0) / (last - before), value / last)
+    return value + slope * (size - last)
 
 
 def _available() -> int:

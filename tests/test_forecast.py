@@ -150,6 +150,7 @@ def test_a_batch_that_is_too_much_is_extrapolated_from_smaller_ones():
     assert sample_training._extended([(1, 5.0), (2, 7.0), (4, 11.0)], 12) == 27.0  # 3 and 2 a clip
     assert sample_training._extended([(1, 5.0), (2, 4.0)], 8) == 4.0  # noise makes nothing cheaper
     assert sample_training._extended([(1, 5.0)], 3) == 15.0
+    assert sample_training._extended([(1, 5.0), (2, 90.0)], 3) == 135.0  # nor steeper than proportion
     assert sample_training._extended([(1, 5.0), (3, 9.0)], 3) == 9.0
 
 

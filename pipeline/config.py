@@ -1,20 +1,17 @@
 """The settings of a run: typed, frozen, validated; read from TOML, overridden by `--set section.key=value`."""
 
-import dataclasses
-import difflib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
+
+from pipeline.typed_toml import ConfigError, build, override
+from pipeline.typed_toml import to_toml as to_toml
 
 # of Training: these change no number, so no key holds them
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
 CONFIGS = Path(__file__).parent / "configs"
 OBJECTIVES = ("entropy", "cross_entropy", "max_logit", "softmax_entropy")  # what saliency can differentiate
-
-
-class ConfigError(Exception):
-    """A setting that does not exist, has the wrong type or a value that is not allowed."""
 
 
 @dataclass(frozen=True)
@@ -148,98 +145,11 @@ def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
     values.setdefault("name", file.stem)
-    for override in overrides:
-        _override(values, override)
-    config = _build(Config, values, str(file))
+    for text in overrides:
+        override(values, text)
+    config = build(Config, values, str(file))
     _check(config)
     return config
-
-
-def to_toml(config: Config) -> str:
-    """The resolved config as TOML, every field written out; `load` reads it back to an equal Config."""
-    values = dataclasses.asdict(config)
-    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
-    for section, fields in values.items():
-        if isinstance(fields, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)
-
-
-def _override(values: dict, override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override}: expected section.key=value")
-    *sections, key = name.strip().split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {override}: {section} is not a section")
-    try:
-        values[key] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        values[key] = text
-
-
-def _build(kind: type, values: dict, where: str, section: str = ""):
-    hints = get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown setting {section}{key}{_hint(key, section, list(hints))}")
-    return kind(**{key: _convert(hints[key], value, f"{where}: {section}{key}") for key, value in values.items()})
-
-
-def _hint(key: str, section: str, known: list[str]) -> str:
-    """The nearest name of the same section, or the section where such a name belongs, or all names."""
-    if near := difflib.get_close_matches(key, known, n=1):
-        return f"; did you mean {section}{near[0]}?"
-    everywhere = [
-        f"{name}.{own}"
-        for name, kind in get_type_hints(Config).items()
-        if dataclasses.is_dataclass(kind)
-        for own in get_type_hints(kind)
-    ]
-    near = [name for name in everywhere if name.split(".")[1] == key]
-    near = near or difflib.get_close_matches(section + key, everywhere, n=1)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check value against the annotation; ints pass as floats, lists become tuples."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a section, got {value!r}")
-        name = where.rpartition(": ")[2]
-        return _build(hint, value, where.removesuffix(f": {name}"), f"{name}.")
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_convert(get_args(hint)[0], item, where) for item in value)
-    if get_args(hint):  # a union: the first member that fits
-        for member in get_args(hint):
-            try:
-                return _convert(member, value, where)
-            except ConfigError:
-                continue
-        raise ConfigError(f"{where}: {value!r} is none of {hint}")
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
 
 
 def _check(config: Config) -> None:

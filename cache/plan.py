@@ -9,13 +9,14 @@ import io
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.commit import locked, read_sealed, seal, write_file
@@ -89,20 +90,22 @@ class Part:
         rows, k = self.rows, self.rows_per_video
         if len(rows) % k:
             raise ValueError(f"{self.name}: {len(rows)} rows are not a multiple of rows_per_video {k}")
-        first = self.video_ids[::k]
-        for row, video_id in enumerate(self.video_ids):
-            if video_id != first[row // k]:
-                raise ValueError(f"{self.name}, row {row}: video_id {video_id!r} among the {k} rows of another")
-        if len(set(first)) < len(first):
+        videos = pd.factorize(rows.video_id)[0].reshape(-1, k)  # each video's number, by video and row of it
+        astray = np.flatnonzero(videos != videos[:, :1])
+        if len(astray):
+            video_id = rows.video_id.iat[astray[0]]
+            raise ValueError(f"{self.name}, row {astray[0]}: video_id {video_id!r} among the {k} rows of another")
+        if len(np.unique(videos[:, 0])) < len(videos):
             raise ValueError(f"{self.name}: a video has more than {k} rows")
-        twice = np.flatnonzero(rows.duplicated(["video_id", "clip_index", "aug_index"]))
+        identity = {"video": videos.ravel(), "clip": rows.clip_index.to_numpy(), "aug": rows.aug_index.to_numpy()}
+        twice = np.flatnonzero(pd.DataFrame(identity).duplicated())
         if len(twice):
             raise ValueError(f"{self.name}, row {twice[0]}: (video_id, clip_index, aug_index) occurs twice")
         for column, value in zip(["split", *_INPUT], [self.split, *self.input_size], strict=True):
             wrong = np.flatnonzero(rows[column] != value)
             if len(wrong):
                 raise ValueError(
-                    f"{self.name}, row {wrong[0]}: {column} {self._values[column][wrong[0]]!r}, not {value!r}"
+                    f"{self.name}, row {wrong[0]}: {column} {rows[column].tolist()[wrong[0]]!r}, not {value!r}"
                 )
 
     @property
@@ -130,12 +133,12 @@ class Part:
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the network's input, the same for every row; (0, 0) in a part without rows."""
-        return tuple(self._values[column][0] for column in _INPUT) if self.num_rows else (0, 0)
+        return tuple(int(self.rows[column].iat[0]) for column in _INPUT) if self.num_rows else (0, 0)
 
-    @property
+    @cached_property
     def video_ids(self) -> list[str]:
         """The video of every local row."""
-        return self._values["video_id"]
+        return self.rows.video_id.tolist()
 
     @cached_property
     def rows_sha256(self) -> str:
@@ -143,12 +146,15 @@ class Part:
         digest = hashlib.sha256()
         for column in SCHEMA:
             digest.update(f"{column.name}:{column.type}:{self.num_rows};".encode())
-            values = self._values[column.name]
+            values = self.rows[column.name]
             if pa.types.is_string(column.type):
-                texts = [text.encode() for text in values]
-                digest.update(np.array([len(text) for text in texts], "<i8").tobytes() + b"".join(texts))
+                texts = pa.array(values, pa.large_binary())  # in chunks where pandas keeps it so
+                texts = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
+                digest.update(pc.binary_length(texts).to_numpy().astype("<i8").tobytes())
+                for chunk in texts.chunks:
+                    digest.update(_joined(chunk))
             else:
-                digest.update(np.array(values, "<f8" if pa.types.is_floating(column.type) else "<i8").tobytes())
+                digest.update(values.to_numpy("<f8" if pa.types.is_floating(column.type) else "<i8").tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -224,13 +230,13 @@ def read_plan(run_dir: Path) -> list[Part]:
     for number, path in enumerate(paths):
         if not path.name.startswith(f"part-{number:03d}-"):
             raise CacheError(f"{path}: expected part number {number:03d}, every number once")
-        parts.append(replace(_read_part(path), offset=offset))
+        parts.append(_read_part(path, offset))
         offset += parts[-1].num_rows
     return parts
 
 
-def _read_part(path: Path) -> Part:
-    """Read and check one part; offset 0."""
+def _read_part(path: Path, offset: int = 0) -> Part:
+    """Read and check one part."""
     try:
         meta = read_sealed(path)
         data = path.with_suffix(".parquet").read_bytes()
@@ -239,7 +245,7 @@ def _read_part(path: Path) -> Part:
         if hashlib.sha256(data).hexdigest() != meta.pop("parquet_sha256"):
             raise DamagedError(f"{path.with_suffix('.parquet')} is not the file that {path.name} describes")
         fields = {name: meta[name] for name in ("name", "split", "rows_per_video", "videos_per_unit", "settings")}
-        part = Part(rows=pq.read_table(io.BytesIO(data)).to_pandas(), **fields)
+        part = Part(rows=pq.read_table(io.BytesIO(data)).to_pandas(), offset=offset, **fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: {error}") from error
     if wrong := differences(meta, _meta(part)):
@@ -278,6 +284,13 @@ def _table(name: str, rows: pd.DataFrame) -> pa.Table:
         if table[column].null_count:
             raise ValueError(f"{name}: column {column} has missing values")
     return table
+
+
+def _joined(texts: pa.Array) -> memoryview:
+    """The bytes of all texts (large_binary), one after the other, without making an object of any."""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(data or b"")[ends[0] : ends[-1]]
 
 
 def _typed(name: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,11 +2,12 @@
 
 import sys
 import traceback
+from datetime import date
 from pathlib import Path
 
 import click
 
-from benchmarks.result import to_json, to_markdown
+from benchmarks.result import placed, to_json, to_markdown
 from benchmarks.rows import ROWS, measure
 
 
@@ -23,7 +24,12 @@ def _chosen(context, parameter, value: str | None) -> list[int]:
 @click.command()
 @click.option("--rows", callback=_chosen, help="Numbers of rows, as in 1,3; all of them by default.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a Markdown table to this file.")
-def main(rows: list[int], out: Path | None):
+@click.option(
+    *("--readme", "page"),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Put the table in place of the one in this file, between its markers.",
+)
+def main(rows: list[int], out: Path | None, page: Path | None):
     """Measure speed against the machine and against what one would do otherwise; ratios of medians."""
     from benchmarks.machine import description
 
@@ -40,6 +46,9 @@ def main(rows: list[int], out: Path | None):
         sys.stdout.flush()
     if out is not None:
         out.write_text(f"{to_markdown(results)}\n{description()}.\n", encoding="utf-8")
+    if page is not None:
+        table = f"{to_markdown(results)}\n{description()}; {date.today()}.\n"
+        page.write_text(placed(page.read_text(encoding="utf-8"), table), encoding="utf-8")
     sys.exit(0 if len(results) == len(rows) else 1)
 
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -43,6 +45,19 @@ def to_markdown(results: Iterable[tuple[int, Result]]) -> str:
         ratio = f"{result.ratio:.3g}" if result.ratio < 100 else f"{result.ratio:.0f}"
         lines.append(f"| {row} | {result.name} | {ours} | {theirs} | {ratio} | {goal} | {result.agreement} |")
     return "\n".join(lines) + "\n"
+
+
+def placed(page: str, table: str) -> str:
+    """A page with the table between its two markers, in place of what stood there.
+
+    Raises:
+        ValueError: the page does not have each marker once, the first one first.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in before + after:
+        raise ValueError(f"the page needs {BEGIN} and {END}, each once, in this order")
+    return f"{before}{BEGIN}\n{table}{END}{after}"
 
 
 def _quantity(value: float | None, unit: str) -> str:

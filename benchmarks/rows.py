@@ -9,7 +9,15 @@ ROWS = {
     2: "captum_saliency",
     3: "product_rate",
     4: "two_objectives",
+    5: "stage_one",
+    6: "frames_decoded",
+    7: "late_fusion_epoch",
+    8: "concatenation_epoch",
+    9: "reading_volumes",
+    10: "volume_bytes",
     11: "box_search",
+    12: "large_index",
+    13: "peak_memory",
     14: "training_step",
 }
 

@@ -221,7 +221,9 @@ class ProductDir:
         for unit in sorted(set(range(self.part.num_units)) - set(self.todo())):
             rows = self.part.unit_rows(unit)
             skipped = {skip["video_id"] for skip in self.vouch(unit)["skipped"]}
-            done[rows.start : rows.stop] = [self.part.video_ids[row] not in skipped for row in rows] if skipped else True
+            done[rows.start : rows.stop] = (
+                [self.part.video_ids[row] not in skipped for row in rows] if skipped else True
+            )
         return done
 
     def verify(self, unit: int, below: str = ""):

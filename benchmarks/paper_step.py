@@ -1,0 +1,77 @@
+"""A training step as the paper describes it, written plainly: the network being trained looks, and nothing is stored.
+
+Two decodes of the source (what the network sees, then what is cut), nn.Conv3d, autograd, the box by a convolution with
+ones; in late fusion a frozen Base in a forward pass of its own.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.key_frame import clip_frames
+from benchmarks.look import box_by_convolution
+from cache.records import Box, Clip
+from models.losses import charades_loss, entropy
+from pipeline.policies import Fusion
+from pipeline.transforms import apply_theta, cut_source
+
+
+@dataclass(frozen=True)
+class PaperStep:
+    """Steps of one fusion model on single clips.
+
+    Args:
+        network: (B, T, H, W, 3) in [0, 1] to logits; trained.
+        base: Base, frozen; only late fusion asks it.
+        fps: the clips' rate. box: side in the input frame.
+    """
+
+    network: nn.Module
+    base: nn.Module
+    optimiser: torch.optim.Optimizer
+    fusion: Fusion
+    fps: float
+    box: int
+
+    def __call__(self, path: Path, clip: Clip, video_targets: Tensor, frame_targets: Tensor) -> float:
+        """One step; the loss before it.
+
+        Args:
+            video_targets, frame_targets: float32 (1, C) and (1, T, C).
+        """
+        context = _volume({i: apply_theta(frame, clip.theta) for i, frame in self._decode(path, clip)}, clip)
+        box = self._look(context)
+        cut = {i: cut_source(frame, clip.theta, box, clip.theta.input_size) for i, frame in self._decode(path, clip)}
+        focus = _volume(cut, clip)
+        self.network.train()
+        if self.fusion == "late":
+            with torch.no_grad():
+                base_logits = self.base(context)
+            logits = (base_logits + self.network(focus)) / 2
+        else:
+            logits = self.network(torch.cat([context, focus], 1))
+            frame_targets = frame_targets.repeat(1, 2, 1)
+        loss = charades_loss(logits, video_targets, frame_targets)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _decode(self, path: Path, clip: Clip):
+        return clip_frames(path, sorted(set(clip.frame_indices)), self.fps)
+
+    def _look(self, context: Tensor) -> Box:
+        """Where the gradient of the entropy is, in eval mode."""
+        self.network.eval()
+        context = context.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(entropy(self.network(context)).sum(), context)
+        top, left = box_by_convolution(gradient.norm(dim=-1).amax(1)[0], self.box)
+        return Box(top, left, self.box, self.box)
+
+
+def _volume(frames: dict[int, np.ndarray], clip: Clip) -> Tensor:
+    """Frames by index as float32 (1, T, H, W, 3) in [0, 1]."""
+    return torch.from_numpy(np.stack([frames[index] for index in clip.frame_indices]))[None].float() / 255

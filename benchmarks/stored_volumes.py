@@ -1,0 +1,66 @@
+"""Focused volumes of T = 64 as stage 2 stores them, and the same clips decoded and cut from their source."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.key_frame import clip_frames
+from benchmarks.scene import REAL, Scene, make
+from cache.crop_store import VolumeStore
+from cache.plan import Part
+from pipeline import crops
+from pipeline.base import load_base
+from pipeline.policies import find_box
+from pipeline.products import open_crops
+from pipeline.transforms import cut_source
+
+CLIPS = 6
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Volumes of the evaluation clips of one video, boxes in the centre, default codec."""
+
+    scene: Scene
+    part: Part
+    store: VolumeStore
+
+    def source(self) -> str:
+        return "a real 480 x 270 video" if REAL.exists() else "a generated 480 x 270 video; no real one is there"
+
+    def read(self) -> list[np.ndarray]:
+        """All volumes from the cache, uint8 (T, S, S, 3) each."""
+        return [self.store.volume(row) for row in range(self.part.num_rows)]
+
+    def cut(self) -> list[np.ndarray]:
+        """The same, decoded from the nearest key frame and cut."""
+        return [self._cut(row) for row in range(self.part.num_rows)]
+
+    def _cut(self, row: int) -> np.ndarray:
+        clip, path = self.part.clip(row), self.scene.workspace.videos_root / self.part.rows.video_path.iat[row]
+        box, _ = find_box(self.scene.config, clip, "center", None)
+        frames = clip_frames(path, sorted(set(clip.frame_indices)), self.scene.config.clips.fps)
+        found = {index: cut_source(frame, clip.theta, box, clip.theta.input_size) for index, frame in frames}
+        return np.stack([found[index] for index in clip.frame_indices])
+
+
+@contextmanager
+def stored() -> Iterator[Stored]:
+    """Volumes in a folder that is gone afterwards."""
+    with TemporaryDirectory() as folder:
+        video = REAL if REAL.exists() else None
+        scene = make(Path(folder) / "scene", test=1, network="small_i3d", video=video, num_frames=64, eval_clips=CLIPS)
+        crops.run(scene.config, scene.run, ("center",), context=False)
+        workspace = scene.workspace
+        (part,) = workspace.parts_of("test")
+        yield Stored(scene, part, open_crops(workspace, part, load_base(workspace).sha256, "center", "source"))
+
+
+def decibels(volumes: list[np.ndarray], exact: list[np.ndarray]) -> float:
+    """Peak signal-to-noise ratio over all pixels."""
+    squares = [np.square(one.astype(np.float32) - other).mean() for one, other in zip(volumes, exact, strict=True)]
+    return float(10 * np.log10(255**2 / max(np.mean(squares), 1e-9)))

@@ -15,7 +15,7 @@ def measure() -> Result:
     times, extra, differences = {}, {}, {}
     for frames, repeats in ((16, 9), (32, 5)):
         video = clip(frames)
-        differences[frames] = look.agreement(look.ours(folded, video), look.plainly(plain, video), plain, video)
+        differences[frames] = look.agreement(folded, plain, video)
         sides = {"ours": lambda v=video: look.ours(folded, v), "theirs": lambda v=video: look.plainly(plain, v)}
         seconds = interleaved(sides, repeats)
         times[frames], least = medians(seconds), minima(seconds)

@@ -112,10 +112,12 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        # in place where the value is needed no more: neither batch-norm nor the sum looks at its own result again
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        y += x if self.downsample is None else self.downsample(x)
+        return F.relu(y, inplace=True)
 
 
 class I3D(nn.Module):
@@ -164,7 +166,9 @@ class I3D(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Logits (B, T_out, num_classes) of a video (B, T, H, W, 3), RGB in [0, 1]."""
         x = ((video - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # B, 3, T, H, W, still channels last in memory
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = F.relu(
+            self.maxpool(self.bn1(self.conv1(x))), inplace=True
+        )  # ReLU commutes with the pool, and is cheaper here
         recompute = self.activation_checkpointing and self.training
         x = self.maxpool2(through(self.layer1, x, recompute))
         for i in range(1, self.stages):

@@ -15,7 +15,8 @@ class SplitConv3d(nn.Conv3d):
     """`nn.Conv3d` computed with `conv2d`: same parameters, same state dict, same numbers up to rounding.
 
     Takes and returns (B, C, T, H, W) in channels_last_3d order; any other order is right too, but is copied.
-    A kernel of 1 x k x k or k x 1 x 1 works on views; any other stacks the frames it covers as channels, once.
+    A kernel of 1 x k x k or k x 1 x 1 works on views, and 1 x 1 x 1 is a matrix product; any other stacks the frames it
+    covers as channels, once.
     Dilation, groups and padding other than zeros are not offered.
     """
 
@@ -24,6 +25,9 @@ class SplitConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         time, height, width = self.kernel_size
+        if self.kernel_size == self.stride == (1, 1, 1) and self.padding == (0, 0, 0):
+            rows = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)  # B, T, H, W, C_out
+            return rows.permute(0, 4, 1, 2, 3)
         if time == 1 and self.stride[0] == 1 and self.padding[0] == 0:
             return _over_frames(x, self._conv2d, self.weight.squeeze(2), self.stride[1:], self.padding[1:])
         if (height, width) == (1, 1) and self.stride[1:] == (1, 1) and self.padding[1:] == (0, 0):

@@ -72,5 +72,6 @@ class DaskUnits(DaskDistributedBackend):
             return [(job, KILLED) for job in out.jobs]
         error = out.error if isinstance(out, _Lost) else out
         if isinstance(out, _Lost) or isinstance(error, asyncio.CancelledError | CancelledError):
-            raise StageError(f"Dask lost a unit: {type(error).__name__}: {error}; the same command goes on")
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise StageError(f"Dask lost a unit ({text}); the same command goes on")
         return super().retrieve_result_callback(out)

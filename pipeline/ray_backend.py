@@ -16,7 +16,7 @@ from pipeline.workspace import StageError
 
 @contextmanager
 def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["RayUnits"]:
-    """A backend on a Ray cluster.
+    """A backend on a Ray cluster, to which this process stays connected: a local one takes long to start.
 
     Args:
         scheduler: its address; "" for the cluster of this machine, or a local one that ends with this process.
@@ -26,18 +26,13 @@ def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["RayUnits"
         StageError: nobody answers there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster reports to nobody unless asked to
-    found = ray.is_initialized()
     try:
-        if not found:
+        if not ray.is_initialized():
             ray.init(address=scheduler or None, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise StageError(f"--scheduler {scheduler}: no Ray cluster answers: {error}") from error
-    try:
-        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        yield RayUnits(num_cpus=threads, num_gpus=int(on_gpu and has_gpus))
-    finally:
-        if not found:
-            ray.shutdown()
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+    yield RayUnits(num_cpus=threads, num_gpus=int(on_gpu and has_gpus))
 
 
 def _do(batch) -> list[tuple]:

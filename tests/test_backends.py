@@ -71,8 +71,9 @@ def test_a_worker_killed_changes_no_byte(engine, trained, tiny_run, tmp_path, mo
     engine = Engine(devices=("cpu:0", "cpu:1")) if engine.is_here else engine
     for stage in (saliency, crops):
         monkeypatch.setattr(stage, "_do_unit", partial(dies_once, stage.__name__, tmp_path))
-    saliency.run(config, trained.path, engine=engine)
-    crops.run(config, trained.path, ("entropy",), engine=engine)
+    monkeypatch.chdir(trained.path.parent)  # workers of clusters are elsewhere
+    saliency.run(config, Path(trained.path.name), engine=engine)
+    crops.run(config, Path(trained.path.name), ("entropy",), engine=engine)
     victims = {int(path.name.rsplit("-")[-1]) for path in tmp_path.glob("pipeline.*-*")}
     assert len(victims) == 2 and os.getpid() not in victims
     sweep(trained.path)  # what the killed ones had written, and no record names
@@ -94,6 +95,16 @@ def test_errors_of_workers_arrive(engine, tiny_run, tmp_path):
     """As themselves, so that the command ends with their exit code; and nothing is taken for a dead worker."""
     with pytest.raises(StageError, match=r"^unit \d refuses$"):
         run_units(refuses, Workspace(tmp_path, tiny_run.config), [(1,), (2,)], 2, "test", engine)
+
+
+def test_a_scheduler_that_dies_is_named():
+    """What joblib hears then, of tasks that Dask cancels; the units that are done are done."""
+    distributed = pytest.importorskip("distributed", reason="needs pip install -e '.[dask]'")
+    from pipeline.dask_backend import DaskUnits
+
+    error = distributed.client.FutureCancelledError("key", "scheduler-connection-lost", "gone")
+    with pytest.raises(StageError, match=r"scheduler-connection-lost.*the same command goes on"):
+        DaskUnits.retrieve_result_callback(None, error)
 
 
 def test_prepare_makes_the_same_plan(engine, tiny_run, own_videos, tmp_path):

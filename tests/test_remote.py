@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_cli import call, config_file
 from tiny_data import tree
+from torch.utils.data import DataLoader, Dataset
 
 import cache
 from cache import local_files, remote
@@ -157,6 +158,31 @@ def test_local_files_stay_within_their_limit(url, storage, monkeypatch):
 
 def _kept() -> int:
     return sum(path.stat().st_size for path in (local_files.local_folder() / "files").rglob("*") if path.is_file())
+
+
+class Focused(Dataset):
+    """Focused volumes of a run."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def __len__(self):
+        return self.run.num_rows
+
+    def __getitem__(self, row):
+        return self.run.focus(row)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_loaders_read_in_processes_of_their_own(method, url, storage, tiny_run):
+    """The parent has talked to the storage already, which a fork must not inherit."""
+    run, here = cache.open(url), cache.open(tiny_run.path)
+    run.focus(0)
+    loader = DataLoader(Focused(run), batch_size=1, num_workers=2, multiprocessing_context=method, timeout=120)
+    for row, volume in enumerate(loader):
+        assert np.array_equal(volume[0].numpy(), here.focus(row))
+    # one unit was known; both processes may ask for the same one at once
+    assert all(number <= 2 for key, number in storage.asked.items() if _is_data(key))
 
 
 def test_training_and_evaluation_read_caches_by_url(url, storage, tiny_run, tmp_path):

@@ -166,7 +166,7 @@ def test_the_veil_is_where_the_saliency_is():
     saliency = np.zeros((3, 4))
     saliency[1, 2], saliency[0, 3] = 4, 1
     layer = pictures.veil(saliency)
-    assert layer.shape == (3, 4, 4) and layer[..., 3].tolist() == [[0, 0, 0, 71], [0, 0, 200, 0], [0, 0, 0, 0]]
+    assert layer.shape == (3, 4, 4) and layer[..., 3].tolist() == [[0, 0, 0, 50], [0, 0, 200, 0], [0, 0, 0, 0]]
     assert layer[1, 2, :3].tolist() == [0xF0, 0xE4, 0x42]
     assert not pictures.veil(np.zeros((3, 4)))[..., 3].any()
     frames = np.full((2, 3, 4, 3), 100, np.uint8)
@@ -308,6 +308,18 @@ def test_what_is_missing_is_said(tiny_copy, patterns, words, command, sections):
     assert f"python -m pipeline {command} --config {tiny_copy.path / 'config.toml'} --run {tiny_copy.path}" in text
     assert words in text
     assert {name for name in sections if f'<section id="{name}"' in text} == sections
+
+
+def test_other_boxes_than_those_of_the_result_are_said(tiny_copy):
+    """The result is of entropy boxes, whose crops are gone; those of the centre are there."""
+    crops.run(tiny_copy.config, tiny_copy.path, ("center",))
+    assert "are not stored, shown are" not in read(tiny_copy.path)
+    for path in tiny_copy.path.glob("crops/*/run.json"):
+        if json.loads(path.read_text())["settings"]["boxes"]["policy"] == "entropy":
+            shutil.rmtree(path.parent)
+    text = read(tiny_copy.path)
+    assert "The crops entropy/source of late-entropy-source are not stored, shown are center/source." in text
+    assert f"python -m pipeline crops --boxes entropy --pixels source --config {tiny_copy.path}" in text
 
 
 def test_only_prepared_and_not_even_that(tiny_copy, tmp_path):

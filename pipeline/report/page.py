@@ -144,6 +144,10 @@ def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int)
     present = sorted({label for one in shown for label in one.labels})
     page.values |= {"gallery": shown, "gallery_split": split, "present": present, "num_candidates": len(table)}
     page.values["crops"] = sources.stores.get("crops")
+    shown_name = page.values["crops"].name if page.values["crops"] else ""
+    if chosen and not repeat and shown_name not in ("", f"{policy}/{pixels}"):
+        what = f"The crops {policy}/{pixels} of {chosen.name} are not stored, shown are {shown_name}."
+        page.lacks(what, f"crops --boxes {policy} --pixels {pixels}")
     if not len(table):
         page.lacks("No clip has its context and focused volume stored: no pictures.", "saliency", "crops")
     elif split == "train":

@@ -43,7 +43,7 @@ def relative(saliency: np.ndarray) -> np.ndarray:
 def veil(saliency: np.ndarray) -> np.ndarray:
     """A map (H, W) as a transparent layer of colour, uint8 (h, w, 4) RGBA, see `pooled`; nothing without saliency."""
     strength = relative(pooled(saliency))
-    layer = np.concatenate([ramp(strength, VEIL), 200 * strength[..., None] ** 1.5], -1)
+    layer = np.concatenate([ramp(strength, VEIL), 200 * strength[..., None] ** 2], -1)
     return np.rint(layer).astype(np.uint8)
 
 

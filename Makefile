@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks lint format plan doctor
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling lint format plan doctor
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -93,6 +93,9 @@ gc: setup ## delete what killed processes left
 
 test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: up to 30 minutes
 	$(BIN)/python -m pytest tests/reliability --full -n 2 $(ARGS)
+
+scaling: setup ## units, bytes and metadata operations measured; benchmarks/scaling.md: 10 to 1,000 workers
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.md"
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -1,0 +1,99 @@
+"""What a row costs at the paper's sizes, on one core: to look at it with ResNet50-I3D, and to cut and encode it."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import look
+from benchmarks.networks import BOX, CLASSES, SIDE, clip
+from models.backbones import build
+from models.checkpoint import to_bytes
+from models.fold import fold
+from models.i3d import resnet50_i3d
+from pipeline import crops, prepare, saliency, train_base
+from pipeline.config import Base, Clips, Config, Crops, Data, Saliency
+from pipeline.workspace import Workspace
+from pipeline.write_video import write_video
+
+FRAMES = 64  # T_in
+LOOKED_AT = 16  # frames that are run through the network; its work is the same for every one of them
+VIDEOS, ROWS, SECONDS, FPS, SIZE = 2, 4, 12, 24, (480, 640)  # that are cut
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """Of one row of FRAMES frames, input SIDE x SIDE, box BOX x BOX.
+
+    Attributes:
+        look_seconds: forward pass, input gradient and box, on one core.
+        look_gflop: of that, 1e9 FLOP.
+        cut_seconds: stage 2 for context and focused volume, decoding included, on one core.
+    """
+
+    look_seconds: float
+    look_gflop: float
+    cut_seconds: float
+
+
+def measure(folder: Path) -> RowCost:
+    """Look at a clip and cut rows of generated videos in an empty folder, in one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return RowCost(*_look(), _cut(folder))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _look() -> tuple[float, float]:
+    network, video = fold(resnet50_i3d(CLASSES)), clip(LOOKED_AT)
+    look.ours(network, video)  # warm
+    start = time.perf_counter()
+    look.ours(network, video)
+    seconds = time.perf_counter() - start
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(video)
+    more = FRAMES / LOOKED_AT
+    return more * seconds, more * 2 * counter.get_total_flops() / 1e9  # backward to the input alone takes as many
+
+
+def _cut(folder: Path) -> float:
+    """Seconds a row of `crops` with boxes in the centre."""
+    config = _generate(folder)
+    for stage in (prepare, train_base, saliency):
+        stage.run(config, folder / "run")
+    start = time.perf_counter()
+    crops.run(config, folder / "run", ("center",))
+    seconds = time.perf_counter() - start
+    return seconds / sum(part.num_rows for part in Workspace(folder / "run", config).parts)
+
+
+def _generate(folder: Path) -> Config:
+    """Videos of a coarse picture that drifts under a fine grain, and a Base that stays as it is drawn."""
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(40, 200, (40, 60, 3)), np.ones((16, 16, 1)))
+    lines = ["video_id,split,start,end,label"]
+    for number in range(VIDEOS):
+        frames = (
+            picture[time_ // 3 :, 2 * time_ // 3 :][: SIZE[0], : SIZE[1]] + rng.integers(-9, 9, (*SIZE, 1))
+            for time_ in range(SECONDS * FPS)
+        )
+        write_video(folder / f"{number}.mp4", (frame.astype(np.uint8) for frame in frames), FPS)
+        lines.append(f"{number},train,,,anything")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    (folder / "classes.txt").write_text("anything\n")
+    torch.manual_seed(0)  # the initialisers of torch.nn know no generator
+    (folder / "weights.pt").write_bytes(to_bytes(build("small_i3d", 1).state_dict()))
+    return Config(
+        name="rows",
+        data=Data(annotations=(str(folder / "table.csv"),), classes=str(folder / "classes.txt"), videos=str(folder)),
+        clips=Clips(num_frames=FRAMES, input_side=SIDE, aug_seeds=ROWS, videos_per_unit=1),
+        base=Base(epochs=0, network="small_i3d", init=str(folder / "weights.pt")),
+        saliency=Saliency(objectives=(), box_side=BOX, batch_size=1),
+        crops=Crops(),
+        device="cpu",
+    )

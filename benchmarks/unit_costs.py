@@ -1,0 +1,169 @@
+"""What a unit of stage 1 or 2 costs on a generated data set: seconds, operations on metadata, files, bytes.
+
+Seconds are those between the records of the first and the last unit, without any start. Operations are counted with and
+without units to do: what a start costs is in both, so that their difference is of units alone.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import miniature, prepare, train_base
+from pipeline.config import Config, load, to_toml
+from pipeline.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+RECORDS = {"saliency": "maps", "crops": "crops"}  # whose records say that a unit is done
+SHARES = 4  # one share of so many is done apart
+# Operations that a file server answers and that move no data; fstat, read and write are answered by the client's cache.
+TRACED = "%file,fsync,fdatasync,flock,getdents64,ftruncate"
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """Of one stage, per unit.
+
+    Attributes:
+        seconds: by number of processes; wall time of all of them together.
+        calls: operations on metadata by system call.
+        at_start: operations at the start of a process, per unit that is done already.
+        files: files and folders that stay.
+        num_bytes: that are written and stay.
+    """
+
+    seconds: dict[int, float]
+    calls: dict[str, float]
+    at_start: float
+    files: float
+    num_bytes: float
+
+    @property
+    def operations(self) -> float:
+        """On metadata, in all."""
+        return sum(self.calls.values())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of both stages, and of the plan that all of them read.
+
+    Attributes:
+        units: of the generated run, and videos in each.
+        plan_bytes: on the disk, per row.
+        plan_memory: of the plan in a process, bytes per row.
+    """
+
+    saliency: UnitCost
+    crops: UnitCost
+    units: int
+    videos_per_unit: int
+    plan_bytes: float
+    plan_memory: float
+
+
+def measure(folder: Path, videos: int) -> Costs:
+    """Generate videos and a run in an empty folder, and do its stages 1 and 2 several times.
+
+    Args:
+        videos: for training; a quarter as many more for evaluation.
+    Raises:
+        FileNotFoundError: strace is not installed.
+    """
+    if shutil.which("strace") is None:
+        raise FileNotFoundError("strace, which counts operations on metadata, is not installed: apt install strace")
+    config = _generate(folder, videos)
+    parts = Workspace(folder / "start", config).parts
+    units = sum(part.num_units for part in parts)
+    apart = sum(len(range(0, part.num_units, SHARES)) for part in parts)  # unit u is of share u % SHARES
+    stages = []
+    for stage in ("saliency", "crops"):
+        print(f"{stage}: {units} units, with 1 and with 2 processes, and under strace", file=sys.stderr, flush=True)
+        stages.append(_measure_stage(folder, stage, units, apart))
+    rows = sum(part.num_rows for part in parts)
+    plan = sum(path.stat().st_size for path in (folder / "start/plan").iterdir())
+    memory = sum(int(part.rows.memory_usage(deep=True).sum()) for part in parts)
+    return Costs(*stages, units, config.clips.videos_per_unit, plan / rows, memory / rows)
+
+
+def _generate(folder: Path, videos: int) -> Config:
+    """The miniature with fewer videos and two of them a unit, a trained Base; the run is in folder/start."""
+    data = folder / "data"
+    settings = {"clips.videos_per_unit": 2, "base.epochs": 1, "base.in_memory": "false"}
+    settings |= {"data.train_videos": videos, "data.eval_videos": videos // 4, "data.videos": data}
+    settings |= {"data.classes": data / "classes.txt", "data.annotations": [f"{data}/train.csv", f"{data}/test.csv"]}
+    config = load("miniature", tuple(f"{name}={value}" for name, value in settings.items()))
+    (folder / "config.toml").write_text(to_toml(config))
+    miniature.generate(config)
+    prepare.run(config, folder / "start")
+    train_base.run(config, folder / "start")
+    return config
+
+
+def _measure_stage(folder: Path, stage: str, units: int, apart: int) -> UnitCost:
+    """Leaves folder/start as it is after the stage."""
+    seconds = {}
+    for workers in (1, 2):
+        run = _fresh(folder)
+        _do(folder, run, stage, workers)
+        seconds[workers] = seconds_between_records(run, RECORDS[stage], workers)
+    run = _fresh(folder)
+    _do(folder, run, stage, 1, f"1/{SHARES}")
+    files, num_bytes = _stored(run)
+    idle, busy, idle_after = (_traced(folder, run, stage, share) for share in (f"1/{SHARES}", "1/1", "1/1"))
+    files_after, bytes_after = _stored(run)
+    done = units - apart
+    calls = {name: (busy[name] - idle[name]) / done for name in sorted(busy | idle) if busy[name] != idle[name]}
+    at_start = (idle_after.total() - idle.total()) / done
+    shutil.rmtree(folder / "start")
+    run.rename(folder / "start")
+    return UnitCost(seconds, calls, at_start, (files_after - files) / done, (bytes_after - num_bytes) / done)
+
+
+def _fresh(folder: Path) -> Path:
+    """The run as it is before the stage, in the place where stages work."""
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(folder / "start", run)
+    return run
+
+
+def _do(folder: Path, run: Path, stage: str, workers: int, share: str = "1/1", before: tuple[str, ...] = ()) -> None:
+    """A stage, or a share of it."""
+    options = ["--config", folder / "config.toml", "--run", run, "--workers", workers, "--part", share]
+    command = [*before, sys.executable, "-m", "pipeline", stage, *options]
+    found = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
+    if found.returncode:
+        raise RuntimeError(found.stderr)
+
+
+def seconds_between_records(run: Path, product: str, workers: int) -> float:
+    """Wall seconds a unit, from the moment when every worker has done one."""
+    times = sorted(path.stat().st_mtime for path in run.glob(f"{product}/*/done/*.json"))
+    return (times[-1] - times[workers - 1]) / (len(times) - workers)
+
+
+def _traced(folder: Path, run: Path, stage: str, share: str) -> Counter:
+    """Operations on metadata below the folder, by system call, of one process."""
+    log = folder.parent / f"{folder.name}.strace"
+    strace = ("strace", "--follow-forks", "--seccomp-bpf", "--decode-fds=path", f"--trace={TRACED}", f"--output={log}")
+    _do(folder, run, stage, 1, share, strace)
+    found = count_calls(log.read_text(errors="replace"), str(folder))
+    log.unlink()
+    return found
+
+
+def count_calls(log: str, below: str) -> Counter:
+    """System calls in what `strace --follow-forks --decode-fds=path` wrote that name a path below a folder."""
+    calls = re.findall(r"^\d+ +(\w+)\((.*)", log, re.MULTILINE)
+    inside = re.compile(rf"{re.escape(below)}[/\">]")
+    return Counter(name for name, arguments in calls if inside.search(arguments))
+
+
+def _stored(run: Path) -> tuple[int, int]:
+    """Files and folders of a run, and the bytes in them."""
+    found = [path for path in run.rglob("*") if "locks" not in path.parts]
+    return len(found), sum(path.stat().st_size for path in found if path.is_file())

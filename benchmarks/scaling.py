@@ -1,15 +1,19 @@
 """`python -m benchmarks.scaling`: measure what units and rows cost here, write the page about scale."""
 
+import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from benchmarks import row_costs, unit_costs
 from benchmarks.machine import description
+from benchmarks.row_costs import RowCost
 from benchmarks.scale import Site, data_sets
 from benchmarks.scaling_page import page
+from benchmarks.unit_costs import Costs, UnitCost
 from pipeline.config import load
 
 TRAIN, EVALUATION = 7985, 1863  # videos of Charades
@@ -32,18 +36,7 @@ def _assumptions(command):
     return command
 
 
-@click.command()
-@click.option("--out", default="benchmarks/scaling.md", show_default=True, type=click.Path(path_type=Path))
-@click.option("--videos", default=32, show_default=True, help="Training videos of the generated data set.")
-@click.option("--charades-videos", default=9848, show_default=True, help="Videos of Charades.")
-@click.option("--kinetics-videos", default=650_000, show_default=True, help="Videos of Kinetics-700.")
-@click.option("--clips", default=100_000_000, show_default=True, help="Clips, that is index rows, of the largest one.")
-@_assumptions
-def main(out: Path, videos: int, charades_videos: int, kinetics_videos: int, clips: int, **assumed: float) -> None:
-    """Measure units, bytes and operations on metadata; work out 10, 100 and 1,000 workers. Needs strace."""
-    recipe = load("charades").clips
-    rows = (TRAIN * recipe.aug_seeds + EVALUATION * recipe.eval_clips) / (TRAIN + EVALUATION)
-    site = Site(**assumed, rows_per_video=rows, videos_per_unit=recipe.videos_per_unit)
+def _measure(videos: int) -> tuple[Costs, RowCost]:
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name).resolve() / part for part in ("units", "rows")]
         for folder in folders:
@@ -53,10 +46,45 @@ def main(out: Path, videos: int, charades_videos: int, kinetics_videos: int, cli
         except FileNotFoundError as error:
             raise click.ClickException(str(error)) from error
         print("rows of the paper's size, on one core", file=sys.stderr, flush=True)
-        row = row_costs.measure(folders[1])
+        return costs, row_costs.measure(folders[1])
+
+
+def to_json(costs: Costs, row: RowCost, machine: str) -> str:
+    """What was measured, to be read by `from_json`."""
+    return json.dumps({"costs": asdict(costs), "row": asdict(row), "machine": machine}, indent=2) + "\n"
+
+
+def from_json(text: str) -> tuple[Costs, RowCost, str]:
+    values = json.loads(text)
+    costs = values["costs"]
+    for stage in ("saliency", "crops"):
+        seconds = {int(workers): value for workers, value in costs[stage]["seconds"].items()}
+        costs[stage] = UnitCost(**costs[stage] | {"seconds": seconds})
+    return Costs(**costs), RowCost(**values["row"]), values["machine"]
+
+
+@click.command()
+@click.option("--out", default="benchmarks/scaling.md", show_default=True, type=click.Path(path_type=Path))
+@click.option("--videos", default=32, show_default=True, help="Training videos of the generated data set.")
+@click.option("--charades-videos", default=9848, show_default=True, help="Videos of Charades.")
+@click.option("--kinetics-videos", default=650_000, show_default=True, help="Videos of Kinetics-700.")
+@click.option("--clips", default=100_000_000, show_default=True, help="Clips, that is index rows, of the largest one.")
+@click.option("--again", is_flag=True, help="Measure nothing: take the measurements beside the page.")
+@_assumptions
+def main(
+    out: Path, videos: int, again: bool, charades_videos: int, kinetics_videos: int, clips: int, **assumed: float
+) -> None:
+    """Measure units, bytes and operations on metadata; work out 10, 100 and 1,000 workers. Needs strace."""
+    recipe = load("charades").clips
+    rows = (TRAIN * recipe.aug_seeds + EVALUATION * recipe.eval_clips) / (TRAIN + EVALUATION)
+    site = Site(**assumed, rows_per_video=rows, videos_per_unit=recipe.videos_per_unit)
+    found = out.with_suffix(".json")
+    if not again or not found.exists():
+        found.write_text(to_json(*_measure(videos), description()), encoding="utf-8")
+    costs, row, machine = from_json(found.read_text(encoding="utf-8"))
     sets = data_sets(site, charades_videos, kinetics_videos, clips)
     options = {name: text for name, (_, text) in ASSUMED.items()}
-    out.write_text(page(costs, row, site, sets, options, description()), encoding="utf-8")
+    out.write_text(page(costs, row, site, sets, options, machine), encoding="utf-8")
     click.echo(f"wrote {out}")
 
 

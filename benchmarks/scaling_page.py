@@ -69,7 +69,8 @@ def _assumed(site: Site, options: dict[str, str]) -> str:
     rows = [(f"`--{name.replace('_', '-')}`", help_, f"{values[name]:,.10g}") for name, help_ in options.items()]
     recipe = (
         f"Rows a video ({site.rows_per_video:.1f}) and videos a unit ({site.videos_per_unit}) are those of "
-        "`charades.toml`; a unit is taken to need as many operations, however many rows it has and units lie beside it."
+        "`charades.toml`; a unit is taken to need as many operations, however many rows it has and units lie beside it. A GPU "
+        "is taken never to wait for decoding."
     )
     return f"## Assumed\n\n{_table(('option', 'what', 'value'), rows)}\n\n{recipe}"
 
@@ -90,7 +91,7 @@ def _sizes(costs: Costs, sets: list[DataSet], works: list[Work], site: Site) -> 
                     f"{value / 1e12:.2f}"
                     for value in (data.videos * site.video_bytes, data.rows * site.map_bytes, frames)
                 ),
-                *(f"{units * work.seconds / 3600:,.0f}" for work in works),
+                *(f"{units * work.seconds / 3600:,.1f}" for work in works),
             )
         )
     head = ("", "videos", "index rows", "units", "files", "videos TB", "maps TB", "volumes TB")
@@ -99,15 +100,19 @@ def _sizes(costs: Costs, sets: list[DataSet], works: list[Work], site: Site) -> 
 
 
 def _loads(works: list[Work], site: Site) -> str:
-    rows = []
+    rows, limits = [], []
     for work in works:
         metadata, num_bytes = scale.saturating_workers(work, site)
+        first = "metadata" if metadata < num_bytes else "bytes"
+        limits.append(f"{work.name}: {first}, from {min(metadata, num_bytes):,.0f} workers on")
         for workers in WORKERS:
             found = scale.load(work, workers, site)
             cells = (work.name, f"{workers:,}", f"{found.metadata:.0%}", f"{found.bandwidth:.0%}", found.first)
             rows.append((*cells, f"{metadata:,.0f}", f"{num_bytes:,.0f}"))
     head = ("", "workers", "metadata", "bytes", "too little of", "workers that use up metadata", "... bytes")
-    return f"## What saturates first\n\nShares of what the file system has a second.\n\n{_table(head, rows)}"
+    return f"## What saturates first\n\n{'; '.join(limits)}. Shares of what the file system has a second:\n\n" + _table(
+        head, rows
+    )
 
 
 def _times(works: list[Work], sets: list[DataSet], site: Site) -> str:

@@ -1,5 +1,6 @@
 """Several processes: what each takes of a batch, and that together they train what one process trains alone."""
 
+import copy
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cache.commit import locked
+from models.shared_batch import synchronise_batchnorm, tell
 from pipeline import training
 from pipeline.config import Training
 from pipeline.distributed import Team, joined, own_team
@@ -152,6 +154,35 @@ def test_a_team_trains_what_one_process_trains(tmp_path, size, batch_size, accum
     close(last["network"], expected)  # the same names: no "module."
     tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("alone", "team")]
     assert tables[0].loss.tolist() == pytest.approx(tables[1].loss.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_synchronised_batchnorm_is_that_of_the_whole_batch(autocast):
+    """Outputs, gradients and statistics against torch's layer on all five clips; in bfloat16 to its precision."""
+    kind = torch.bfloat16 if autocast else torch.float32
+    x = torch.randn(5, 8, 2, 3, 4, generator=torch.Generator().manual_seed(1)).mul(3).add(7).to(kind)
+    whole, theirs = nn.BatchNorm3d(8, momentum=0.3), x.clone().requires_grad_()
+    nn.init.normal_(whole.weight, generator=torch.Generator().manual_seed(2))
+    ours = nn.Sequential(copy.deepcopy(whole))
+    (whole(theirs).square() * torch.arange(5).view(-1, 1, 1, 1, 1)).sum().backward()
+
+    def function(team):
+        synchronise_batchnorm(ours)
+        tell(ours, team.share(5))
+        held = list(team.share(5).held)
+        mine = x[held].clone().requires_grad_()
+        (ours(mine).square() * torch.tensor(held).view(-1, 1, 1, 1, 1)).sum().backward()
+        assert mine.grad.dtype == kind
+        scale = theirs.grad.abs().max().float()
+        assert (mine.grad - theirs.grad[held]).abs().max() <= scale * (0.03 if autocast else 1e-5)
+        for name in ("weight", "bias"):  # sums over processes
+            got, wanted = team.sum(getattr(ours[0], name).grad), getattr(whole, name).grad
+            assert (got - wanted).abs().max() <= wanted.abs().max() * (0.03 if autocast else 1e-5)
+        torch.testing.assert_close(ours[0].running_mean, whole.running_mean, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours[0].running_var, whole.running_var, rtol=1e-3, atol=1e-3)
+        assert ours.state_dict().keys() == {f"0.{name}" for name in whole.state_dict()}
+
+    together(2, function)
 
 
 def test_a_team_goes_on_after_an_interruption_as_if_nothing_had_been(tmp_path):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from benchmarks import scaling
 from benchmarks.row_costs import RowCost
 from benchmarks.scale import (
     DataSet,
@@ -84,12 +85,17 @@ def test_the_page_says_what_was_worked_out():
         "| most of them | 60 openat, 40 rename | 50 fsync |",
         "| `--metadata-rate` | operations | 1,000 |",
         # 0.1 TB of videos, 0.01 of maps, 128 million frames of volumes; 10,000 units x 0.2, 80 and 15 s
-        "| one | 20,000 | 100,000 | 10,000 | 110,000 | 0.10 | 0.01 | 0.13 | 1 | 222 | 42 |",
+        "| one | 20,000 | 100,000 | 10,000 | 110,000 | 0.10 | 0.01 | 0.13 | 0.6 | 222.2 | 41.7 |",
         "| saliency, a GPU each | 10 | 500% | 55% | metadata | 2 | 18 |",
         # 2,000,000 units: 1,000 workers read 3 of each; at 1,000 a second 6e6 s, 100,000 times too long
         "| huge | 4.00 | 4 | 2,000,000 | 100,000 |",
     ):
         assert line in text.splitlines(), line
+    assert "saliency, a GPU each: metadata, from 2 workers on; saliency, a core each: metadata, from 800" in text
+
+
+def test_measurements_are_kept():
+    assert scaling.from_json(scaling.to_json(COSTS, ROW, "A machine")) == (COSTS, ROW, "A machine")
 
 
 def test_system_calls_below_a_folder_are_counted():

@@ -17,7 +17,7 @@ from make_video import write_video
 from tiny_data import CLASSES, change, tiny_config
 
 from models.checkpoint import read_state
-from pipeline import crops, prepare, saliency, train_base, train_fusion
+from pipeline import crops, prepare, saliency, train_base, train_fusion, train_online
 from pipeline.config import to_toml
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +125,15 @@ def test_late_fusion_and_temporal_concatenation(run, tmp_path, batchnorm):
         assert_same_training(team, one)
         tables = [pd.read_csv(path / "metrics.csv") for path in (one, team)]
         assert [table.processes.tolist() for table in tables] == [[1], [2]]
+
+
+def test_online(run, tmp_path):
+    """Each process looks at its own clips."""
+    config = change(run[0], fusion={"batchnorm": "synchronised"})
+    alone = train_online.run(config, copy(run[1], tmp_path / "alone"), "late").path
+    stage = ("train-fusion", "--fusion", "late", "--online")
+    finished(torchrun(config, copy(run[1], tmp_path / "team"), *stage))
+    assert_same_training(tmp_path / "team/models" / alone.name, alone)
 
 
 def rank_of(pid):

@@ -45,17 +45,17 @@ class _TimeConvolution(torch.autograd.Function):
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """(C_out, C, k, 1): for each tap, the output's gradient times the inputs that the tap met, padding left out."""
     frames, steps = x.shape[2], gradient.shape[2]
-    by_tap = gradient.new_empty(weight.shape[2], *weight.shape[:2])
+    by_tap = gradient.new_empty(weight.shape[0], weight.shape[2], weight.shape[1])  # the order of packed weights
     for tap in range(weight.shape[2]):
         first = max(0, -((tap - padding) // stride))  # the first output step whose input lies in the clip
         last = min(steps, (frames - 1 - tap + padding) // stride + 1)
         if first >= last:
-            by_tap[tap] = 0
+            by_tap[:, tap] = 0
         else:
             start = first * stride + tap - padding
             met = x[:, :, start : start + (last - first - 1) * stride + 1 : stride]
-            torch.mm(_rows(gradient[:, :, first:last]).t(), _rows(met), out=by_tap[tap])
-    return by_tap.permute(1, 2, 0).unsqueeze(3)
+            torch.mm(_rows(gradient[:, :, first:last]).t(), _rows(met), out=by_tap[:, tap])
+    return by_tap.transpose(1, 2).unsqueeze(3)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def _assumed(site: Site, options: dict[str, str]) -> str:
     rows = [(f"`--{name.replace('_', '-')}`", help_, f"{values[name]:,.10g}") for name, help_ in options.items()]
     recipe = (
         f"Rows a video ({site.rows_per_video:.1f}) and videos a unit ({site.videos_per_unit}) are those of "
-        "`charades.toml`; a unit is taken to need as many operations, however many rows it has and units lie beside it. "
+        "`charades.toml`; a unit is taken to need as many operations, however many rows it has or units lie beside it. "
         "A GPU is taken never to wait for decoding."
     )
     return f"## Assumed\n\n{_table(('option', 'what', 'value'), rows)}\n\n{recipe}"

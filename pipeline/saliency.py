@@ -27,6 +27,7 @@ from pipeline.device import pick_device
 from pipeline.engines import HERE, Engine
 from pipeline.input_batches import decode_ahead, input_batches
 from pipeline.policies import saliency_maps
+from pipeline.precision import LOWEST_OVERLAP, sample_agreement
 from pipeline.products import open_base, open_boxes, open_maps
 from pipeline.units import (
     EVERYTHING,
@@ -96,6 +97,11 @@ def run(
         todo = share.units(set().union(*(store.product.todo() for store in stores.values())))
         jobs += [(part.name, unit) for unit in todo]
     check_space(run_dir, num_bytes, num_files)
+    agreement = None
+    if config.saliency.precision == "bfloat16" and config.saliency.objectives and jobs and engine.is_here:
+        agreement = sample_agreement(workspace, jobs, *_network(run_dir, config, base.sha256))
+        if agreement and agreement.overlap < LOWEST_OVERLAP:
+            log.warning("bfloat16 moves the boxes: %s; saliency.precision=float32 does not", agreement)
     workers, work = _num_workers(config, engine), _do_unit
     with ExitStack() as stack:
         if workers == 1 and engine.is_here and not engine.devices:  # all work is done by this very process: it may
@@ -112,6 +118,7 @@ def run(
     total = sum(part.num_rows for part in parts)
     names = ", ".join(config.saliency.objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {base.sha256[:12]}"
+    summary += f"; bfloat16: {agreement}" if agreement else ""
     return Outcome(run_dir / "maps", summary, len(skipped))
 
 

@@ -79,7 +79,7 @@ def forecast(
             config_here, counts = config, count(config, run_dir)
         base = Workspace(run_dir, config).base_folder / "weights.pt"
         weights = base if base.exists() else None
-        startup = _startup()
+        startup, (_, light) = _startup("pipeline.saliency", "pipeline.volumes"), _startup("pipeline.prepare")
         samples, pool = _sample(config_here, counts, seconds / 2, weights)
         videos = [video for sample in samples for video in sample.videos]
         if not videos:
@@ -90,7 +90,7 @@ def forecast(
             own = [video for video in videos if video.part.split == split]
             stores[split] = measure_stores(config, own, spare / split)
         costs = _trainings(config, counts, videos, seconds / 2)
-        measured = Measured(config, counts, policies, samples, stores, costs, *startup, pool, made)
+        measured = Measured(config, counts, policies, samples, stores, costs, *startup, pool, made, light)
         return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
 
 
@@ -124,9 +124,9 @@ def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], secon
     return found
 
 
-def _startup() -> tuple[float, int]:
+def _startup(*modules: str) -> tuple[float, int]:
     """Seconds and resident bytes of a process that has imported what a stage needs."""
-    code = "import pipeline.saliency, pipeline.volumes, pipeline.memory; print(pipeline.memory.held_bytes())"
+    code = f"import {', '.join(modules)}, pipeline.memory; print(pipeline.memory.held_bytes())"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, check=True)
     return time.monotonic() - started, int(done.stdout)

@@ -52,7 +52,7 @@ class Measured:
         config, counts: what is planned. policies: boxes that crops will be asked for.
         samples: one of each process. stores: by split. trainings: by name, see FUSIONS, and "base".
         startup_seconds, startup_bytes: of a process that has done nothing yet. pool_seconds: to start workers.
-        made_seconds: to generate the miniature; 0 for other data.
+        made_seconds: to generate the miniature; 0 for other data. prepare_bytes: as startup_bytes, of prepare.
     """
 
     config: Config
@@ -65,6 +65,7 @@ class Measured:
     startup_bytes: int
     pool_seconds: float
     made_seconds: float = 0.0
+    prepare_bytes: int = 0
 
     @cached_property
     def videos(self) -> list[SampledVideo]:
@@ -114,7 +115,7 @@ class Measured:
         )
         seconds = self.startup_seconds + self.made_seconds + probe / config.workers
         files = PREPARED + 2 * len(counts.parts)
-        return self._stage("prepare", videos, files, size, seconds, self.startup_bytes, config.workers)
+        return self._stage("prepare", videos, files, size, seconds, self.prepare_bytes, config.workers)
 
     def _train_base(self) -> StageForecast:
         config, counts, base = self.config, self.counts, self.config.base
@@ -216,7 +217,9 @@ class Measured:
         scores = np.random.default_rng(0).random((1, self.counts.num_classes), np.float32)
         own = len(submission(["A0000"], scores)) * videos + self.counts.class_bytes + RESULT_TEXT
         size = own * (1 + len(costs))
-        memory = self.startup_bytes + 3 * max((cost.weights_bytes for cost in costs), default=0)
+        batch = min(self.config.fusion.batch_size, rows)
+        needs = [3 * cost.weights_bytes + batch * cost.forward_bytes for cost in costs]
+        memory = self.startup_bytes + max(needs, default=0)
         files = RESULT_FILES * (1 + len(costs)) + 1
         return self._stage("evaluate", (1 + len(costs)) * rows, files, size, seconds, memory, 1)
 

@@ -165,7 +165,7 @@ def _look(config: Config, sample: Sample, weights: Path | None, classes: int, de
     _batch(config, network, todo[0].clips[:1], classes, device)
     single = _batch(config, network, todo[0].clips[:1], classes, device)[0]
     size = size if time.monotonic() + 2 * single * size < deadline else 1
-    spent, looked = 0.0, 0
+    spent, looked, largest = 0.0, 0, 1  # rows of the largest batch
     while todo and (not looked or time.monotonic() + spent / looked * size < deadline):
         videos = [todo.pop(0)]
         while todo and sum(len(video.rows) for video in videos) + len(todo[0].rows) <= size:
@@ -174,6 +174,7 @@ def _look(config: Config, sample: Sample, weights: Path | None, classes: int, de
         results = [
             _batch(config, network, rows[first : first + size], classes, device) for first in range(0, len(rows), size)
         ]
+        largest = max(largest, min(size, len(rows)))
         spent, looked = spent + sum(result[0] for result in results), looked + len(rows)
         logits = np.concatenate([result[1] for result in results])
         maps = {name: [one for result in results for one in result[2][name]] for name in config.saliency.objectives}
@@ -183,8 +184,7 @@ def _look(config: Config, sample: Sample, weights: Path | None, classes: int, de
             video.maps = {name: found[:count] for name, found in maps.items()}
             maps = {name: found[count:] for name, found in maps.items()}
     sample.row_seconds = spent / looked
-    measured = min(size, max(len(video.rows) for video in sample.videos)) if size > 1 else 1
-    sample.look_bytes = before + (peak_bytes() - before) * config.saliency.batch_size // measured
+    sample.look_bytes = before + (peak_bytes() - before) * config.saliency.batch_size // largest
 
 
 def _batch(config: Config, network, clips: np.ndarray, classes: int, device) -> tuple[float, np.ndarray, dict]:

@@ -21,13 +21,15 @@ class TrainingCost:
     """What one training takes.
 
     Attributes:
-        step_seconds: of a whole batch. forward_seconds: of one clip, in eval mode. memory: peak bytes of the process.
+        step_seconds: of a whole batch. forward_seconds, forward_bytes: of one clip, in eval mode.
+        memory: peak bytes of the process.
         weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and hash a checkpoint.
         exact: a whole batch was timed; otherwise parts of it, and time and memory follow the line through them.
     """
 
     step_seconds: float
     forward_seconds: float
+    forward_bytes: int
     memory: int
     weights_bytes: int
     checkpoint_bytes: int
@@ -88,9 +90,10 @@ def measure_training(
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
     with torch.no_grad():
-        begun = time.perf_counter()
+        begun, held_now = time.perf_counter(), held_bytes()
+        reset_peak()
         network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
-        forward = time.perf_counter() - begun
+        forward, forward_bytes = time.perf_counter() - begun, max(peak_bytes() - held_now, 0)
     weights = to_bytes({name: value.cpu() for name, value in network.state_dict().items()})
     begun = time.perf_counter()
     checkpoint = to_bytes({"network": network.state_dict(), "optimiser": optimiser.state_dict()})
@@ -101,7 +104,7 @@ def measure_training(
     )
     memory = max(held + memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
     exact = points[-1][0] == training.batch_size
-    return TrainingCost(step_seconds, forward, round(memory), len(weights), len(checkpoint), save, exact)
+    return TrainingCost(step_seconds, forward, forward_bytes, round(memory), len(weights), len(checkpoint), save, exact)
 
 
 def _sizes(batch: int) -> list[int]:

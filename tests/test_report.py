@@ -66,8 +66,9 @@ def test_class_intervals_are_the_paired_bootstrap():
         target = LATE.targets[order, 0]
         spread.append(average_precision(values[0], target) - average_precision(values[1], target))
     low, high = np.nanquantile(spread, (0.025, 0.975))
-    found = scores.class_gains(LATE, BASE, ["first", "second"])[0].gain
+    found, same = (one.gain for one in scores.class_gains(LATE, BASE, ["first", "second"]))
     assert (found.low, found.high) == pytest.approx((low, high)) and found.low < found.high
+    assert same == scores.Interval(0.0, 0.0, 0.0)
 
 
 def test_gain_of_a_video_by_hand():

@@ -189,7 +189,7 @@ def test_films_move_unless_that_is_not_wanted(browser, written):
     opened(browser, written)
     assert texts(browser, "#play") == ["Play"] and frame(browser) == 0
     click(browser, "#play")
-    WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: frame(browser) > 0)
+    WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: frame(browser) == 3)
 
 
 def test_saliency_and_box_can_be_hidden(browser, written):

@@ -102,7 +102,7 @@ benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.m
 	$(BIN)/python -m benchmarks $(ARGS)
 
 test: setup ## run the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: setup ## ruff and import-linter
 	$(BIN)/ruff check .

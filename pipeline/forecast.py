@@ -19,6 +19,7 @@ from pipeline.policies import Policy
 from pipeline.sample_clips import Sample, SampledVideo, measure
 from pipeline.sample_stores import measure_stores
 from pipeline.sample_training import TrainingCost, measure_training
+from pipeline.site import here
 from pipeline.workspace import StageError, Workspace
 
 SAMPLED_MINIATURE = 12  # videos of each split that are made where there are none yet
@@ -104,7 +105,7 @@ def _sample(config: Config, counts: Counts, seconds: float, weights: Path | None
         longest = max(map(len, columns))
         jobs.append([column[row] for row in range(longest) for column in columns if row < len(column)])
     started = time.time()
-    calls = (delayed(measure)(config, own, seconds, weights, counts.num_classes) for own in jobs)
+    calls = (delayed(here(measure))(config, own, seconds, weights, counts.num_classes) for own in jobs)
     samples = Parallel(n_jobs=workers)(calls)
     return samples, max(sample.entered for sample in samples) - started
 

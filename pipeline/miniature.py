@@ -19,6 +19,7 @@ from cache.commit import write_file
 from pipeline.annotations import charades_row, write_charades_csv
 from pipeline.config import Config
 from pipeline.progress import progress
+from pipeline.site import here
 from pipeline.workspace import Outcome, StageError
 from pipeline.write_video import write_video
 
@@ -227,7 +228,7 @@ def generate(config: Config) -> Outcome:
     jobs = [
         (split, n) for split, count in (("train", data.train_videos), ("test", data.eval_videos)) for n in range(count)
     ]
-    calls = (delayed(_make_video)(root, data.data_seed, split, number) for split, number in jobs)
+    calls = (delayed(here(_make_video))(root, data.data_seed, split, number) for split, number in jobs)
     made = Parallel(n_jobs=config.workers, return_as="generator")(calls)
     made = list(progress(made, len(jobs), "miniature", "videos"))
     for split in ("train", "test"):

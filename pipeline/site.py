@@ -2,9 +2,10 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cache.commit import write_file
@@ -39,6 +40,17 @@ class Site:
                         f"{where} does not find {path} in {self.folder}; workers need the same file system"
                     )
             yield
+
+
+def here(function: Callable) -> Callable:
+    """The function, to be called in this process's working directory by a worker that may have begun in another one:
+    joblib keeps its workers, and paths in a config may be relative."""
+    return partial(_inside, Path.cwd(), function)
+
+
+def _inside(folder: Path, function: Callable, *arguments, **named):
+    with chdir(folder):
+        return function(*arguments, **named)
 
 
 @contextmanager

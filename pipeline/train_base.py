@@ -21,6 +21,7 @@ from pipeline.distributed import Team, joined
 from pipeline.progress import progress
 from pipeline.provenance import write_provenance
 from pipeline.sampling import frame_indices, row_generator, train_theta, train_window
+from pipeline.site import here
 from pipeline.trained import read_trained, write_trained
 from pipeline.training import Batch, fit
 from pipeline.transforms import crop_and_flip, resize
@@ -135,7 +136,7 @@ class BaseClips:
     def _hold(self) -> list[np.ndarray]:
         """Resized frames of every training video, uint8 (N, h, w, 3) each."""
         owner = profile.owner()
-        calls = (delayed(profile.lent)(owner, partial(_hold_one, self.config, video)) for video in self.videos)
+        calls = (delayed(here(profile.lent))(owner, partial(_hold_one, self.config, video)) for video in self.videos)
         found = profile.each("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
         held = []
         for frames, seconds in progress(found, len(self.videos), "train-base, reading", "videos"):

@@ -32,7 +32,7 @@ KINDS = {
     "zarr.json": "*/*/arrays.zarr/**/zarr.json",
     "record": "*/*/done/*.json",
     "run.json": "*/*/run.json",
-    "record of a network": "models/*/*.json",
+    "record of a network": "models/*/[bm]*.json",
     "record of a result": "results/*.json",
     "result": "results/*.[tc]*",
     "weights": "models/*/weights.pt",
@@ -148,7 +148,7 @@ def test_one_flipped_bit_in_weights(tiny_copy, trials, count, plain_weights):
         load_base(Workspace(tiny_copy.path, tiny_copy.config)).folder,
         *tiny_copy.path.glob("models/late-*"),
     ):
-        (record,) = folder.glob("*.json")
+        (record,) = folder.glob("[bm]*.json")
         weights, truth = read_trained(record)["weights"], read_state(folder / "weights.pt")
         network = build("small_i3d", truth["fc.weight"].shape[0])
         for _ in range(number // 2):

@@ -1,8 +1,10 @@
 """Work that threads do ahead of who consumes it, in order and bounded. Decoding and resizing let other threads run."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Condition
 from typing import Generic, TypeVar
 
 from pipeline import profile
@@ -29,20 +31,53 @@ def buffered(items: Iterator[Item], depth: int = 1) -> Iterator[Item]:
                 future.cancel()
 
 
-class Ahead(Generic[Key, Item]):
-    """Results of work(key) for a list of keys that will be asked for in this order, some of them perhaps never.
+class Stream(Generic[Item]):
+    """Items that one thread makes and another takes, each as soon as it is there; what the maker raises comes last."""
 
-    At most `depth` results are waiting or being made, apart from the one asked for last. A key that is not among
+    def __init__(self, items: Iterable[Item]):
+        self.source, self.made, self.ended, self.error = items, [], False, None
+        self.changed = Condition()
+
+    def fill(self) -> None:
+        """Make all items, in the thread that calls."""
+        try:
+            for item in self.source:
+                with self.changed:
+                    self.made.append(item)
+                    self.changed.notify()
+        except BaseException as error:
+            self.error = error
+        finally:
+            with self.changed:
+                self.ended = True
+                self.changed.notify()
+
+    def __iter__(self) -> Iterator[Item]:
+        for number in itertools.count():
+            with profile.phase("wait"), self.changed:
+                self.changed.wait_for(lambda: number < len(self.made) or self.ended)  # noqa: B023
+                if number == len(self.made):
+                    break
+                item, self.made[number] = self.made[number], None  # the taker holds what it needs
+            yield item
+        if self.error:
+            raise self.error
+
+
+class Ahead(Generic[Key, Item]):
+    """Items of work(key) for a list of keys that will be asked for in this order, some of them perhaps never.
+
+    At most `depth` keys are waiting or being worked on, apart from the one asked for last. A key that is not among
     those to come is worked on when it is asked for.
 
     Args:
-        work: runs in a thread.
+        work: gives the items of a key; it is iterated in a thread.
         keys: hashable, each once.
         threads: that work at the same time.
         depth: at least 1.
     """
 
-    def __init__(self, work: Callable[[Key], Item], keys: list[Key], threads: int = 1, depth: int = 1):
+    def __init__(self, work: Callable[[Key], Iterable[Item]], keys: list[Key], threads: int = 1, depth: int = 1):
         self.work, self.depth, self.coming = work, depth, deque(keys)
         self.begun, self.pool = deque(), ThreadPoolExecutor(threads, "ahead")
 
@@ -52,24 +87,24 @@ class Ahead(Generic[Key, Item]):
     def __exit__(self, *error) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def get(self, key: Key) -> Item:
-        """The result for a key; those for keys before it are dropped. Raises what work raised."""
-        if not any(key == begun for begun, _ in self.begun) and key not in self.coming:
-            return self.work(key)
-        future = None
-        while future is None:
+    def get(self, key: Key) -> Iterator[Item]:
+        """The items of a key as they are made; those of keys before it are dropped. Raises what work raised."""
+        if not any(key == begun for begun, _, _ in self.begun) and key not in self.coming:
+            return iter(self.work(key))
+        found = None
+        while found is None:
             self._begin(1)
-            begun, work = self.begun.popleft()
+            begun, stream, future = self.begun.popleft()
             if begun == key:
-                future = work
+                found = stream
             else:
-                work.cancel()
+                future.cancel()
         self._begin(self.depth)
-        with profile.phase("wait"):
-            return future.result()
+        return iter(found)
 
     def _begin(self, number: int) -> None:
         """See that this many of the next keys are begun."""
         while len(self.begun) < number and self.coming:
             key = self.coming.popleft()
-            self.begun.append((key, self.pool.submit(self.work, key)))
+            stream = Stream(self.work(key))
+            self.begun.append((key, stream, self.pool.submit(stream.fill)))

@@ -1,7 +1,7 @@
 """The clips of one video, from one forward pass over its frames."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,33 +70,42 @@ def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[t
     yield from cut_clips(part, rows, resized_frames(workspace, part, rows))
 
 
-def resized_frames(workspace: Workspace, part: Part, rows: list[int]) -> dict[int, tuple[np.ndarray, int]]:
-    """Every frame that a video's rows need: by index, uint8 (h, w, 3) after the resize, and the CRC-32 of the source.
+def resized_frames(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Every frame that a video's rows need, once and in order; the rows share the resize, no source frame is held.
 
-    The rows share the resize, so each frame is decoded and resized once; no source frame is held.
+    Yields:
+        (frame index at the plan's rate, uint8 (h, w, 3) after the resize, CRC-32 of the source frame)
+    Raises:
+        VideoError: as `source_frames`.
     """
-    size, found = part.clip(rows[0]).theta.resized_size, {}
+    size = part.clip(rows[0]).theta.resized_size
     for index, frame, checksum in source_frames(workspace, part, rows):
         with profile.phase("resize"):
-            found[index] = resize(frame, size), checksum
-    return found
+            resized = resize(frame, size)
+        yield index, resized, checksum
 
 
 def cut_clips(
-    part: Part, rows: list[int], frames: dict[int, tuple[np.ndarray, int]]
+    part: Part, rows: list[int], frames: Iterable[tuple[int, np.ndarray, int]]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """V_in of every row of one video, one at a time.
+    """V_in of every row of one video, each as soon as its last frame has come.
 
     Args:
         frames: of `resized_frames`.
     Yields:
         (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
+    Raises:
+        VideoError: as `resized_frames`, at the first row that lacks a frame.
     """
+    coming, there, last = iter(frames), {}, -1
     for row in rows:
         clip = part.clip(row)
+        while last < max(clip.frame_indices):
+            last, frame, checksum = next(coming)
+            there[last] = frame, checksum
         with profile.phase("resize"):
-            volume = crop_and_flip(np.stack([frames[index][0] for index in clip.frame_indices]), clip.theta)
-        yield row, volume, np.array([frames[index][1] for index in clip.frame_indices], np.uint32)
+            volume = crop_and_flip(np.stack([there[index][0] for index in clip.frame_indices]), clip.theta)
+        yield row, volume, np.array([there[index][1] for index in clip.frame_indices], np.uint32)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def _key(part: Part, rows: list[int]) -> tuple[str, int, int]:
     return part.name, rows[0], len(rows)
 
 
-def _decode(workspace: Workspace, parts: dict[str, Part], key: tuple[str, int, int]) -> dict:
+def _decode(workspace: Workspace, parts: dict[str, Part], key: tuple[str, int, int]) -> Iterator[tuple]:
     name, first, count = key
     return resized_frames(workspace, parts[name], list(range(first, first + count)))
 
@@ -53,19 +53,22 @@ def _decode(workspace: Workspace, parts: dict[str, Part], key: tuple[str, int, i
 def input_batches(
     workspace: Workspace, part: Part, unit: int, decoded: Ahead, skipped: list[dict], device: torch.device
 ) -> Iterator[InputBatch]:
-    """Every row of a unit; videos that fail are added to `skipped`, none of their rows is in a batch."""
+    """Every row of a unit, each as soon as its frames are decoded.
+
+    A video that fails is added to `skipped`. Some of its rows may have been in a batch by then: what was made of them
+    does not count.
+    """
     size, waiting = workspace.config.saliency.batch_size, []
     for video_id, rows in video_rows(part, unit):
         try:
-            frames = decoded.get(_key(part, rows))
+            for clip in cut_clips(part, rows, decoded.get(_key(part, rows))):
+                waiting.append(clip)
+                if len(waiting) == size:
+                    yield _batch(waiting, device)
+                    waiting = []
         except VideoError as error:
             skipped.append(skip(video_id, error))
-            continue
-        for clip in cut_clips(part, rows, frames):
-            waiting.append(clip)
-            if len(waiting) == size:
-                yield _batch(waiting, device)
-                waiting = []
+            waiting = [clip for clip in waiting if clip[0] not in rows]
     if waiting:
         yield _batch(waiting, device)
 

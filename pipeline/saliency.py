@@ -222,7 +222,7 @@ def _blank(part: Part, unit: int, stores: dict[str, ZarrStore]) -> dict[str, dic
 def _compute(
     workspace: Workspace, part: Part, unit: int, stores, arrays, skipped: list, network, device, decoded: Ahead
 ) -> None:
-    """Fill the arrays of a unit; rows of videos that fail, which are added to `skipped`, stay as they are."""
+    """Fill the arrays of a unit; rows of videos that fail, which are added to `skipped`, end as they were."""
     first = part.unit_rows(unit).start
     with closing(buffered(input_batches(workspace, part, unit, decoded, skipped, device))) as batches:
         for batch in batches:
@@ -244,3 +244,8 @@ def _compute(
                 for name, batch_maps in maps.items():
                     for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
                         arrays[name]["codes"][row], arrays[name]["scale"][row] = quantise(saliency)
+    failed = {entry["video_id"] for entry in skipped}
+    blank = [row - first for row in part.unit_rows(unit) if part.video_ids[row] in failed]  # some may be filled
+    for name, store in stores.items():
+        for array, stored in store.arrays.items():
+            arrays[name][array][blank] = stored.fill_value

@@ -21,6 +21,7 @@ from pipeline.boxes import run_policy
 from pipeline.clips import input_clips, video_rows
 from pipeline.products import open_base, open_maps
 from pipeline.video import read_frames
+from pipeline.video_errors import VideoTruncated
 from pipeline.workspace import StageError, Workspace
 
 STAGE_1 = ("base", "maps", "boxes")
@@ -264,6 +265,30 @@ def test_a_video_that_breaks_later_is_left_out_and_the_rest_goes_on(own_videos, 
     assert found.num_videos.tolist() == [2, 2, 2] and found.num_missing.tolist() == [1, 1, 1]
     # again: nothing is computed, and it is said again
     assert saliency.run(own_videos.config, own_videos.path).num_skipped == 2
+
+
+def test_a_video_that_breaks_while_it_is_looked_at(trained, monkeypatch):
+    """The last frame of 83654 fails, after its first clip has gone through the network: nothing of it is kept."""
+    config, seen = change(trained.config, saliency={"batch_size": 1}), []
+
+    def breaking(path, slots, *rest):
+        for slot, frame in read_frames(path, slots, *rest):
+            if path.stem == "83654" and slot == slots[-1]:
+                raise VideoTruncated(f"{path}: broken")
+            yield slot, frame
+
+    monkeypatch.setattr("pipeline.clips.read_frames", breaking)
+    monkeypatch.setattr(saliency, "as_input", lambda clips, device: seen.append(1) or as_input(clips, device))
+    assert saliency.run(config, trained.path).num_skipped == 1
+    workspace = Workspace(trained.path, config)
+    assert len(seen) == sum(part.num_rows for part in workspace.parts) - 1
+    for part in workspace.parts:
+        base, maps = stores(workspace)[part.name]
+        lost = np.array([video_id == "83654" for video_id in part.video_ids])
+        assert np.array_equal(base.product.rows_done(), ~lost) and np.array_equal(maps.product.rows_done(), ~lost)
+        logits, codes = base.arrays["logits"][:], maps.arrays["codes"][:]
+        assert np.isnan(logits[lost]).all() and np.isfinite(logits[~lost]).all()
+        assert not codes[lost].any() and codes[~lost].any(axis=(1, 2)).all()
 
 
 def test_the_network_sees_rgb(trained, monkeypatch):

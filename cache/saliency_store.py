@@ -11,13 +11,14 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from cache.commit import locked, make_durable, storage_errors
+from cache.commit import locked, make_durable, storage_errors, write_file
 from cache.errors import DamagedError, StaleCacheError
 from cache.product import ProductDir
 
@@ -65,11 +66,9 @@ class ZarrStore:
         if product.remote:
             return cls.open(product)
         with locked(product.path / "locks" / "arrays", wait=True), storage_errors(root):
-            if not (root / "zarr.json").exists():
-                zarr.create_group(root, zarr_format=3)
-            for spec in specs:
-                if not (root / spec.name / "zarr.json").exists():
-                    _create_array(root, spec, product.part)
+            lacking = [spec for spec in specs if not (root / spec.name / "zarr.json").exists()]
+            if lacking or not (root / "zarr.json").exists():
+                _write_metadata(root, lacking, product.part)
             make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
@@ -165,6 +164,21 @@ def _layout_of(spec: ArraySpec, part) -> tuple:
 
 def _layout(array: zarr.Array) -> tuple:
     return array.shape, array.dtype, array.chunks, array.shards
+
+
+def _write_metadata(root: Path, specs: list[ArraySpec], part) -> None:
+    """Write the zarr.json of the group and of some arrays. Zarr syncs nothing, and after a power cut its own files
+    may be there and empty; so they are drafted elsewhere, and what comes into the store comes whole."""
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / root.name
+        zarr.create_group(draft, zarr_format=3)
+        for spec in specs:
+            _create_array(draft, spec, part)
+        for file in sorted(draft.glob("**/zarr.json")):
+            target = root / file.relative_to(draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                write_file(target, file.read_bytes())
 
 
 def _create_array(root: Path, spec: ArraySpec, part):

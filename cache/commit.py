@@ -11,6 +11,7 @@ import os
 import socket
 import uuid
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from cache.errors import DamagedError, StorageError
@@ -161,3 +162,14 @@ def file_sha256(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unchanged_sha256(path: Path) -> str:
+    """`file_sha256`, read once in a process as long as the file's size, time of change and inode stay the same."""
+    stat = os.stat(path)
+    return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256_of_version(path: Path, *version: int) -> str:
+    return file_sha256(path)

@@ -6,6 +6,7 @@ import torch
 from models.backbones import build
 from models.fusion import clip_scores
 from pipeline import generations, profile
+from pipeline.ahead import buffered
 from pipeline.base import BaseWeights, load_base
 from pipeline.device import cpu_threads, pick_device
 from pipeline.distributed import own_team
@@ -85,9 +86,9 @@ def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, 
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     found = torch.zeros(len(places), base.num_classes)
     mine = range(team.rank, len(batches), team.size)
-    for number in progress(mine, len(mine), f"evaluate {facts['experiment']}", "batches"):
+    reading = buffered((number, (focused.focus(batches[number]), *volumes.rest(batches[number]))) for number in mine)
+    for number, values in progress(reading, len(mine), f"evaluate {facts['experiment']}", "batches"):
         batch = batches[number]
-        values = (focused.focus(batch), *volumes.rest(batch))
         with profile.settled("transfer", device):
             values = tuple(value.to(device) for value in values)
         with profile.settled("network", device), torch.inference_mode():

@@ -3,15 +3,15 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from cache.commit import unchanged_sha256
 from cache.plan import Part
 from pipeline import profile
 from pipeline.transforms import crop_and_flip, resize
-from pipeline.video import file_sha256, read_frames
+from pipeline.video import read_frames
 from pipeline.video_errors import VideoChanged, VideoUnreadable
 from pipeline.workspace import Workspace
 
@@ -49,20 +49,14 @@ def _check_unchanged(path: Path, num_bytes: int, sha256: str) -> None:
     """
     if not path.is_file():
         return
-    stat = path.stat()
-    if stat.st_size != num_bytes:
-        raise VideoChanged(f"{path} has {stat.st_size} bytes, {num_bytes} when it was prepared")
-    if _file_sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) != sha256:
-        raise VideoChanged(f"{path} has other content than when it was prepared")
-
-
-@lru_cache(maxsize=1 << 16)
-def _file_sha256(path: Path, *version: int) -> str:
-    """Read once in a process as long as the file stays the same."""
+    if (size := path.stat().st_size) != num_bytes:
+        raise VideoChanged(f"{path} has {size} bytes, {num_bytes} when it was prepared")
     try:
-        return file_sha256(path)
+        found = unchanged_sha256(path)
     except OSError as error:
         raise VideoUnreadable(f"{path}: {error.strerror}") from error
+    if found != sha256:
+        raise VideoChanged(f"{path} has other content than when it was prepared")
 
 
 def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -64,7 +64,7 @@ class Training:
     batchnorm: Literal["synchronised", "per_process", "frozen"] = "synchronised"
     autocast: bool = False  # bfloat16
     activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
-    loader_workers: int = 0  # processes that read batches ahead; 0 = none
+    loader_workers: int = 0  # processes that read batches ahead; 0 = a thread, one batch ahead
     checkpoint_minutes: float = 15.0
     tensorboard: bool = False  # curves for TensorBoard beside metrics.csv
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cache.commit import file_sha256
 from models.backbones import build, head_names
 from models.checkpoint import WeightsError, load_weights, read_state, state_hash
 from models.i3d import inflate_2d
@@ -19,7 +20,6 @@ from pipeline.isolated import Prober
 from pipeline.plan_counts import Counts, count
 from pipeline.plan_rows import probe_row
 from pipeline.prepare_annotations import read_annotations
-from pipeline.video import file_sha256
 from pipeline.video_errors import VideoError
 from pipeline.workspace import StageError, Workspace
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from cache.commit import file_sha256
 from pipeline.config import Config
 from pipeline.isolated import Prober
 from pipeline.sampling import eval_start, eval_theta, train_clip
-from pipeline.video import EXTENSIONS, VideoError, file_sha256, find_video
+from pipeline.video import EXTENSIONS, VideoError, find_video
 from pipeline.workspace import StageError
 
 

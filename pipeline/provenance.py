@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from cache.commit import write_file
+from cache.commit import file_sha256, write_file
 from pipeline.config import Config
-from pipeline.video import file_sha256
 
 PROJECT = Path(__file__).parents[1]
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "zarr", "h5py", "simplejpeg", "numcodecs", "pandas", "pyarrow")

@@ -19,6 +19,7 @@ from cache.filesystem import check_space
 from models.checkpoint import to_bytes
 from models.shared_batch import tell
 from pipeline import profile
+from pipeline.ahead import buffered
 from pipeline.config import Training
 from pipeline.curves import Curves
 from pipeline.distributed import Team, own_team
@@ -170,7 +171,7 @@ def _dropout_seed(*where: int) -> int:
 
 
 def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: int, device) -> Iterator[Batch]:
-    """Batches of an epoch from `step` on, read ahead by workers, in pinned memory where a GPU takes them."""
+    """Batches of an epoch from `step` on, read ahead by workers or a thread, pinned where a GPU takes them."""
     dataset = Epoch(load, num_clips, training.batch_size, seed, epoch)
     loader = DataLoader(
         dataset,
@@ -179,7 +180,8 @@ def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: in
         num_workers=training.loader_workers,
         pin_memory=device.type == "cuda",
     )
-    for batch, seconds in profile.each("wait", loader):
+    batches = iter(loader) if training.loader_workers else buffered(iter(loader))
+    for batch, seconds in profile.each("wait", batches):
         profile.collect(seconds)
         yield batch
 

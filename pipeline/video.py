@@ -5,7 +5,6 @@ arithmetic. Without a target rate, slot k is the k-th decoded frame.
 """
 
 import errno
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from cache.commit import file_sha256
 from pipeline.container import average_rate, decoded, frame_length, opened, to_rgb
 from pipeline.frame_folder import frame_files, probe_folder, read_frame
 from pipeline.video_errors import (
@@ -214,12 +214,6 @@ def _probe_file(path: Path) -> VideoInfo:
             f"{float(duration):.3f} of {float(promised):.3f} seconds"
         )
     return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a video file, as VideoInfo.sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:

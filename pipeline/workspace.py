@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.commit import file_sha256
+from cache.commit import unchanged_sha256
 from cache.errors import StaleCacheError
 from cache.fingerprint import differences, fingerprint
 from cache.plan import Part, read_plan
@@ -127,5 +127,5 @@ def _sha256(*paths: Path) -> str:
     for path in paths:
         if not path.is_file():
             raise StageError(f"{path}: no such file")
-        digest.update(bytes.fromhex(file_sha256(path)))
+        digest.update(bytes.fromhex(unchanged_sha256(path)))
     return digest.hexdigest()

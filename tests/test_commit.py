@@ -10,7 +10,7 @@ import pytest
 from small_plan import part
 
 from cache import commit
-from cache.commit import locked, read_sealed, seal, write_file, write_once
+from cache.commit import file_sha256, locked, read_sealed, seal, unchanged_sha256, write_file, write_once
 from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageError
 from cache.product import open_product, read_product
 
@@ -323,3 +323,16 @@ def test_todo_of_many_units_is_quick(tmp_path):
 def test_a_part_without_rows(tmp_path):
     product = _product(tmp_path, part(num_videos=0))
     assert product.todo() == [] and product.rows_done().shape == (0,)
+
+
+def test_a_file_that_stays_the_same_is_hashed_once(tmp_path, monkeypatch):
+    path, hashed = tmp_path / "init.pth", []
+    monkeypatch.setattr(commit, "file_sha256", lambda path: hashed.append(path) or file_sha256(path))
+    path.write_bytes(b"one")
+    assert unchanged_sha256(path) == unchanged_sha256(path) == file_sha256(path) and hashed == [path]
+    write_file(path, b"two")  # of the same size
+    os.utime(path, (0, 0))
+    assert unchanged_sha256(path) == file_sha256(path) and len(hashed) == 2
+    path.write_bytes(b"six")  # in place: the time of change tells
+    os.utime(path, (1, 1))
+    assert unchanged_sha256(path) == file_sha256(path) and len(hashed) == 3

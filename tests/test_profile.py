@@ -110,7 +110,8 @@ def test_stages_name_every_phase_and_write_the_same(trained, tiny_run, tmp_path,
     wanted = {
         "saliency": ({"network", "transfer", "encode", "write"}, {"decode", "resize"}),
         "crops": ({"decode", "resize", "encode", "write"}, set()),
-        "train-fusion": ({"decode", "transfer", "network", "write", "wait"}, set()),
+        "train-fusion": ({"transfer", "network", "write", "wait"}, {"decode"}),
+        "evaluate": ({"transfer", "network", "wait"}, {"decode"}),
     }
     for command, (foreground, ahead) in wanted.items():
         options = ["--config", str(tmp_path / "tiny.toml"), "--run", str(trained.path), "--profile"]

@@ -130,7 +130,7 @@ class Part:
         """Frames of a clip, T."""
         return self.settings["num_frames"]
 
-    @property
+    @cached_property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the network's input, the same for every row; (0, 0) in a part without rows."""
         return tuple(int(self.rows[column].iat[0]) for column in _INPUT) if self.num_rows else (0, 0)

@@ -1,6 +1,7 @@
 """Stage 2: every row's box is cut from the source frames as they pass, and goes to HDF5 with the context volumes."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from cache.filesystem import check_folder, check_space
 from cache.mounts import check_locks
 from cache.plan import Part
 from cache.records import Box
+from cache.saliency_store import ZarrStore
 from pipeline import boxes, profile
 from pipeline.base import load_base
 from pipeline.clips import source_frames, video_rows
@@ -133,13 +135,14 @@ def _do_unit(
         stores = take(everything, unit, locks, wait)
         volumes = {name: [] for name in stores}
         skipped = skip_all(part, unit, crashed) if crashed and stores else []
+        seen = _seen(workspace, part, unit, policies) if stores and not crashed else None
         for video_id, rows in video_rows(part, unit) if stores else ():
             if crashed:
                 for name in stores:
                     volumes[name] += [None] * len(rows)
                 continue
             try:
-                found = _cut_video(workspace, part, unit, rows, stores, pixels)
+                found = _cut_video(workspace, part, rows, stores, pixels, seen)
             except VideoError as error:
                 skipped.append(skip(video_id, error))
                 found = {name: [None] * len(rows) for name in stores}
@@ -152,19 +155,19 @@ def _do_unit(
 
 
 def _cut_video(
-    workspace: Workspace, part: Part, unit: int, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels
+    workspace: Workspace, part: Part, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels, seen: "_Seen"
 ) -> dict[str, list[list[bytes]]]:
     """Encoded frames of every store, row and frame of one video; one source frame is alive at a time."""
     clips = [part.clip(row) for row in rows]
-    known = _known_frames(workspace, part, unit, rows)  # refuses a video that has no maps, before its boxes are asked
-    found_boxes = {name: _boxes(workspace, part, rows, name) for name in stores if name != "context"}
+    if any(row not in by_row for by_row in seen.everything() for row in rows):
+        raise FramesDiffer(f"{clips[0].video_id} was left out by saliency")
     encoded = {name: [[b""] * part.num_frames for _ in rows] for name in stores}
     for index, frame, checksum in source_frames(workspace, part, rows):
         for number, clip in enumerate(clips):
             places = [place for place, wanted in enumerate(clip.frame_indices) if wanted == index]
             if not places:
                 continue
-            if known is not None and known[number][places[0]] != checksum:
+            if seen.frames is not None and seen.frames[rows[number]][places[0]] != checksum:
                 raise FramesDiffer(
                     f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
                 )
@@ -176,9 +179,9 @@ def _cut_video(
                     if name == "context":
                         picture = frame_input
                     elif pixels == "input":
-                        picture = cut_input(frame_input, found_boxes[name][number], part.input_size)
+                        picture = cut_input(frame_input, seen.boxes[name][rows[number]], part.input_size)
                     else:
-                        picture = cut_source(frame, clip.theta, found_boxes[name][number], part.input_size)
+                        picture = cut_source(frame, clip.theta, seen.boxes[name][rows[number]], part.input_size)
                 with profile.phase("encode"):
                     (content,) = encode_volume(picture[None], store.codec, store.quality)
                 for place in places:
@@ -186,19 +189,33 @@ def _cut_video(
     return encoded
 
 
-def _boxes(workspace: Workspace, part: Part, rows: list[int], policy: Policy) -> list[Box]:
-    """box_input of a video's rows."""
-    store = open_boxes(workspace, part, load_base(workspace).sha256, policy)
-    return [Box(*map(int, values)) for values in store.read_rows("box_input", np.array(rows))]
+@dataclass(frozen=True)
+class _Seen:
+    """What stage 1 found in the rows of a unit, by row; nothing of the videos that it left out.
+
+    Attributes:
+        boxes: box_input, by policy.
+        frames: CRC-32 of the source frames as it saw them, uint32 (T,); None where it has not run.
+    """
+
+    boxes: dict[str, dict[int, Box]]
+    frames: dict[int, np.ndarray] | None
+
+    def everything(self) -> list[dict]:
+        return [*self.boxes.values(), *([] if self.frames is None else [self.frames])]
 
 
-def _known_frames(workspace: Workspace, part: Part, unit: int, rows: list[int]) -> np.ndarray | None:
-    """CRC-32 of the source frames as stage 1 saw them, uint32 (rows, T); None where it has not run."""
-    base = load_base(workspace)
+def _seen(workspace: Workspace, part: Part, unit: int, policies: tuple[Policy, ...]) -> _Seen:
+    base, boxes = load_base(workspace), {}
+    for policy in policies:
+        values = _by_row(open_boxes(workspace, part, base.sha256, policy), unit, "box_input")
+        boxes[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
     store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
-    record = store.product.done(unit)
-    if record is None:
-        return None
-    if any(entry["video_id"] == part.rows.video_id.iat[rows[0]] for entry in record["skipped"]):
-        raise FramesDiffer(f"{part.rows.video_id.iat[rows[0]]} was left out by saliency")
-    return store.read_rows("frame_crc", np.array(rows))
+    return _Seen(boxes, _by_row(store, unit, "frame_crc") if store.product.done(unit) else None)
+
+
+def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
+    """An array of a unit by row, without the videos that its record names as left out."""
+    failed = {entry["video_id"] for entry in store.product.vouch(unit)["skipped"]}
+    rows = [row for row in store.part.unit_rows(unit) if store.part.video_ids[row] not in failed]
+    return dict(zip(rows, store.read_rows(array, np.array(rows, np.int64)), strict=True))

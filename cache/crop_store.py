@@ -150,24 +150,24 @@ class VolumeStore:
             raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
         self.product.vouch_row(row)
         unit, place = divmod(row, self.part.rows_per_unit)
-        data, offsets, crc32 = self._open(unit)
+        data, offsets, crc32, path = self._open(unit)
         ends = offsets[place * self.num_frames : (place + 1) * self.num_frames + 1]
         try:
             content = data[ends[0] : ends[-1]].tobytes()
         except OSError as error:
-            raise DamagedError(f"{data.file.filename}, row {row}: {error}") from error
+            raise DamagedError(f"{path}, row {row}: {error}") from error
         if zlib.crc32(content) != crc32[place]:
-            raise DamagedError(f"{data.file.filename}, row {row}: CRC32 does not fit")
+            raise DamagedError(f"{path}, row {row}: CRC32 does not fit")
         frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
         for t in range(self.num_frames):
             picture = content[ends[t] - ends[0] : ends[t + 1] - ends[0]]
-            frames[t] = _decode(picture, self.codec, self.size, f"{data.file.filename}, row {row}, frame {t}")
+            frames[t] = _decode(picture, self.codec, self.size, f"{path}, row {row}, frame {t}")
         return frames
 
     def close(self):
         """Close the files this process has open."""
         if self._pid == os.getpid():
-            for data, _, _ in self._files.values():
+            for data, *_ in self._files.values():
                 data.file.close()
         self._files, self._pid = OrderedDict(), os.getpid()
 
@@ -182,7 +182,7 @@ class VolumeStore:
         }
 
     def _open(self, unit: int) -> tuple:
-        """(data, offsets, crc32) of a unit: an open dataset and two arrays in memory."""
+        """(data, offsets, crc32, path) of a unit: an open dataset, two lists in memory, its file's name."""
         if self._pid != os.getpid():  # a fork: the parent's handles are not ours to use or close
             self._files, self._pid = OrderedDict(), os.getpid()
         if unit not in self._files:
@@ -192,7 +192,7 @@ class VolumeStore:
             data, offsets, crc32 = _open_checked(path, self.part.unit_rows(unit), self._attrs)
             if _index_sha256(offsets, crc32) != record.get("index_sha256"):
                 raise DamagedError(f"{path}: its offsets and checksums are not those of its record")
-            self._files[unit] = data, offsets.tolist(), crc32.tolist()
+            self._files[unit] = data, offsets.tolist(), crc32.tolist(), str(path)
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)[1][0].file.close()
         self._files.move_to_end(unit)

@@ -141,6 +141,11 @@ class Part:
         return self.rows.video_id.tolist()
 
     @cached_property
+    def fps(self) -> list[float]:
+        """Frames a second of every local row's video, at the plan's rate."""
+        return self.rows.fps.tolist()
+
+    @cached_property
     def rows_sha256(self) -> str:
         """SHA-256 of the rows' values: independent of the file format and of library versions."""
         digest = hashlib.sha256()

@@ -125,9 +125,11 @@ class ZarrStore:
         for unit in np.unique(rows // self.part.rows_per_unit).tolist():
             self.product.verify(unit, f"arrays.zarr/{name}/")  # checksums of chunks do not see swapped files
         try:
-            if len(rows) == 1:  # plain indexing is twice as fast
-                return np.asarray(array[rows[0] : rows[0] + 1])
-            return np.asarray(array.oindex[rows]) if len(rows) else np.empty((0, *array.shape[1:]), array.dtype)
+            if not len(rows):
+                return np.empty((0, *array.shape[1:]), array.dtype)
+            if (np.diff(rows) == 1).all():  # plain indexing is up to twice as fast
+                return np.asarray(array[rows[0] : rows[-1] + 1])
+            return np.asarray(array.oindex[rows])
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             raise DamagedError(f"{self.product.path / 'arrays.zarr' / name}: {error}") from error
 

@@ -58,7 +58,7 @@ def _do_unit(
         maps = open_maps(workspace, part, base.sha256, policy) if policy in OBJECTIVES else None
         skipped = maps.product.vouch(unit)["skipped"] if maps else []
         failed = {entry["video_id"] for entry in skipped}
-        done = [local for local, row in enumerate(rows) if part.rows.video_id.iat[row] not in failed]
+        done = [local for local, row in enumerate(rows) if part.video_ids[row] not in failed]
         codes = maps.read_rows("codes", np.array([rows[local] for local in done])) if maps else [None] * len(done)
         for local, row_codes in zip(done, codes, strict=True):
             clip = part.clip(rows[local])

@@ -22,7 +22,7 @@ from pipeline.sample_training import TrainingCost, measure_training
 from pipeline.site import here
 from pipeline.workspace import StageError, Workspace
 
-SAMPLED_MINIATURE = 12  # videos of each split that are made where there are none yet
+SAMPLED_MINIATURE = 24  # videos of each split that are made where there are none yet
 
 
 @dataclass(frozen=True)
@@ -70,28 +70,26 @@ def forecast(
         spare, made = Path(spare), 0.0
         if config.data.format == "miniature" and not Path(config.data.videos).is_dir():
             started = time.monotonic()
+            with_miniature(config, spare / "first", 1)  # starts the workers
+            first = time.monotonic()
             config_here, counts = with_miniature(config, spare / "data", SAMPLED_MINIATURE)
-            made = (
-                (time.monotonic() - started)
-                / (2 * SAMPLED_MINIATURE)
-                * (counts.videos("train") + counts.videos("test"))
-            )
+            each = (time.monotonic() - first) / (2 * SAMPLED_MINIATURE)
+            made = first - started + each * (counts.videos("train") + counts.videos("test") - 2)
         else:
             config_here, counts = config, count(config, run_dir)
         base = Workspace(run_dir, config).base_folder / "weights.pt"
         weights = base if base.exists() else None
-        startup, (_, light) = _startup("pipeline.saliency", "pipeline.volumes"), _startup("pipeline.prepare")
+        startup, light = _startup("pipeline.saliency", "pipeline.volumes"), _startup("pipeline.prepare")
         samples, pool = _sample(config_here, counts, seconds / 2, weights)
         videos = [video for sample in samples for video in sample.videos]
         if not videos:
             raise StageError(f"none of the sampled videos can be read: {', '.join(samples[0].failed[:5])}")
         splits = {video.part.split for video in videos}
-        stores = {}
-        for split in splits:
-            own = [video for video in videos if video.part.split == split]
-            stores[split] = measure_stores(config, own, spare / split)
+        own = {split: [video for video in videos if video.part.split == split] for split in splits}
+        measure_stores(config, videos[:1], spare / "first")  # what Zarr, HDF5 and codecs load comes once in a process
+        stores = {split: measure_stores(config, own[split], spare / split) for split in splits}
         costs = _trainings(config, counts, videos, seconds / 2)
-        measured = Measured(config, counts, policies, samples, stores, costs, *startup, pool, made, light)
+        measured = Measured(config, counts, policies, samples, stores, costs, *startup, *light, pool, made)
         return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
 
 

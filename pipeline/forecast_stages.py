@@ -51,8 +51,8 @@ class Measured:
     Attributes:
         config, counts: what is planned. policies: boxes that crops will be asked for.
         samples: one of each process. stores: by split. trainings: by name, see FUSIONS, and "base".
-        startup_seconds, startup_bytes: of a process that has done nothing yet. pool_seconds: to start workers.
-        made_seconds: to generate the miniature; 0 for other data. prepare_bytes: as startup_bytes, of prepare.
+        startup_seconds, startup_bytes: of a process that has done nothing yet. prepare_seconds, prepare_bytes: of that
+            of prepare. pool_seconds: to start workers. made_seconds: to generate the miniature; 0 for other data.
     """
 
     config: Config
@@ -63,9 +63,10 @@ class Measured:
     trainings: dict[str, TrainingCost]
     startup_seconds: float
     startup_bytes: int
+    prepare_seconds: float
+    prepare_bytes: int
     pool_seconds: float
     made_seconds: float = 0.0
-    prepare_bytes: int = 0
 
     @cached_property
     def videos(self) -> list[SampledVideo]:
@@ -113,7 +114,7 @@ class Measured:
         probe = sum(
             counts.videos(split) * self._mean(split, lambda one: one.seconds["probe"]) for split in ("train", "test")
         )
-        seconds = self.startup_seconds + self.made_seconds + probe / config.workers
+        seconds = self.prepare_seconds + self.made_seconds + probe / config.workers
         files = PREPARED + 2 * len(counts.parts)
         return self._stage("prepare", videos, files, size, seconds, self.prepare_bytes, config.workers)
 
@@ -128,9 +129,10 @@ class Measured:
         decode = self._mean("train", lambda one: one.seconds["decode"])
         resize = self._mean("train", lambda one: one.seconds["resize"] / max(one.slots, 1))
         length = config.clips.num_frames
-        load, reading, held = decode * min(1, (frames + length) / 2 / frames) + resize * length, 0.0, 0
+        crop = self._mean("train", lambda one: one.seconds["crop"] / len(one.rows))
+        load, reading, held = decode * min(1, (frames + length) / 2 / frames) + resize * length + crop, 0.0, 0
         if base.in_memory:
-            load, reading = 0.0, videos * (decode + resize * frames) / config.workers + self.pool_seconds
+            load, reading = crop, videos * (decode + resize * frames) / config.workers + self.pool_seconds
             held = round(videos * frames * config.clips.resized_side**2 * 3)
         seconds = self.startup_seconds + reading + self._training_seconds(base, cost, videos, load)
         size, files = self._model(cost, base.epochs)
@@ -153,6 +155,7 @@ class Measured:
         # a thread decodes ahead of the network; that helps where it finds a core of its own
         ahead = not on_cpu or len(os.sched_getaffinity(0)) >= 2 * workers * self.config.saliency.threads
         search = max(sample.box_seconds for sample in self.samples)
+        search += np.mean([stores.map_seconds for stores in self.stores.values()])
         seconds = self._makespan(unit, workers) + len(looks) * sum(
             part.num_rows * search + len(part.units) * self._cost(part.split, "boxes").write_seconds
             for part in self.counts.parts
@@ -230,10 +233,11 @@ class Measured:
         return StageForecast(name, rows, files, by_codec, float(seconds), round(memory), processes)
 
     def _training_seconds(self, training: Training, cost: TrainingCost, videos: int, load: float) -> float:
-        """Of all epochs; batches are read ahead where there are loader workers."""
+        """Of all epochs. Batches are read ahead, which costs no time where a GPU computes or workers have own cores."""
         batch, readers = min(training.batch_size, videos), training.loader_workers
         loading = load * batch
-        step = max(cost.step_seconds, loading / readers) if readers else cost.step_seconds + loading
+        shares = not readers and pick_device(self.config).type == "cpu"  # one thread reads on the network's cores
+        step = cost.step_seconds + loading if shares else max(cost.step_seconds, loading / max(readers, 1))
         return training.epochs * (step * videos / batch + cost.save_seconds)  # the last batch may be a short one
 
     def _model(self, cost: TrainingCost, epochs: int) -> tuple[int, int]:

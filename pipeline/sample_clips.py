@@ -42,7 +42,7 @@ class SampledVideo:
 
     Attributes:
         row: of videos.csv. part: all planned rows. rows: the local rows that were looked at and cut.
-        seconds: probe, decode, resize (all planned rows); theta, cut, and encoding by (product, codec) (of `rows`).
+        seconds: probe, decode, resize (all planned rows); crop, theta, cut, and encoding by (product, codec).
         slots: distinct frames of all planned rows.
         clips: V_in of `rows`, uint8 (R, T, H_in, W_in, 3). crc: uint32 (R, T).
         maps: objective to [(codes, scale)]; empty where there was no time for the network. logits: (R, T_out, C).
@@ -121,7 +121,7 @@ def _decode(config: Config, prober: Prober, video_id: str, split: str, sample: S
     if isinstance(found, tuple):
         sample.failed.append(video_id)
         return
-    seconds = {"probe": time.perf_counter() - started, "decode": 0.0, "resize": 0.0}
+    seconds = {"probe": time.perf_counter() - started, "decode": 0.0, "resize": 0.0, "crop": 0.0}
     row = {"video_id": video_id, "split": split, **found}
     count = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
     table = plan_rows(config, pd.DataFrame([row]), split, range(count))
@@ -146,7 +146,8 @@ def _decode(config: Config, prober: Prober, video_id: str, split: str, sample: S
     except VideoError:
         sample.failed.append(video_id)
         return
-    volumes = [crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta) for clip in clips]
+    with _clock(seconds, "crop"):
+        volumes = [crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta) for clip in clips]
     checks = np.array([[crc[i] for i in clip.frame_indices] for clip in clips], np.uint32)
     sample.videos.append(SampledVideo(row, part, rows, seconds, slots, np.stack(volumes), checks))
 

@@ -51,11 +51,12 @@ class StoreCost:
 class SampledStores:
     """Costs by ("base",), ("maps", objective), ("boxes",), ("context", codec), ("crops", codec).
 
-    `read_seconds`: of one volume, by codec. `plan_bytes`: of one part's files.
+    `read_seconds`: of one volume, by codec. `map_seconds`: to read one stored map. `plan_bytes`: of one part's files.
     """
 
     costs: dict
     read_seconds: dict[str, float]
+    map_seconds: float
     plan_bytes: int
 
 
@@ -69,9 +70,9 @@ def measure_stores(config: Config, videos: list[SampledVideo], folder: Path) -> 
     part, looked = _part(config, videos), [video for video in videos if video.logits is not None]
     plan = write_part(folder, part)
     plan_bytes = sum(path.stat().st_size for path in (plan, plan.with_suffix(".parquet")))
-    costs, read_seconds = {}, {}
+    costs, read_seconds, map_seconds = {}, {}, 0.0
     if looked:
-        costs |= _arrays(config, looked, folder)
+        costs, map_seconds = _arrays(config, looked, folder)
     for codec in CODECS:
         workspace = Workspace(folder, _with_codec(config, codec))
         stores = {"context": open_context(workspace, part)}
@@ -84,7 +85,7 @@ def measure_stores(config: Config, videos: list[SampledVideo], folder: Path) -> 
         for row in range(part.num_rows):
             stores["crops"].volume(row)
         read_seconds[codec] = (time.perf_counter() - started) / part.num_rows
-    return SampledStores(costs, read_seconds, plan_bytes)
+    return SampledStores(costs, read_seconds, map_seconds, plan_bytes)
 
 
 def _part(config: Config, videos: list[SampledVideo]) -> Part:
@@ -94,22 +95,26 @@ def _part(config: Config, videos: list[SampledVideo]) -> Part:
     return Part(f"part-000-{split}", split, rows, len(videos[0].rows), len(videos), clip_settings(config))
 
 
-def _arrays(config: Config, videos: list[SampledVideo], folder: Path) -> dict:
-    """base, maps (the mean of all objectives) and boxes."""
+def _arrays(config: Config, videos: list[SampledVideo], folder: Path) -> tuple[dict, float]:
+    """Costs of base, maps and boxes; seconds to read one map."""
     part, workspace = _part(config, videos), Workspace(folder, config)
     logits = np.concatenate([video.logits for video in videos])
     store = open_base(workspace, part, WEIGHTS, *logits.shape[1:])
     crc = np.concatenate([video.crc for video in videos])
     values = {"logits": logits, "entropy": logits.mean((1, 2)), "frame_crc": crc}
-    costs = {("base",): _commit(store, values)}
+    costs, map_seconds = {("base",): _commit(store, values)}, 0.0
     for name in config.saliency.objectives:
         codes, scale = zip(*(one for video in videos for one in video.maps[name]), strict=True)
         values = {"codes": np.stack(codes), "scale": np.array(scale, np.float32)}
-        costs["maps", name] = _commit(open_maps(workspace, part, WEIGHTS, name), values)
+        maps = open_maps(workspace, part, WEIGHTS, name)
+        costs["maps", name] = _commit(maps, values)
+        started = time.perf_counter()
+        maps.read_all("codes")
+        map_seconds = (time.perf_counter() - started) / part.num_rows
     boxes = np.random.default_rng(0).integers(0, part.input_size[0], (part.num_rows, 4)).astype(np.int32)
     share = boxes[:, 0].astype(np.float32) / 100
     values = {"box_input": boxes, "box_source": 2 * boxes, "saliency_share": share}
-    return costs | {("boxes",): _commit(open_boxes(workspace, part, WEIGHTS, "random"), values)}
+    return costs | {("boxes",): _commit(open_boxes(workspace, part, WEIGHTS, "random"), values)}, map_seconds
 
 
 def _commit(store: ZarrStore | VolumeStore, values, row_bytes: float | None = None, num_frames: int = 0) -> StoreCost:

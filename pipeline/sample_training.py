@@ -15,13 +15,15 @@ from pipeline.config import Config, Training
 from pipeline.device import pick_device
 from pipeline.memory import held_bytes, peak_bytes, reset_peak
 
+STEPS = 200
+
 
 @dataclass(frozen=True)
 class TrainingCost:
     """What one training takes.
 
     Attributes:
-        step_seconds: of a whole batch. forward_seconds, forward_bytes: of one clip, in eval mode.
+        step_seconds: of a whole batch. forward_seconds, forward_bytes: of one clip of a batch, in eval mode.
         memory: peak bytes of the process.
         weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and hash a checkpoint.
         exact: a whole batch was timed; otherwise parts of it, and time and memory follow the line through them.
@@ -46,7 +48,7 @@ def measure_training(
         training: the recipe.
         clips: uint8 (N, T, H, W, 3) of this training's length T; repeated until they fill a batch.
         classes: number of them.
-        seconds: for all of it, about; at least two steps of one clip are made.
+        seconds: for all of it, about: up to STEPS of a whole batch. At least two steps of one clip are made.
     """
     device, started = pick_device(config), time.monotonic()
     before = held_bytes()
@@ -80,20 +82,24 @@ def measure_training(
                 break
             step(size)  # the first of a size is slower
         reset_peak()
-        times, repeats = [step(size)], 5 if size == training.batch_size else 2
-        while len(times) < repeats and time.monotonic() - started + times[-1] < seconds:
+        times, whole = [step(size)], size == training.batch_size
+        while len(times) < (STEPS if whole else 2) and time.monotonic() - started + times[-1] < seconds:
             times.append(step(size))
-        # whatever else runs here makes a step longer, never shorter
-        taken = float(np.median(times)) if size == training.batch_size else min(times)
-        points.append((size, taken, max(peak_bytes() - held, 0)))
+        # a machine is now faster, now slower, and so it will be then; parts of a batch only show how time grows
+        points.append((size, float(np.mean(times)) if whole else min(times), max(peak_bytes() - held, 0)))
     if device.type == "cuda":  # what is scarce there
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
     with torch.no_grad():
-        begun, held_now = time.perf_counter(), held_bytes()
+        held_now = held_bytes()
         reset_peak()
         network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
-        forward, forward_bytes = time.perf_counter() - begun, max(peak_bytes() - held_now, 0)
+        forward_bytes = max(peak_bytes() - held_now, 0)
+        batch = np.resize(clips, (points[-1][0], *clips.shape[1:]))
+        for _ in range(2):  # the first of a size is slower
+            begun = time.perf_counter()
+            network(as_input(torch.from_numpy(batch), device)).cpu()
+            forward = (time.perf_counter() - begun) / len(batch)
     weights = to_bytes({name: value.cpu() for name, value in network.state_dict().items()})
     begun = time.perf_counter()
     checkpoint = to_bytes({"network": network.state_dict(), "optimiser": optimiser.state_dict()})

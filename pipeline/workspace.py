@@ -96,11 +96,11 @@ class Workspace:
 
     def frame_times(self, part: Part, row: int) -> np.ndarray:
         """Seconds of the frames of a clip, counted from the video's first frame: float64 (T,)."""
-        return np.array(part.clip(row).frame_indices) / part.rows.fps.iat[row]
+        return np.array(part.clip(row).frame_indices) / part.fps[row]
 
     def targets(self, part: Part, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Labels of clips: of their videos, float32 (B, C), and of their frames, float32 (B, T, C)."""
-        ids = [part.rows.video_id.iat[row] for row in rows]
+        ids = [part.video_ids[row] for row in rows]
         frames = [
             self.annotations.frame_targets(video_id, self.frame_times(part, row))
             for video_id, row in zip(ids, rows, strict=True)

@@ -39,7 +39,7 @@ def _sizes(run_dir, stage: str) -> list[int]:
 @pytest.fixture(scope="module")
 def before(tiny_run, tmp_path_factory):
     """The forecast as it is before anything ran: the same config, a run folder that is not there."""
-    return forecast(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=600)
+    return forecast(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=30)
 
 
 def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
@@ -64,7 +64,7 @@ def test_the_other_codec_is_within_a_tenth_as_well(looked, before):
 
 def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
     files = {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}
-    found = forecast(tiny_copy.config, tiny_copy.path, seconds=600)
+    found = forecast(tiny_copy.config, tiny_copy.path, seconds=30)
     assert found.counts.planned and not any("random weights" in note for note in found.notes)
     (stage,) = (stage for stage in found.stages if stage.stage == "saliency")
     assert stage.bytes["png"] == pytest.approx(sum(_sizes(tiny_copy.path, "saliency")), rel=0.1)
@@ -100,7 +100,7 @@ def test_the_miniature_is_planned_before_it_is_made(tmp_path):
         data={"videos": str(tmp_path / "data"), "annotations": (str(tmp_path / "a"), str(tmp_path / "b"))},
         workers=1,
     )
-    found = forecast(config, tmp_path / "run", seconds=600)
+    found = forecast(config, tmp_path / "run", seconds=12)
     rows = {stage.stage: stage.rows for stage in found.stages}
     assert rows["prepare"] == 24 + 12 and rows["saliency"] == 24 * 2 + 12 * 2
     assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
@@ -138,7 +138,7 @@ def test_units_of_a_part_and_what_the_last_worker_ends():
     part = PartSize("train", 5, 3, 2)
     assert part.units == [2, 2, 1] and part.num_rows == 15
     counts = plan_counts.Counts([part, PartSize("test", 1, 9, 2)], 0, 3, 0, 0, {}, False)
-    measured = Measured(None, counts, (), [], {}, {}, 1.0, 0, 10.0)
+    measured = Measured(None, counts, (), [], {}, {}, 1.0, 0, 1.0, 0, 10.0)
     seconds = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
     assert measured._makespan(seconds, 1) == 1 + 8 + 8 + 4 + 5
     assert measured._makespan(seconds, 2) == 1 + 10 + 13  # 8 and 4 | 8 and 5

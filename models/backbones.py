@@ -4,7 +4,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import video as torchvision_video
 
 from models.activation_checkpointing import through
 from models.i3d import IMAGENET_MEAN, IMAGENET_STD, resnet50_i3d, small_i3d
@@ -32,6 +31,8 @@ def build(name: Name, num_classes: int, **options) -> nn.Module:
         return resnet50_i3d(num_classes, **options)
     if name not in get_args(Name):
         raise ValueError(f"backbone {name!r} is not one of {', '.join(get_args(Name))}")
+    from torchvision.models import video as torchvision_video  # more than a second that every other stage is spared
+
     network = getattr(torchvision_video, name)(weights=None, num_classes=num_classes, **options)
     if name == "s3d":
         return PerTime(network, ("features",), "classifier", KINETICS_MEAN, KINETICS_STD)

@@ -7,7 +7,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.ops import StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class BatchShare:
 
 def share_dropout(network: nn.Module) -> None:
     """Let dropout and stochastic depth, in place, draw for the whole batch: the same whoever holds which clip."""
+    from torchvision.ops import StochasticDepth  # loads for more than a second, see backbones.py
+
     _replace(network, (nn.Dropout, StochasticDepth), SharedDropout)
 
 
@@ -59,7 +60,7 @@ def _replace(network: nn.Module, kind, new) -> None:
 class SharedDropout(nn.Module):
     """Draws what `dropout`, a layer without state, draws for the whole batch, and applies it to its own clips."""
 
-    def __init__(self, dropout: nn.Dropout | StochasticDepth):
+    def __init__(self, dropout: nn.Module):
         super().__init__()
         self.dropout, self.share = dropout, None
 

@@ -12,7 +12,7 @@ from models.checkpoint import to_bytes
 from models.i3d import as_input
 from models.losses import charades_loss
 from pipeline.config import Config, Training
-from pipeline.device import pick_device
+from pipeline.device import cpu_threads, pick_device
 from pipeline.memory import held_bytes, peak_bytes, reset_peak
 
 STEPS = 200
@@ -90,7 +90,7 @@ def measure_training(
     if device.type == "cuda":  # what is scarce there
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), cpu_threads(device, config.saliency.threads):  # as `evaluate` does
         held_now = held_bytes()
         reset_peak()
         network(as_input(torch.from_numpy(clips[:1]), device)).cpu()

@@ -1,5 +1,8 @@
 """Backbones: one interface, logits at every time step, the published state names."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torchvision.models import video as torchvision_video
@@ -80,3 +83,12 @@ def test_names_of_the_classifier():
 def test_unknown_backbone_is_refused():
     with pytest.raises(ValueError, match="'c3d' is not one of small_i3d, "):
         build("c3d", 5)
+
+
+def test_stages_do_not_load_torchvision_for_our_own_networks():
+    """It loads for longer than everything else of a stage does."""
+    code = (
+        "import sys, pipeline.saliency, pipeline.crops, pipeline.train_fusion, pipeline.evaluate; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "pipeline.evaluate" in loaded and "torchvision" not in loaded

@@ -2,10 +2,13 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from models.backbones import build
 from models.checkpoint import to_bytes
@@ -14,6 +17,7 @@ from models.losses import charades_loss
 from pipeline.config import Config, Training
 from pipeline.device import cpu_threads, pick_device
 from pipeline.memory import held_bytes, peak_bytes, reset_peak
+from pipeline.training import Batch, fit
 
 STEPS = 200
 
@@ -82,11 +86,14 @@ def measure_training(
                 break
             step(size)  # the first of a size is slower
         reset_peak()
-        times, whole = [step(size)], size == training.batch_size
-        while len(times) < (STEPS if whole else 2) and time.monotonic() - started + times[-1] < seconds:
+        times = [step(size)]
+        if size < training.batch_size and time.monotonic() - started + times[-1] < seconds:
             times.append(step(size))
-        # a machine is now faster, now slower, and so it will be then; parts of a batch only show how time grows
-        points.append((size, float(np.mean(times)) if whole else min(times), max(peak_bytes() - held, 0)))
+        points.append((size, min(times), max(peak_bytes() - held, 0)))
+    if points[-1][0] == training.batch_size:
+        left = seconds - (time.monotonic() - started)
+        steps = min(max(round(left / points[-1][1]), 1), STEPS)
+        points[-1] = training.batch_size, _trained(network, training, clips, classes, device, steps), points[-1][2]
     if device.type == "cuda":  # what is scarce there
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
@@ -111,6 +118,25 @@ def measure_training(
     memory = max(held + memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
     exact = points[-1][0] == training.batch_size
     return TrainingCost(step_seconds, forward, forward_bytes, round(memory), len(weights), len(checkpoint), save, exact)
+
+
+def _trained(network, training: Training, clips: np.ndarray, classes: int, device: torch.device, steps: int) -> float:
+    """Seconds of a step in the training loop itself, the mean of some: now and then, a machine is slower."""
+
+    def load(epoch: int, numbers: list[int]) -> Batch:
+        volumes = np.stack([clips[number % len(clips)] for number in numbers])
+        shape = len(numbers), clips.shape[1], classes
+        return torch.from_numpy(volumes), torch.zeros(shape[0], classes), torch.zeros(shape)
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        logits = network(as_input(batch[0], device)).float()
+        return charades_loss(logits, *batch[1:], training.video_loss_weight)
+
+    one = replace(training, epochs=1, loader_workers=0, tensorboard=False)
+    with TemporaryDirectory(prefix="plan-") as folder:
+        started = time.perf_counter()
+        fit(network, load, steps * training.batch_size, loss, one, Path(folder), 0, device, "plan, training")
+        return (time.perf_counter() - started) / steps
 
 
 def _sizes(batch: int) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
 from cache.filesystem import free_space
 from pipeline.config import Config
@@ -16,6 +17,7 @@ from pipeline.device import pick_device
 from pipeline.forecast_stages import Measured, StageForecast
 from pipeline.plan_counts import Counts, count, with_miniature
 from pipeline.policies import Policy
+from pipeline.rehearsal import rehearse
 from pipeline.sample_clips import Sample, SampledVideo, measure
 from pipeline.sample_stores import measure_stores
 from pipeline.sample_training import TrainingCost, measure_training
@@ -80,16 +82,20 @@ def forecast(
         base = Workspace(run_dir, config).base_folder / "weights.pt"
         weights = base if base.exists() else None
         startup, light = _startup("pipeline.saliency", "pipeline.volumes"), _startup("pipeline.prepare")
-        samples, pool = _sample(config_here, counts, seconds / 2, weights)
+        samples, pool = _sample(config_here, counts, 0.3 * seconds, weights)
         videos = [video for sample in samples for video in sample.videos]
         if not videos:
             raise StageError(f"none of the sampled videos can be read: {', '.join(samples[0].failed[:5])}")
         splits = {video.part.split for video in videos}
         own = {split: [video for video in videos if video.part.split == split] for split in splits}
-        measure_stores(config, videos[:1], spare / "first")  # what Zarr, HDF5 and codecs load comes once in a process
         stores = {split: measure_stores(config, own[split], spare / split) for split in splits}
-        costs = _trainings(config, counts, videos, seconds / 2)
-        measured = Measured(config, counts, policies, samples, stores, costs, *startup, *light, pool, made)
+        costs = _trainings(config, counts, videos, 0.4 * seconds)
+        row = float(np.mean([sample.row_seconds for sample in samples if sample.row_seconds] or [0.0]))
+        rehearsed = rehearse(config_here, counts, videos, row, weights, policies, spare / "rehearsal", 0.3 * seconds)
+        started = time.monotonic()
+        get_reusable_executor().shutdown(wait=True)
+        pool += time.monotonic() - started
+        measured = Measured(config, counts, policies, samples, stores, costs, rehearsed, *startup, *light, pool, made)
         return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
 
 

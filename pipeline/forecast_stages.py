@@ -1,7 +1,5 @@
 """Each stage's rows, files, bytes, seconds and memory, scaled up from what a sample took."""
 
-import heapq
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +9,13 @@ import numpy as np
 from pipeline.config import OBJECTIVES, Config, Training, to_toml
 from pipeline.device import pick_device
 from pipeline.metrics import submission
-from pipeline.plan_counts import Counts, PartSize
+from pipeline.plan_counts import Counts, makespan
 from pipeline.policies import Policy
+from pipeline.rehearsal import FUSIONS, Rehearsed
 from pipeline.sample_clips import CODECS, Sample, SampledVideo
 from pipeline.sample_stores import SampledStores, StoreCost
 from pipeline.sample_training import TrainingCost
 
-FUSIONS = ("late", "concat")  # what `train-fusion` trains when nothing else is said
 PREPARED = 7  # config.toml, videos.csv, skipped.csv, labels.csv, classes.txt, and two locks
 MODEL_FILES = 5  # beside checkpoints: weights, what it was made from, provenance, metrics, lock
 MODEL_TEXT = 6500  # bytes of those of them that are text
@@ -51,6 +49,7 @@ class Measured:
     Attributes:
         config, counts: what is planned. policies: boxes that crops will be asked for.
         samples: one of each process. stores: by split. trainings: by name, see FUSIONS, and "base".
+        rehearsed: stages 1 and 2, and what trainings read.
         startup_seconds, startup_bytes: of a process that has done nothing yet. prepare_seconds, prepare_bytes: of that
             of prepare. pool_seconds: to start workers. made_seconds: to generate the miniature; 0 for other data.
     """
@@ -61,6 +60,7 @@ class Measured:
     samples: list[Sample]
     stores: dict[str, SampledStores]
     trainings: dict[str, TrainingCost]
+    rehearsed: Rehearsed
     startup_seconds: float
     startup_bytes: int
     prepare_seconds: float
@@ -112,7 +112,7 @@ class Measured:
             size += self.stores[own[0].part.split].plan_bytes
             size += (part.num_rows - rows) * PLAN_ROW + (part.num_videos - len(own)) * PLAN_VIDEO
         probe = sum(
-            counts.videos(split) * self._mean(split, lambda one: one.seconds["probe"]) for split in ("train", "test")
+            counts.videos(split) * self._mean(split, lambda one: one.probe_seconds) for split in ("train", "test")
         )
         seconds = self.prepare_seconds + self.made_seconds + probe / config.workers
         files = PREPARED + 2 * len(counts.parts)
@@ -125,16 +125,13 @@ class Measured:
             late = self.trainings.get("late")
             size = late.weights_bytes if late else 0
             return self._stage("train-base", 0, 3, size, self.startup_seconds, self.startup_bytes + 4 * size, 1)
-        frames = self._mean("train", lambda one: one.row["num_frames"])
-        decode = self._mean("train", lambda one: one.seconds["decode"])
-        resize = self._mean("train", lambda one: one.seconds["resize"] / max(one.slots, 1))
-        length = config.clips.num_frames
-        crop = self._mean("train", lambda one: one.seconds["crop"] / len(one.rows))
-        load, reading, held = decode * min(1, (frames + length) / 2 / frames) + resize * length + crop, 0.0, 0
+        reading, held = 0.0, 0
         if base.in_memory:
-            load, reading = crop, videos * (decode + resize * frames) / config.workers + self.pool_seconds
+            reading = self.pool_seconds + videos / config.workers * self.rehearsed.hold
+            frames = self._mean("train", lambda one: one.row["num_frames"])
             held = round(videos * frames * config.clips.resized_side**2 * 3)
-        seconds = self.startup_seconds + reading + self._training_seconds(base, cost, videos, load)
+        training = self._training_seconds(base, cost, videos, self.rehearsed.base_load)
+        seconds = self.startup_seconds + reading + training
         size, files = self._model(cost, base.epochs)
         return self._stage("train-base", base.epochs * videos, files, size, seconds, cost.memory + held, 1)
 
@@ -142,24 +139,9 @@ class Measured:
         looks = self.config.saliency.objectives
         keys = [("base",), *(("maps", name) for name in looks), *[("boxes",)] * len(looks)]
         size, files = (sum(values) for values in zip(*(self._stored(*key) for key in keys), strict=True))
-        row = np.mean([sample.row_seconds for sample in self.samples if sample.row_seconds])
-
-        def unit(part: PartSize, videos: int) -> float:
-            video = self._mean(part.split, lambda one: one.seconds["decode"] + one.seconds["resize"])
-            writing = sum(self._cost(part.split, *key).write_seconds for key in keys if key != ("boxes",))
-            looking = part.rows_per_video * row
-            return videos * (max(video, looking) if ahead else video + looking) + writing
-
         on_cpu = pick_device(self.config).type == "cpu"
         workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts)) if on_cpu else 1
-        # a thread decodes ahead of the network; that helps where it finds a core of its own
-        ahead = not on_cpu or len(os.sched_getaffinity(0)) >= 2 * workers * self.config.saliency.threads
-        search = max(sample.box_seconds for sample in self.samples)
-        search += np.mean([stores.map_seconds for stores in self.stores.values()])
-        seconds = self._makespan(unit, workers) + len(looks) * sum(
-            part.num_rows * search + len(part.units) * self._cost(part.split, "boxes").write_seconds
-            for part in self.counts.parts
-        )
+        seconds = self._working(workers, self.rehearsed.saliency)
         side, rows = self.config.clips.input_side, self._unit_rows()
         memory = max(sample.look_bytes for sample in self.samples) + 4 * rows * side**2 * len(looks)
         return self._stage("saliency", self.counts.rows("train", "test"), files, size, seconds, memory, workers)
@@ -171,28 +153,13 @@ class Measured:
             stored = [self._stored("context", codec), *[self._stored("crops", codec)] * len(self.policies)]
             stored += [self._stored("boxes")] * len(searched)
             size[codec], files = (sum(values) for values in zip(*stored, strict=True))
-        codec = self.config.crops.codec
-
-        def unit(part: PartSize, videos: int) -> float:
-            def row(one: SampledVideo) -> float:
-                twice = one.seconds["cut"] + one.seconds["crops", codec]
-                return (one.seconds["theta"] + one.seconds["context", codec] + len(self.policies) * twice) / len(
-                    one.rows
-                )
-
-            each = self._mean(part.split, lambda one: one.seconds["decode"]) + part.rows_per_video * self._mean(
-                part.split, row
-            )
-            writing = self._cost(part.split, "context", codec).write_seconds
-            return videos * each + writing * (1 + len(self.policies))
-
         workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts))
         unit_bytes = self._unit_rows() * max(
             self._cost("train", name, codec).row_bytes for name in ("context", "crops")
         )
         memory = max(sample.cut_bytes for sample in self.samples) + round(unit_bytes) * (3 + len(self.policies))
         rows = self.counts.rows("train", "test")
-        return self._stage("crops", rows, files, size, self._makespan(unit, workers), memory, workers)
+        return self._stage("crops", rows, files, size, self._working(workers, self.rehearsed.crops), memory, workers)
 
     def _fusion(self) -> StageForecast:
         videos, fusion, seconds, size, files = (
@@ -203,8 +170,8 @@ class Measured:
             0,
         )
         costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
-        for cost, volumes in zip(costs, (1, 2), strict=False):
-            seconds += self._training_seconds(fusion, cost, videos, volumes * self._read_seconds())
+        for name, cost in zip(FUSIONS, costs, strict=False):
+            seconds += self._training_seconds(fusion, cost, videos, self.rehearsed.load[name])
             size, files = (a + b for a, b in zip((size, files), self._model(cost, fusion.epochs), strict=True))
         memory = max((cost.memory for cost in costs), default=self.startup_bytes)
         rows = len(costs) * fusion.epochs * videos
@@ -214,8 +181,8 @@ class Measured:
         rows, videos = self.counts.rows("test"), self.counts.videos("test")
         costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
         seconds = self.startup_seconds + sum(
-            rows * (cost.forward_seconds + volumes * self._read_seconds())
-            for cost, volumes in zip(costs, (1, 2), strict=False)
+            rows * (cost.forward_seconds + self.rehearsed.load[name])
+            for name, cost in zip(FUSIONS, costs, strict=False)
         )
         scores = np.random.default_rng(0).random((1, self.counts.num_classes), np.float32)
         own = len(submission(["A0000"], scores)) * videos + self.counts.class_bytes + RESULT_TEXT
@@ -245,18 +212,11 @@ class Measured:
         kept = min(2, epochs)
         return cost.weights_bytes + kept * cost.checkpoint_bytes + MODEL_TEXT, MODEL_FILES + kept
 
-    def _read_seconds(self) -> float:
-        return float(np.mean([stores.read_seconds[self.config.crops.codec] for stores in self.stores.values()]))
-
     def _unit_rows(self) -> int:
         """Rows of the largest unit."""
         return max(part.rows_per_video * part.units[0] for part in self.counts.parts)
 
-    def _makespan(self, unit_seconds: Callable[[PartSize, int], float], workers: int) -> float:
-        """Until the last worker has done its last unit, when each takes the next one as it becomes free."""
-        free = [0.0] * workers
-        for part in self.counts.parts:
-            known = {videos: unit_seconds(part, videos) for videos in set(part.units)}
-            for videos in part.units:
-                heapq.heappush(free, heapq.heappop(free) + known[videos])
-        return self.startup_seconds + max(free) + (self.pool_seconds if workers > 1 else 0)
+    def _working(self, workers: int, row_seconds: float) -> float:
+        """Of a stage that works through the units, so many seconds a row."""
+        last = makespan(self.counts.parts, workers, lambda part, videos: videos * part.rows_per_video * row_seconds)
+        return self.startup_seconds + last + (self.pool_seconds if workers > 1 else 0)

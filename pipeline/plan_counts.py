@@ -1,6 +1,8 @@
 """How many rows and units a run has: by its plan where there is one, by annotations and files before that."""
 
+import heapq
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +35,20 @@ class PartSize:
         """Videos of each unit."""
         whole, rest = divmod(self.num_videos, self.videos_per_unit)
         return [self.videos_per_unit] * whole + [rest] * bool(rest)
+
+
+def makespan(parts: list[PartSize], workers: int, cost: Callable[[PartSize, int], float]) -> float:
+    """When the last worker has done its last unit, where each takes the next one as it becomes free.
+
+    Args:
+        cost: of a unit of this part with so many videos.
+    """
+    free = [0.0] * workers
+    for part in parts:
+        known = {videos: cost(part, videos) for videos in set(part.units)}
+        for videos in part.units:
+            heapq.heappush(free, heapq.heappop(free) + known[videos])
+    return max(free)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
-"""A few real clips of the user's own videos, through decoder, network, box search and codecs, with a clock beside them.
+"""A few real clips of the user's own videos, through decoder, network, box search and codecs: bytes and memory.
 
 The functions are those of stages 1 and 2, and so are the bytes; nothing is written here.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +36,11 @@ ROWS = 4  # of each sampled video; decoding is timed for all of its planned rows
 
 @dataclass
 class SampledVideo:
-    """What one video took: seconds by what they were spent on, for all planned rows or for those in `rows`.
+    """One video that was decoded, looked at and cut.
 
     Attributes:
         row: of videos.csv. part: all planned rows. rows: the local rows that were looked at and cut.
-        seconds: probe, decode, resize (all planned rows); crop, theta, cut, and encoding by (product, codec).
-        slots: distinct frames of all planned rows.
+        probe_seconds: to decode it whole, as `prepare` does.
         clips: V_in of `rows`, uint8 (R, T, H_in, W_in, 3). crc: uint32 (R, T).
         maps: objective to [(codes, scale)]; empty where there was no time for the network. logits: (R, T_out, C).
         encoded: (product, codec) to the frames of each row.
@@ -52,8 +49,7 @@ class SampledVideo:
     row: dict
     part: Part
     rows: list[int]
-    seconds: dict = field(default_factory=dict)
-    slots: int = 0
+    probe_seconds: float
     clips: np.ndarray | None = None
     crc: np.ndarray | None = None
     maps: dict = field(default_factory=dict)
@@ -67,7 +63,7 @@ class Sample:
 
     Attributes:
         videos: those that could be read. failed: ids of those that could not.
-        row_seconds: of the network with its backward passes, a row. box_seconds: of a box search.
+        row_seconds: of the network with its backward passes, a row.
         look_bytes, cut_bytes: peak memory of stages 1 and 2 without what a unit holds.
         entered: time.time() when the process began.
     """
@@ -75,7 +71,6 @@ class Sample:
     videos: list[SampledVideo]
     failed: list[str]
     row_seconds: float = 0.0
-    box_seconds: float = 0.0
     look_bytes: int = 0
     cut_bytes: int = 0
     entered: float = 0.0
@@ -121,7 +116,7 @@ def _decode(config: Config, prober: Prober, video_id: str, split: str, sample: S
     if isinstance(found, tuple):
         sample.failed.append(video_id)
         return
-    seconds = {"probe": time.perf_counter() - started, "decode": 0.0, "resize": 0.0, "crop": 0.0}
+    probe_seconds = time.perf_counter() - started
     row = {"video_id": video_id, "split": split, **found}
     count = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
     table = plan_rows(config, pd.DataFrame([row]), split, range(count))
@@ -129,27 +124,18 @@ def _decode(config: Config, prober: Prober, video_id: str, split: str, sample: S
     rows = sorted({place * count // min(ROWS, count) for place in range(min(ROWS, count))})
     clips = [part.clip(number) for number in rows]
     needed = {index for clip in clips for index in clip.frame_indices}
-    resized, crc, slots = {}, {}, 0
+    resized, crc = {}, {}
     try:
-        frames = source_frames(Workspace(Path(), config), part, list(range(count)))
-        while True:
-            with _clock(seconds, "decode"):
-                found = next(frames, None)
-            if found is None:
-                break
-            index, frame, checksum = found
-            with _clock(seconds, "resize"):
-                small = resize(frame, clips[0].theta.resized_size)
-            slots += 1
+        for index, frame, checksum in source_frames(Workspace(Path(), config), part, list(range(count))):
+            small = resize(frame, clips[0].theta.resized_size)
             if index in needed:
                 resized[index], crc[index] = small, checksum
     except VideoError:
         sample.failed.append(video_id)
         return
-    with _clock(seconds, "crop"):
-        volumes = [crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta) for clip in clips]
+    volumes = [crop_and_flip(np.stack([resized[i] for i in clip.frame_indices]), clip.theta) for clip in clips]
     checks = np.array([[crc[i] for i in clip.frame_indices] for clip in clips], np.uint32)
-    sample.videos.append(SampledVideo(row, part, rows, seconds, slots, np.stack(volumes), checks))
+    sample.videos.append(SampledVideo(row, part, rows, probe_seconds, np.stack(volumes), checks))
 
 
 def _look(config: Config, sample: Sample, weights: Path | None, classes: int, device, deadline: float) -> None:
@@ -203,35 +189,22 @@ def _batch(config: Config, network, clips: np.ndarray, classes: int, device) -> 
 
 def _cut(config: Config, video: SampledVideo, sample: Sample) -> None:
     """Cut and encode the kept clips of a video as stage 2 does, in both codecs, where the first objective looks."""
-    clips, boxes, started = [video.part.clip(row) for row in video.rows], [], time.perf_counter()
+    clips, boxes = [video.part.clip(row) for row in video.rows], []
     maps = next(iter(video.maps.values()), None)
     for number, clip in enumerate(clips):
         looks = maps is not None and bool(maps[number][0].any())
         policy = config.saliency.objectives[0] if looks else "random"
         boxes.append(find_box(config, clip, policy, maps[number][0] if looks else None)[0])
-    sample.box_seconds = max(sample.box_seconds, (time.perf_counter() - started) / len(clips))
     names = [(product, codec) for product in ("context", "crops") for codec in CODECS]
     video.encoded = {name: [[b""] * video.part.num_frames for _ in clips] for name in names}
-    video.seconds |= dict.fromkeys(["theta", "cut", *names], 0.0)
     for index, frame, _ in source_frames(Workspace(Path(), config), video.part, video.rows):
         for number, clip in enumerate(clips):
             if index not in clip.frame_indices:
                 continue
-            with _clock(video.seconds, "theta"):
-                pictures = {"context": apply_theta(frame, clip.theta)}
-            with _clock(video.seconds, "cut"):
-                pictures["crops"] = cut_source(frame, clip.theta, boxes[number], video.part.input_size)
+            pictures = {"context": apply_theta(frame, clip.theta)}
+            pictures["crops"] = cut_source(frame, clip.theta, boxes[number], video.part.input_size)
             for product, codec in names:
-                with _clock(video.seconds, (product, codec)):
-                    (content,) = encode_volume(pictures[product][None], codec, config.crops.quality)
+                (content,) = encode_volume(pictures[product][None], codec, config.crops.quality)
                 for place, wanted in enumerate(clip.frame_indices):
                     if wanted == index:
                         video.encoded[product, codec][number][place] = content
-
-
-@contextmanager
-def _clock(seconds: dict, name) -> Iterator[None]:
-    """Add the time spent inside to seconds[name]."""
-    started = time.perf_counter()
-    yield
-    seconds[name] += time.perf_counter() - started

@@ -1,6 +1,5 @@
 """What the stores make of sampled rows: bytes and files of a unit, written by the stores into a spare run."""
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ class StoreCost:
 
     Attributes:
         row_bytes: of data. data_files: of a unit. record_bytes: of a unit's commit record.
-        part_bytes, part_files: of what describes the product. write_seconds: to write and commit one unit.
+        part_bytes, part_files: of what describes the product.
         num_frames: of a volume; 0 for a Zarr store, whose files hold nothing but data.
     """
 
@@ -33,7 +32,6 @@ class StoreCost:
     record_bytes: int
     part_bytes: int
     part_files: int
-    write_seconds: float
     num_frames: int = 0
 
     def of_unit(self, num_rows: int) -> float:
@@ -51,12 +49,10 @@ class StoreCost:
 class SampledStores:
     """Costs by ("base",), ("maps", objective), ("boxes",), ("context", codec), ("crops", codec).
 
-    `read_seconds`: of one volume, by codec. `map_seconds`: to read one stored map. `plan_bytes`: of one part's files.
+    `plan_bytes`: of one part's files.
     """
 
     costs: dict
-    read_seconds: dict[str, float]
-    map_seconds: float
     plan_bytes: int
 
 
@@ -70,9 +66,9 @@ def measure_stores(config: Config, videos: list[SampledVideo], folder: Path) -> 
     part, looked = _part(config, videos), [video for video in videos if video.logits is not None]
     plan = write_part(folder, part)
     plan_bytes = sum(path.stat().st_size for path in (plan, plan.with_suffix(".parquet")))
-    costs, read_seconds, map_seconds = {}, {}, 0.0
+    costs = {}
     if looked:
-        costs, map_seconds = _arrays(config, looked, folder)
+        costs |= _arrays(config, looked, folder)
     for codec in CODECS:
         workspace = Workspace(folder, _with_codec(config, codec))
         stores = {"context": open_context(workspace, part)}
@@ -81,11 +77,7 @@ def measure_stores(config: Config, videos: list[SampledVideo], folder: Path) -> 
             rows = [row for video in videos for row in video.encoded[product, codec]]
             size = sum(len(frame) for row in rows for frame in row) / len(rows)
             costs[product, codec] = _commit(store, rows, size, part.num_frames)
-        started = time.perf_counter()
-        for row in range(part.num_rows):
-            stores["crops"].volume(row)
-        read_seconds[codec] = (time.perf_counter() - started) / part.num_rows
-    return SampledStores(costs, read_seconds, map_seconds, plan_bytes)
+    return SampledStores(costs, plan_bytes)
 
 
 def _part(config: Config, videos: list[SampledVideo]) -> Part:
@@ -95,35 +87,29 @@ def _part(config: Config, videos: list[SampledVideo]) -> Part:
     return Part(f"part-000-{split}", split, rows, len(videos[0].rows), len(videos), clip_settings(config))
 
 
-def _arrays(config: Config, videos: list[SampledVideo], folder: Path) -> tuple[dict, float]:
-    """Costs of base, maps and boxes; seconds to read one map."""
+def _arrays(config: Config, videos: list[SampledVideo], folder: Path) -> dict:
+    """Costs of base, maps and boxes."""
     part, workspace = _part(config, videos), Workspace(folder, config)
     logits = np.concatenate([video.logits for video in videos])
     store = open_base(workspace, part, WEIGHTS, *logits.shape[1:])
     crc = np.concatenate([video.crc for video in videos])
     values = {"logits": logits, "entropy": logits.mean((1, 2)), "frame_crc": crc}
-    costs, map_seconds = {("base",): _commit(store, values)}, 0.0
+    costs = {("base",): _commit(store, values)}
     for name in config.saliency.objectives:
         codes, scale = zip(*(one for video in videos for one in video.maps[name]), strict=True)
         values = {"codes": np.stack(codes), "scale": np.array(scale, np.float32)}
-        maps = open_maps(workspace, part, WEIGHTS, name)
-        costs["maps", name] = _commit(maps, values)
-        started = time.perf_counter()
-        maps.read_all("codes")
-        map_seconds = (time.perf_counter() - started) / part.num_rows
+        costs["maps", name] = _commit(open_maps(workspace, part, WEIGHTS, name), values)
     boxes = np.random.default_rng(0).integers(0, part.input_size[0], (part.num_rows, 4)).astype(np.int32)
     share = boxes[:, 0].astype(np.float32) / 100
     values = {"box_input": boxes, "box_source": 2 * boxes, "saliency_share": share}
-    return costs | {("boxes",): _commit(open_boxes(workspace, part, WEIGHTS, "random"), values)}, map_seconds
+    return costs | {("boxes",): _commit(open_boxes(workspace, part, WEIGHTS, "random"), values)}
 
 
 def _commit(store: ZarrStore | VolumeStore, values, row_bytes: float | None = None, num_frames: int = 0) -> StoreCost:
     """Write unit 0, then look at what lies on disk."""
     product = store.product
-    started = time.perf_counter()
     with product.lock(0):
         store.write_unit(0, values)
-    seconds = time.perf_counter() - started
     files = [path for path in product.path.rglob("*") if path.is_file()]
     data = [path for path in files if path.parent.name == "volumes" or "c" in path.relative_to(product.path).parts]
     record = product.path / "done" / "000000.json"
@@ -132,7 +118,7 @@ def _commit(store: ZarrStore | VolumeStore, values, row_bytes: float | None = No
     if row_bytes is None:
         row_bytes = sum(path.stat().st_size for path in data) / store.part.num_rows
     part_bytes = sum(path.stat().st_size for path in rest)
-    return StoreCost(row_bytes, len(data), record.stat().st_size, part_bytes, len(rest), seconds, num_frames)
+    return StoreCost(row_bytes, len(data), record.stat().st_size, part_bytes, len(rest), num_frames)
 
 
 def _with_codec(config: Config, codec: str) -> Config:

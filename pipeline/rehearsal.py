@@ -1,0 +1,173 @@
+"""The stages themselves on a few videos, in a spare run, with all workers at work: what a row costs them."""
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cache.plan import Part, write_part
+from models.backbones import build
+from models.checkpoint import load_weights
+from pipeline import crops, saliency
+from pipeline.base import count_out_frames, load_base
+from pipeline.config import Config
+from pipeline.device import pick_device
+from pipeline.plan_counts import Counts, PartSize, makespan
+from pipeline.policies import Policy
+from pipeline.sample_clips import SampledVideo
+from pipeline.train_base import BaseClips
+from pipeline.trained import write_trained
+from pipeline.volumes import Volumes
+from pipeline.workspace import Workspace, clip_settings
+
+FUSIONS = ("late", "concat")
+LOADED = 64  # clips at most, to time how a training reads
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """Seconds of a worker.
+
+    Attributes:
+        saliency, crops: of a row, everything that its stage does included.
+        hold: of a training video that train-base reads to hold it in memory; 0 where it does not.
+        base_load, load: of a clip that a training reads: of train-base, and of train-fusion by fusion.
+    """
+
+    saliency: float
+    crops: float
+    hold: float
+    base_load: float
+    load: dict[str, float]
+
+
+def rehearse(
+    config: Config,
+    counts: Counts,
+    videos: list[SampledVideo],
+    row_seconds: float,
+    weights: Path | None,
+    policies: tuple[Policy, ...],
+    folder: Path,
+    seconds: float,
+) -> Rehearsed:
+    """Run stages 1 and 2 on one video of each split, which starts workers and loads libraries; then on more, timed.
+
+    Args:
+        videos: the sampled ones.
+        row_seconds: of the network, about.
+        weights: of a trained Base; None for random ones.
+        policies: boxes that `crops` will be asked for.
+        folder: an empty one, for runs that nobody keeps.
+        seconds: for all of it, about; the videos are in the proportion of the splits, at least one of each.
+    """
+    with _quiet():
+        for name, chosen in (
+            ("first", _few(counts, videos, 0.0)),
+            ("run", _few(counts, videos, seconds / _cost(videos, row_seconds))),
+        ):
+            workspace, parts = _spare_run(config, counts, chosen, weights, folder / name)
+            looked = _timed(lambda: saliency.run(config, workspace.path, use_labels=True))  # noqa: B023
+            cut = _timed(lambda: crops.run(config, workspace.path, policies))  # noqa: B023
+        looking = config.workers if pick_device(config).type == "cpu" else 1
+        hold, base_load = _base_reading(config, workspace)
+        return Rehearsed(
+            looked / makespan(parts, looking, lambda part, count: count * part.rows_per_video),
+            cut / makespan(parts, config.workers, lambda part, count: count * part.rows_per_video),
+            hold,
+            base_load,
+            {fusion: _fusion_reading(config, workspace, fusion, policies[0]) for fusion in FUSIONS},
+        )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the stages' progress and warnings, which are about videos that nobody asked to be done."""
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _cost(videos: list[SampledVideo], row_seconds: float) -> float:
+    """Seconds that one video will take in both stages, about; decoding it twice and more."""
+    return float(np.mean([3 * video.probe_seconds + len(video.part.rows) * row_seconds for video in videos]))
+
+
+def _few(counts: Counts, videos: list[SampledVideo], number: float) -> list[SampledVideo]:
+    """About so many videos, in the proportion that the splits have, at least one of each."""
+    chosen = []
+    for split in dict.fromkeys(video.part.split for video in videos):
+        own = [video for video in videos if video.part.split == split]
+        share = counts.videos(split) / max(sum(counts.videos(one) for one in ("train", "test")), 1)
+        chosen += own[: max(1, int(number * share))]
+    return chosen
+
+
+def _spare_run(
+    config: Config, counts: Counts, videos: list[SampledVideo], weights: Path | None, folder: Path
+) -> tuple[Workspace, list[PartSize]]:
+    """A prepared run of these videos, without labels, with a Base."""
+    workspace, parts = Workspace(folder, config), []
+    for number, split in enumerate(dict.fromkeys(video.part.split for video in videos)):
+        own = [video.part for video in videos if video.part.split == split]
+        per_unit = min(config.clips.videos_per_unit, math.ceil(len(own) / config.workers))
+        parts.append(PartSize(split, len(own), len(own[0].rows), per_unit))
+        rows = pd.concat([part.rows for part in own], ignore_index=True)
+        name, settings = f"part-{number:03d}-{split}", clip_settings(config)
+        write_part(folder, Part(name, split, rows, parts[-1].rows_per_video, per_unit, settings))
+    lines = [f"{video.row['video_id']},{video.part.split},,,\n" for video in videos]
+    (folder / "labels.csv").write_text("video_id,split,start,end,label\n" + "".join(lines))
+    (folder / "classes.txt").write_text("".join(f"{number}\n" for number in range(counts.num_classes)))
+    network = build(config.base.network, counts.num_classes)
+    if weights:
+        load_weights(network, weights)
+    frames = count_out_frames(network, config.clips.num_frames, config.clips.input_side)
+    facts = {"num_classes": counts.num_classes, "out_frames": frames}
+    write_trained(workspace.base_folder / "base.json", network.state_dict(), facts)
+    return workspace, parts
+
+
+def _base_reading(config: Config, workspace: Workspace) -> tuple[float, float]:
+    """Seconds of a worker to hold a training video in memory, and to make a clip of train-base."""
+    videos = sum(part.num_videos for part in workspace.parts_of("train"))
+    if not videos or not config.base.epochs:
+        return 0.0, 0.0
+    started = time.perf_counter()
+    clips = BaseClips(workspace)
+    held = (time.perf_counter() - started) / math.ceil(videos / config.workers)
+    count = min(videos, LOADED)
+    clips.load(0, [0])
+    loading = _timed(lambda: clips.load(0, list(range(count)))) / count
+    return held if config.base.in_memory else 0.0, loading
+
+
+def _fusion_reading(config: Config, workspace: Workspace, fusion: str, policy: Policy) -> float:
+    """Seconds to read a clip of a fusion, in the order of a training: at random."""
+    split = workspace.parts[0].split
+    volumes = Volumes(workspace, load_base(workspace), split, fusion, policy, "source")
+    places = [place for rows in volumes.places().values() for place in rows]
+    order = np.random.default_rng(0).permutation(len(places))[:LOADED]
+    batches = [
+        [places[number] for number in order[first : first + config.fusion.batch_size]]
+        for first in range(0, len(order), config.fusion.batch_size)
+    ]
+    if not places:
+        return 0.0  # none of the videos could be cut
+    volumes.load(batches[0])
+    return _timed(lambda: [volumes.load(batch) for batch in batches]) / len(order)

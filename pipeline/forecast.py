@@ -92,9 +92,7 @@ def forecast(
         costs = _trainings(config, counts, videos, 0.4 * seconds)
         row = float(np.mean([sample.row_seconds for sample in samples if sample.row_seconds] or [0.0]))
         rehearsed = rehearse(config_here, counts, videos, row, weights, policies, spare / "rehearsal", 0.3 * seconds)
-        started = time.monotonic()
-        get_reusable_executor().shutdown(wait=True)
-        pool += time.monotonic() - started
+        pool += _end_workers()
         measured = Measured(config, counts, policies, samples, stores, costs, rehearsed, *startup, *light, pool, made)
         return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
 
@@ -108,10 +106,18 @@ def _sample(config: Config, counts: Counts, seconds: float, weights: Path | None
         columns = [candidates[number::workers] for candidates in counts.candidates.values()]
         longest = max(map(len, columns))
         jobs.append([column[row] for row in range(longest) for column in columns if row < len(column)])
+    _end_workers()  # those that made videos: starting is a part of what is measured
     started = time.time()
     calls = (delayed(here(measure))(config, own, seconds, weights, counts.num_classes) for own in jobs)
     samples = Parallel(n_jobs=workers)(calls)
     return samples, max(sample.entered for sample in samples) - started
+
+
+def _end_workers() -> float:
+    """Seconds until the worker processes, where there are any, have ended."""
+    started = time.monotonic()
+    get_reusable_executor().shutdown(wait=True)
+    return time.monotonic() - started
 
 
 def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], seconds: float) -> dict[str, TrainingCost]:

@@ -17,6 +17,7 @@ from pipeline.device import pick_device
 from pipeline.forecast_stages import Measured, StageForecast
 from pipeline.plan_counts import Counts, count, with_miniature
 from pipeline.policies import Policy
+from pipeline.prepare_annotations import read_annotations
 from pipeline.rehearsal import rehearse
 from pipeline.sample_clips import Sample, SampledVideo, measure
 from pipeline.sample_stores import measure_stores
@@ -79,9 +80,11 @@ def forecast(
             made = first - started + each * (counts.videos("train") + counts.videos("test") - 2)
         else:
             config_here, counts = config, count(config, run_dir)
+        labels = _labels_seconds(config_here, run_dir)
         base = Workspace(run_dir, config).base_folder / "weights.pt"
         weights = base if base.exists() else None
         startup, light = _startup("pipeline.saliency", "pipeline.volumes"), _startup("pipeline.prepare")
+        training, _ = _startup("pipeline.train_fusion", "torch._dynamo")  # the optimiser loads that
         samples, pool = _sample(config_here, counts, 0.3 * seconds, weights)
         videos = [video for sample in samples for video in sample.videos]
         if not videos:
@@ -93,7 +96,9 @@ def forecast(
         row = float(np.mean([sample.row_seconds for sample in samples if sample.row_seconds] or [0.0]))
         rehearsed = rehearse(config_here, counts, videos, row, weights, policies, spare / "rehearsal", 0.3 * seconds)
         pool += _end_workers()
-        measured = Measured(config, counts, policies, samples, stores, costs, rehearsed, *startup, *light, pool, made)
+        measured = Measured(
+            config, counts, policies, samples, stores, costs, rehearsed, *startup, *light, training, labels, pool, made
+        )
         return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
 
 
@@ -133,6 +138,15 @@ def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], secon
         own = seconds / len(trainings)
         found[name] = measure_training(config, replace(training, batch_size=batch), volumes, counts.num_classes, own)
     return found
+
+
+def _labels_seconds(config: Config, run_dir: Path) -> float:
+    started = time.monotonic()
+    if (run_dir / "labels.csv").exists():
+        _ = Workspace(run_dir, config).annotations
+    else:
+        read_annotations(config)
+    return time.monotonic() - started
 
 
 def _startup(*modules: str) -> tuple[float, int]:

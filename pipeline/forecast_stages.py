@@ -51,7 +51,8 @@ class Measured:
         samples: one of each process. stores: by split. trainings: by name, see FUSIONS, and "base".
         rehearsed: stages 1 and 2, and what trainings read.
         startup_seconds, startup_bytes: of a process that has done nothing yet. prepare_seconds, prepare_bytes: of that
-            of prepare. pool_seconds: to start workers. made_seconds: to generate the miniature; 0 for other data.
+            of prepare; training_seconds: of that of a training. labels_seconds: to read the labels. pool_seconds: to
+            start and to end workers. made_seconds: to generate the miniature; 0 for other data.
     """
 
     config: Config
@@ -65,6 +66,8 @@ class Measured:
     startup_bytes: int
     prepare_seconds: float
     prepare_bytes: int
+    training_seconds: float
+    labels_seconds: float
     pool_seconds: float
     made_seconds: float = 0.0
 
@@ -115,6 +118,7 @@ class Measured:
             counts.videos(split) * self._mean(split, lambda one: one.probe_seconds) for split in ("train", "test")
         )
         seconds = self.prepare_seconds + self.made_seconds + probe / config.workers
+        seconds += 2 * self.labels_seconds  # they are written as well
         files = PREPARED + 2 * len(counts.parts)
         return self._stage("prepare", videos, files, size, seconds, self.prepare_bytes, config.workers)
 
@@ -131,7 +135,7 @@ class Measured:
             frames = self._mean("train", lambda one: one.row["num_frames"])
             held = round(videos * frames * config.clips.resized_side**2 * 3)
         training = self._training_seconds(base, cost, videos, self.rehearsed.base_load)
-        seconds = self.startup_seconds + reading + training
+        seconds = self.training_seconds + self.labels_seconds + reading + training
         size, files = self._model(cost, base.epochs)
         return self._stage("train-base", base.epochs * videos, files, size, seconds, cost.memory + held, 1)
 
@@ -141,7 +145,7 @@ class Measured:
         size, files = (sum(values) for values in zip(*(self._stored(*key) for key in keys), strict=True))
         on_cpu = pick_device(self.config).type == "cpu"
         workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts)) if on_cpu else 1
-        seconds = self._working(workers, self.rehearsed.saliency)
+        seconds = self._working(workers, self.rehearsed.saliency) + self.rehearsed.saliency_first
         side, rows = self.config.clips.input_side, self._unit_rows()
         memory = max(sample.look_bytes for sample in self.samples) + 4 * rows * side**2 * len(looks)
         return self._stage("saliency", self.counts.rows("train", "test"), files, size, seconds, memory, workers)
@@ -159,13 +163,14 @@ class Measured:
         )
         memory = max(sample.cut_bytes for sample in self.samples) + round(unit_bytes) * (3 + len(self.policies))
         rows = self.counts.rows("train", "test")
-        return self._stage("crops", rows, files, size, self._working(workers, self.rehearsed.crops), memory, workers)
+        seconds = self._working(workers, self.rehearsed.crops) + self.rehearsed.crops_first
+        return self._stage("crops", rows, files, size, seconds, memory, workers)
 
     def _fusion(self) -> StageForecast:
         videos, fusion, seconds, size, files = (
             self.counts.videos("train"),
             self.config.fusion,
-            self.startup_seconds,
+            self.training_seconds + self.labels_seconds,
             0,
             0,
         )
@@ -180,8 +185,9 @@ class Measured:
     def _evaluate(self) -> StageForecast:
         rows, videos = self.counts.rows("test"), self.counts.videos("test")
         costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
-        seconds = self.startup_seconds + sum(
-            rows * (cost.forward_seconds + self.rehearsed.load[name])
+        seconds = self.startup_seconds + self.labels_seconds
+        seconds += sum(
+            cost.start_seconds + rows * (cost.forward_seconds + self.rehearsed.load[name])
             for name, cost in zip(FUSIONS, costs, strict=False)
         )
         scores = np.random.default_rng(0).random((1, self.counts.num_classes), np.float32)
@@ -205,7 +211,8 @@ class Measured:
         loading = load * batch
         shares = not readers and pick_device(self.config).type == "cpu"  # one thread reads on the network's cores
         step = cost.step_seconds + loading if shares else max(cost.step_seconds, loading / max(readers, 1))
-        return training.epochs * (step * videos / batch + cost.save_seconds)  # the last batch may be a short one
+        epochs = training.epochs * (step * videos / batch + cost.save_seconds)  # the last batch may be a short one
+        return cost.start_seconds + epochs + cost.save_seconds  # then the weights are saved
 
     def _model(self, cost: TrainingCost, epochs: int) -> tuple[int, int]:
         """(bytes, files) of a trained model; its last two checkpoints stay."""

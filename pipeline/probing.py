@@ -1,5 +1,6 @@
 """Every annotated video is decoded once, whole, by somebody: what it is, or why it cannot be used."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -50,14 +51,23 @@ def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engi
     jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
     if engine.is_here:
         with _prober(config) as prober:
+            there = _names(Path(config.data.videos))
+            # of what has no file there is nothing to decode, and a thread would take longer to be told so
+            yield from (_probe_one(config, prober, *job) for job in jobs if job[0] not in there)
             yield from Parallel(n_jobs=config.workers, return_as="generator_unordered", prefer="threads")(
-                delayed(_probe_one)(config, prober, *job) for job in jobs
+                delayed(_probe_one)(config, prober, *job) for job in jobs if job[0] in there
             )
         return
     blocks = [tuple(jobs[first : first + BLOCK]) for first in range(0, len(jobs), BLOCK)]
     with shown(run_dir, Path(config.data.videos)) as site:
         for _, found in results(partial(_probe_block, config, site), blocks, 1, engine):
             yield from found
+
+
+def _names(root: Path) -> set[str]:
+    """Names in a folder, with and without extension."""
+    names = os.listdir(root)
+    return {*names, *(name.rpartition(".")[0] for name in names)}
 
 
 def _probe_block(config: Config, site: Site, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:

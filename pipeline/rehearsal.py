@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,16 @@ class Rehearsed:
     """Seconds of a worker.
 
     Attributes:
-        saliency, crops: of a row, everything that its stage does included.
+        saliency, crops: of a row, everything that its stage does included. saliency_first, crops_first: of a stage on
+            top of that, until its workers have loaded what they need.
         hold: of a training video that train-base reads to hold it in memory; 0 where it does not.
         base_load, load: of a clip that a training reads: of train-base, and of train-fusion by fusion.
     """
 
     saliency: float
     crops: float
+    saliency_first: float
+    crops_first: float
     hold: float
     base_load: float
     load: dict[str, float]
@@ -68,23 +72,29 @@ def rehearse(
         folder: an empty one, for runs that nobody keeps.
         seconds: for all of it, about; the videos are in the proportion of the splits, at least one of each.
     """
+    looking = config.workers if pick_device(config).type == "cpu" else 1
     with _quiet():
-        for name, chosen in (
-            ("first", _few(counts, videos, 0.0)),
-            ("run", _few(counts, videos, seconds / _cost(videos, row_seconds))),
-        ):
-            workspace, parts = _spare_run(config, counts, chosen, weights, folder / name)
-            looked = _timed(lambda: saliency.run(config, workspace.path, use_labels=True))  # noqa: B023
-            cut = _timed(lambda: crops.run(config, workspace.path, policies))  # noqa: B023
-        looking = config.workers if pick_device(config).type == "cpu" else 1
+        looked, cut = [], []  # (seconds, rows of the worker that ends last) of both rounds
+        for number in (0.0, seconds / _cost(videos, row_seconds)):
+            spare = folder / str(len(looked))
+            workspace, parts = _spare_run(config, counts, _few(counts, videos, number), weights, spare)
+            spent = _timed(partial(saliency.run, config, spare, use_labels=True))
+            looked.append((spent, makespan(parts, looking, _rows)))
+            cut.append((_timed(partial(crops.run, config, spare, policies)), makespan(parts, config.workers, _rows)))
+        (row, first), (cut_row, cut_first) = (_rate(*rounds) for rounds in (looked, cut))
         hold, base_load = _base_reading(config, workspace)
-        return Rehearsed(
-            looked / makespan(parts, looking, lambda part, count: count * part.rows_per_video),
-            cut / makespan(parts, config.workers, lambda part, count: count * part.rows_per_video),
-            hold,
-            base_load,
-            {fusion: _fusion_reading(config, workspace, fusion, policies[0]) for fusion in FUSIONS},
-        )
+        load = {fusion: _fusion_reading(config, workspace, fusion, policies[0]) for fusion in FUSIONS}
+    return Rehearsed(row, cut_row, first, cut_first, hold, base_load, load)
+
+
+def _rows(part: PartSize, videos: int) -> int:
+    return videos * part.rows_per_video
+
+
+def _rate(first: tuple[float, float], then: tuple[float, float]) -> tuple[float, float]:
+    """Seconds a row, from the second round, and what the first one took beyond that."""
+    each = then[0] / then[1]
+    return each, max(0.0, first[0] - each * first[1])
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cache.commit import write_file
 from models.backbones import build
 from models.checkpoint import to_bytes
 from models.i3d import as_input
@@ -29,7 +30,8 @@ class TrainingCost:
     Attributes:
         step_seconds: of a whole batch. forward_seconds, forward_bytes: of one clip of a batch, in eval mode.
         memory: peak bytes of the process.
-        weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and hash a checkpoint.
+        weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and write a checkpoint. start_seconds: to
+            build the network, and of its first step beyond what a step takes.
         exact: a whole batch was timed; otherwise parts of it, and time and memory follow the line through them.
     """
 
@@ -40,6 +42,7 @@ class TrainingCost:
     weights_bytes: int
     checkpoint_bytes: int
     save_seconds: float
+    start_seconds: float
     exact: bool
 
 
@@ -76,6 +79,7 @@ def measure_training(
         return time.perf_counter() - begun
 
     step(1)
+    start = time.monotonic() - started
     held, points = held_bytes(), []  # (clips, seconds, memory beyond what is held) of every size tried
     for size in _sizes(training.batch_size):
         if points:
@@ -90,10 +94,17 @@ def measure_training(
         if size < training.batch_size and time.monotonic() - started + times[-1] < seconds:
             times.append(step(size))
         points.append((size, min(times), max(peak_bytes() - held, 0)))
+    start -= points[0][1]
+    with TemporaryDirectory(prefix="plan-") as folder:
+        begun = time.perf_counter()
+        checkpoint = to_bytes({"network": network.state_dict(), "optimiser": optimiser.state_dict()})
+        write_file(Path(folder) / hashlib.sha256(checkpoint).hexdigest(), checkpoint)
+        save = time.perf_counter() - begun
     if points[-1][0] == training.batch_size:
         left = seconds - (time.monotonic() - started)
         steps = min(max(round(left / points[-1][1]), 1), STEPS)
-        points[-1] = training.batch_size, _trained(network, training, clips, classes, device, steps), points[-1][2]
+        taken = max(_trained(network, training, clips, classes, device, steps) - save, 0.0) / steps
+        points.append((training.batch_size, taken, points.pop()[2]))
     if device.type == "cuda":  # what is scarce there
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
@@ -108,20 +119,17 @@ def measure_training(
             network(as_input(torch.from_numpy(batch), device)).cpu()
             forward = (time.perf_counter() - begun) / len(batch)
     weights = to_bytes({name: value.cpu() for name, value in network.state_dict().items()})
-    begun = time.perf_counter()
-    checkpoint = to_bytes({"network": network.state_dict(), "optimiser": optimiser.state_dict()})
-    hashlib.sha256(checkpoint).hexdigest()
-    save = time.perf_counter() - begun
     step_seconds, memory = (
         _extended([(point[0], point[kind]) for point in points], training.batch_size) for kind in (1, 2)
     )
     memory = max(held + memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
     exact = points[-1][0] == training.batch_size
-    return TrainingCost(step_seconds, forward, forward_bytes, round(memory), len(weights), len(checkpoint), save, exact)
+    sizes = len(weights), len(checkpoint)
+    return TrainingCost(step_seconds, forward, forward_bytes, round(memory), *sizes, save, max(start, 0.0), exact)
 
 
 def _trained(network, training: Training, clips: np.ndarray, classes: int, device: torch.device, steps: int) -> float:
-    """Seconds of a step in the training loop itself, the mean of some: now and then, a machine is slower."""
+    """Seconds of some steps, and of a checkpoint, in the training loop itself."""
 
     def load(epoch: int, numbers: list[int]) -> Batch:
         volumes = np.stack([clips[number % len(clips)] for number in numbers])
@@ -136,7 +144,7 @@ def _trained(network, training: Training, clips: np.ndarray, classes: int, devic
     with TemporaryDirectory(prefix="plan-") as folder:
         started = time.perf_counter()
         fit(network, load, steps * training.batch_size, loss, one, Path(folder), 0, device, "plan, training")
-        return (time.perf_counter() - started) / steps
+        return time.perf_counter() - started
 
 
 def _sizes(batch: int) -> list[int]:

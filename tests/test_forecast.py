@@ -138,7 +138,7 @@ def test_units_of_a_part_and_what_the_last_worker_ends():
     part = PartSize("train", 5, 3, 2)
     assert part.units == [2, 2, 1] and part.num_rows == 15
     counts = plan_counts.Counts([part, PartSize("test", 1, 9, 2)], 0, 3, 0, 0, {}, False)
-    measured = Measured(None, counts, (), [], {}, {}, None, 1.0, 0, 1.0, 0, 10.0)
+    measured = Measured(None, counts, (), [], {}, {}, None, 1.0, 0, 1.0, 0, 1.0, 0.0, 10.0)
     cost = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
     assert makespan(counts.parts, 1, cost) == 8 + 8 + 4 + 5
     assert makespan(counts.parts, 2, cost) == 13  # 8 and 4 | 8 and 5

@@ -1,15 +1,16 @@
 """plan: what every stage will take on this machine, scaled up from a timed sample of the user's own videos."""
 
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
 
 from cache.filesystem import free_space
 from pipeline.config import Config
@@ -18,7 +19,7 @@ from pipeline.forecast_stages import Measured, StageForecast
 from pipeline.plan_counts import Counts, count, with_miniature
 from pipeline.policies import Policy
 from pipeline.prepare_annotations import read_annotations
-from pipeline.rehearsal import rehearse
+from pipeline.rehearsal import end_workers, rehearse
 from pipeline.sample_clips import Sample, SampledVideo, measure
 from pipeline.sample_stores import measure_stores
 from pipeline.sample_training import TrainingCost, measure_training
@@ -95,7 +96,6 @@ def forecast(
         costs = _trainings(config, counts, videos, 0.4 * seconds)
         row = float(np.mean([sample.row_seconds for sample in samples if sample.row_seconds] or [0.0]))
         rehearsed = rehearse(config_here, counts, videos, row, weights, policies, spare / "rehearsal", 0.3 * seconds)
-        pool += _end_workers()
         measured = Measured(
             config, counts, policies, samples, stores, costs, rehearsed, *startup, *light, training, labels, pool, made
         )
@@ -111,18 +111,11 @@ def _sample(config: Config, counts: Counts, seconds: float, weights: Path | None
         columns = [candidates[number::workers] for candidates in counts.candidates.values()]
         longest = max(map(len, columns))
         jobs.append([column[row] for row in range(longest) for column in columns if row < len(column)])
-    _end_workers()  # those that made videos: starting is a part of what is measured
+    end_workers()  # those that made videos: starting is a part of what is measured
     started = time.time()
     calls = (delayed(here(measure))(config, own, seconds, weights, counts.num_classes) for own in jobs)
     samples = Parallel(n_jobs=workers)(calls)
     return samples, max(sample.entered for sample in samples) - started
-
-
-def _end_workers() -> float:
-    """Seconds until the worker processes, where there are any, have ended."""
-    started = time.monotonic()
-    get_reusable_executor().shutdown(wait=True)
-    return time.monotonic() - started
 
 
 def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], seconds: float) -> dict[str, TrainingCost]:
@@ -136,7 +129,9 @@ def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], secon
     for name, (training, volumes) in trainings.items():
         batch = min(training.batch_size, counts.videos("train"))
         own = seconds / len(trainings)
-        found[name] = measure_training(config, replace(training, batch_size=batch), volumes, counts.num_classes, own)
+        job = config, replace(training, batch_size=batch), volumes[:batch], counts.num_classes, own
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:  # as a training is
+            found[name] = fresh.submit(here(measure_training), *job).result()
     return found
 
 

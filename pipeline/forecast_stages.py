@@ -11,7 +11,7 @@ from pipeline.device import pick_device
 from pipeline.metrics import submission
 from pipeline.plan_counts import Counts, makespan
 from pipeline.policies import Policy
-from pipeline.rehearsal import FUSIONS, Rehearsed
+from pipeline.rehearsal import FUSIONS, Rate, Rehearsed
 from pipeline.sample_clips import CODECS, Sample, SampledVideo
 from pipeline.sample_stores import SampledStores, StoreCost
 from pipeline.sample_training import TrainingCost
@@ -52,7 +52,7 @@ class Measured:
         rehearsed: stages 1 and 2, and what trainings read.
         startup_seconds, startup_bytes: of a process that has done nothing yet. prepare_seconds, prepare_bytes: of that
             of prepare; training_seconds: of that of a training. labels_seconds: to read the labels. pool_seconds: to
-            start and to end workers. made_seconds: to generate the miniature; 0 for other data.
+            start workers. made_seconds: to generate the miniature; 0 for other data.
     """
 
     config: Config
@@ -145,9 +145,9 @@ class Measured:
         size, files = (sum(values) for values in zip(*(self._stored(*key) for key in keys), strict=True))
         on_cpu = pick_device(self.config).type == "cpu"
         workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts)) if on_cpu else 1
-        seconds = self._working(workers, self.rehearsed.saliency) + self.rehearsed.saliency_first
+        seconds = self._working(workers, self.rehearsed.saliency)
         side, rows = self.config.clips.input_side, self._unit_rows()
-        memory = max(sample.look_bytes for sample in self.samples) + 4 * rows * side**2 * len(looks)
+        memory = self.rehearsed.saliency.memory + 4 * rows * side**2 * len(looks)
         return self._stage("saliency", self.counts.rows("train", "test"), files, size, seconds, memory, workers)
 
     def _crops(self) -> StageForecast:
@@ -161,9 +161,9 @@ class Measured:
         unit_bytes = self._unit_rows() * max(
             self._cost("train", name, codec).row_bytes for name in ("context", "crops")
         )
-        memory = max(sample.cut_bytes for sample in self.samples) + round(unit_bytes) * (3 + len(self.policies))
+        memory = self.rehearsed.crops.memory + round(unit_bytes) * (3 + len(self.policies))
         rows = self.counts.rows("train", "test")
-        seconds = self._working(workers, self.rehearsed.crops) + self.rehearsed.crops_first
+        seconds = self._working(workers, self.rehearsed.crops)
         return self._stage("crops", rows, files, size, seconds, memory, workers)
 
     def _fusion(self) -> StageForecast:
@@ -223,7 +223,7 @@ class Measured:
         """Rows of the largest unit."""
         return max(part.rows_per_video * part.units[0] for part in self.counts.parts)
 
-    def _working(self, workers: int, row_seconds: float) -> float:
-        """Of a stage that works through the units, so many seconds a row."""
-        last = makespan(self.counts.parts, workers, lambda part, videos: videos * part.rows_per_video * row_seconds)
-        return self.startup_seconds + last + (self.pool_seconds if workers > 1 else 0)
+    def _working(self, workers: int, rate: Rate) -> float:
+        """Seconds of a stage that works through the units."""
+        last = makespan(self.counts.parts, workers, lambda part, videos: videos * part.rows_per_video * rate.row)
+        return self.startup_seconds + rate.first + last

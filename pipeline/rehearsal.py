@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
 from cache.plan import Part, write_part
 from models.backbones import build
@@ -20,6 +22,7 @@ from pipeline import crops, saliency
 from pipeline.base import count_out_frames, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.memory import peak_bytes
 from pipeline.plan_counts import Counts, PartSize, makespan
 from pipeline.policies import Policy
 from pipeline.sample_clips import SampledVideo
@@ -33,20 +36,32 @@ LOADED = 64  # clips at most, to time how a training reads
 
 
 @dataclass(frozen=True)
+class Rate:
+    """What a stage that works through units takes.
+
+    Attributes:
+        row: seconds of a worker for a row, everything included. first: seconds on top of that for the whole stage, in
+            which its workers start, load what they need, and end.
+        memory: peak bytes of a worker.
+    """
+
+    row: float
+    first: float
+    memory: int
+
+
+@dataclass(frozen=True)
 class Rehearsed:
     """Seconds of a worker.
 
     Attributes:
-        saliency, crops: of a row, everything that its stage does included. saliency_first, crops_first: of a stage on
-            top of that, until its workers have loaded what they need.
+        saliency, crops: of stages 1 and 2.
         hold: of a training video that train-base reads to hold it in memory; 0 where it does not.
         base_load, load: of a clip that a training reads: of train-base, and of train-fusion by fusion.
     """
 
-    saliency: float
-    crops: float
-    saliency_first: float
-    crops_first: float
+    saliency: "Rate"
+    crops: "Rate"
     hold: float
     base_load: float
     load: dict[str, float]
@@ -74,27 +89,32 @@ def rehearse(
     """
     looking = config.workers if pick_device(config).type == "cpu" else 1
     with _quiet():
-        looked, cut = [], []  # (seconds, rows of the worker that ends last) of both rounds
+        runs = []
         for number in (0.0, seconds / _cost(videos, row_seconds)):
-            spare = folder / str(len(looked))
-            workspace, parts = _spare_run(config, counts, _few(counts, videos, number), weights, spare)
-            spent = _timed(partial(saliency.run, config, spare, use_labels=True))
-            looked.append((spent, makespan(parts, looking, _rows)))
-            cut.append((_timed(partial(crops.run, config, spare, policies)), makespan(parts, config.workers, _rows)))
-        (row, first), (cut_row, cut_first) = (_rate(*rounds) for rounds in (looked, cut))
+            few = _few(counts, videos, number)
+            runs.append(_spare_run(config, counts, few, weights, folder / str(len(runs))))
+        looks = _rate(lambda run: saliency.run(config, run, use_labels=True), runs, looking)
+        cuts = _rate(lambda run: crops.run(config, run, policies), runs, config.workers)
+        workspace, _ = runs[-1]
         hold, base_load = _base_reading(config, workspace)
         load = {fusion: _fusion_reading(config, workspace, fusion, policies[0]) for fusion in FUSIONS}
-    return Rehearsed(row, cut_row, first, cut_first, hold, base_load, load)
+        end_workers()
+    return Rehearsed(looks, cuts, hold, base_load, load)
 
 
-def _rows(part: PartSize, videos: int) -> int:
-    return videos * part.rows_per_video
+def end_workers() -> float:
+    """Seconds until the worker processes, where there are any, have ended."""
+    return _timed(lambda: get_reusable_executor().shutdown(wait=True))
 
 
-def _rate(first: tuple[float, float], then: tuple[float, float]) -> tuple[float, float]:
-    """Seconds a row, from the second round, and what the first one took beyond that."""
-    each = then[0] / then[1]
-    return each, max(0.0, first[0] - each * first[1])
+def _rate(stage: Callable[[Path], object], runs: list[tuple[Workspace, list[PartSize]]], workers: int) -> Rate:
+    """Run a stage in both spare runs: in the first one with workers that have yet to start."""
+    end_workers()
+    cold, warm = (_timed(partial(stage, workspace.path)) for workspace, _ in runs)
+    rows = [makespan(parts, workers, lambda part, videos: videos * part.rows_per_video) for _, parts in runs]
+    memory = max(Parallel(n_jobs=workers)(delayed(peak_bytes)() for _ in range(8 * workers)))
+    each = warm / rows[1]
+    return Rate(each, max(0.0, cold - each * rows[0]) + end_workers(), memory)
 
 
 def _timed(work: Callable[[], object]) -> float:

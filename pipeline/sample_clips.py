@@ -1,4 +1,4 @@
-"""A few real clips of the user's own videos, through decoder, network, box search and codecs: bytes and memory.
+"""A few real clips of the user's own videos, through decoder, network, box search and codecs: for what the stores take.
 
 The functions are those of stages 1 and 2, and so are the bytes; nothing is written here.
 """
@@ -23,7 +23,6 @@ from pipeline.clips import source_frames
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.isolated import Prober
-from pipeline.memory import held_bytes, peak_bytes, reset_peak
 from pipeline.plan_rows import plan_rows, probe_row
 from pipeline.policies import find_box, saliency_maps
 from pipeline.transforms import apply_theta, crop_and_flip, cut_source, resize
@@ -64,15 +63,12 @@ class Sample:
     Attributes:
         videos: those that could be read. failed: ids of those that could not.
         row_seconds: of the network with its backward passes, a row.
-        look_bytes, cut_bytes: peak memory of stages 1 and 2 without what a unit holds.
         entered: time.time() when the process began.
     """
 
     videos: list[SampledVideo]
     failed: list[str]
     row_seconds: float = 0.0
-    look_bytes: int = 0
-    cut_bytes: int = 0
     entered: float = 0.0
 
 
@@ -100,10 +96,8 @@ def measure(config: Config, jobs: list[tuple[str, str]], seconds: float, weights
                 if not (split in seen and time.monotonic() - started > 0.3 * seconds):
                     _decode(config, prober, video_id, split, sample)
         _look(config, sample, weights, classes, device, started + 0.7 * seconds)
-        reset_peak()
         for video in sample.videos:
-            _cut(config, video, sample)
-        sample.cut_bytes = peak_bytes()
+            _cut(config, video)
     finally:
         torch.set_num_threads(threads)
     return sample
@@ -147,12 +141,10 @@ def _look(config: Config, sample: Sample, weights: Path | None, classes: int, de
         load_weights(network, weights)
     network = fold(network).to(device)
     todo, size = list(sample.videos), config.saliency.batch_size
-    before = held_bytes()
-    reset_peak()
     _batch(config, network, todo[0].clips[:1], classes, device)
     single = _batch(config, network, todo[0].clips[:1], classes, device)[0]
     size = size if time.monotonic() + 2 * single * size < deadline else 1
-    spent, looked, largest = 0.0, 0, 1  # rows of the largest batch
+    spent, looked = 0.0, 0
     while todo and (not looked or time.monotonic() + spent / looked * size < deadline):
         videos = [todo.pop(0)]
         while todo and sum(len(video.rows) for video in videos) + len(todo[0].rows) <= size:
@@ -161,7 +153,6 @@ def _look(config: Config, sample: Sample, weights: Path | None, classes: int, de
         results = [
             _batch(config, network, rows[first : first + size], classes, device) for first in range(0, len(rows), size)
         ]
-        largest = max(largest, min(size, len(rows)))
         spent, looked = spent + sum(result[0] for result in results), looked + len(rows)
         logits = np.concatenate([result[1] for result in results])
         maps = {name: [one for result in results for one in result[2][name]] for name in config.saliency.objectives}
@@ -171,7 +162,6 @@ def _look(config: Config, sample: Sample, weights: Path | None, classes: int, de
             video.maps = {name: found[:count] for name, found in maps.items()}
             maps = {name: found[count:] for name, found in maps.items()}
     sample.row_seconds = spent / looked
-    sample.look_bytes = before + (peak_bytes() - before) * config.saliency.batch_size // largest
 
 
 def _batch(config: Config, network, clips: np.ndarray, classes: int, device) -> tuple[float, np.ndarray, dict]:
@@ -187,7 +177,7 @@ def _batch(config: Config, network, clips: np.ndarray, classes: int, device) -> 
     return time.perf_counter() - started, logits.cpu().numpy(), stored
 
 
-def _cut(config: Config, video: SampledVideo, sample: Sample) -> None:
+def _cut(config: Config, video: SampledVideo) -> None:
     """Cut and encode the kept clips of a video as stage 2 does, in both codecs, where the first objective looks."""
     clips, boxes = [video.part.clip(row) for row in video.rows], []
     maps = next(iter(video.maps.values()), None)

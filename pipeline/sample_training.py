@@ -60,6 +60,12 @@ def measure_training(
     device, started = pick_device(config), time.monotonic()
     before = held_bytes()
     network = build(config.base.network, classes).to(device).train()
+    with torch.no_grad():  # before anything else has taken and freed memory that this could use
+        network.eval()
+        built = held_bytes()
+        network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
+        forward_bytes = max(peak_bytes() - built, 0)
+        network.train()
     network.activation_checkpointing = training.activation_checkpointing
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
@@ -109,10 +115,6 @@ def measure_training(
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
     network.eval()
     with torch.no_grad(), cpu_threads(device, config.saliency.threads):  # as `evaluate` does
-        held_now = held_bytes()
-        reset_peak()
-        network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
-        forward_bytes = max(peak_bytes() - held_now, 0)
         batch = np.resize(clips, (points[-1][0], *clips.shape[1:]))
         for _ in range(2):  # the first of a size is slower
             begun = time.perf_counter()

@@ -15,6 +15,7 @@ from pipeline.config import load, to_toml
 from pipeline.forecast import forecast
 from pipeline.forecast_stages import Measured
 from pipeline.plan_counts import PartSize, count, makespan
+from pipeline.rehearsal import Rate
 from pipeline.sample_clips import measure
 from pipeline.workspace import StageError
 
@@ -142,8 +143,9 @@ def test_units_of_a_part_and_what_the_last_worker_ends():
     cost = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
     assert makespan(counts.parts, 1, cost) == 8 + 8 + 4 + 5
     assert makespan(counts.parts, 2, cost) == 13  # 8 and 4 | 8 and 5
-    assert measured._working(1, 2.0) == 1 + 2 * (15 + 9)
-    assert measured._working(2, 2.0) == 1 + 10 + 2 * (6 + 9)  # train units of 6, 6 and 3 rows, then one of 9
+    rate = Rate(2.0, 10.0, 0)
+    assert measured._working(1, rate) == 1 + 10 + 2 * (15 + 9)
+    assert measured._working(2, rate) == 1 + 10 + 2 * (6 + 9)  # train units of 6, 6 and 3 rows, then one of 9
 
 
 def test_a_batch_that_is_too_much_is_extrapolated_from_smaller_ones():

@@ -34,7 +34,7 @@ def measure() -> Result:
             forget(scene)
             saliency.run(scene.config, scene.run)
 
-        times = medians(interleaved({"theirs": alone, "ours": stage}, repeats=2))
+        times = medians(interleaved({"theirs": alone, "ours": stage}, repeats=5))
         base, part = load_base(scene.workspace), scene.workspace.parts_of("test")[0]
         stored = open_base(scene.workspace, part, base.sha256, base.out_frames, base.num_classes).read_all("logits")
     difference = float(np.abs(stored - np.concatenate(logits)).max())

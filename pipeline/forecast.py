@@ -26,7 +26,7 @@ from pipeline.sample_training import TrainingCost, measure_training
 from pipeline.site import here
 from pipeline.workspace import StageError, Workspace
 
-SAMPLED_MINIATURE = 24  # videos of each split that are made where there are none yet
+SAMPLED_MINIATURE = 80  # videos of each split that are made where there are none yet
 
 
 @dataclass(frozen=True)

@@ -185,9 +185,9 @@ class Measured:
     def _evaluate(self) -> StageForecast:
         rows, videos = self.counts.rows("test"), self.counts.videos("test")
         costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
-        seconds = self.startup_seconds + self.labels_seconds
+        seconds = self.startup_seconds + self.labels_seconds + rows * self.rehearsed.truth
         seconds += sum(
-            cost.start_seconds + rows * (cost.forward_seconds + self.rehearsed.load[name])
+            cost.ready_seconds + rows * (cost.forward_seconds + self.rehearsed.load[name])
             for name, cost in zip(FUSIONS, costs, strict=False)
         )
         scores = np.random.default_rng(0).random((1, self.counts.num_classes), np.float32)

@@ -10,6 +10,7 @@ import pandas as pd
 from cache.plan import Part
 from cache.records import Box, Theta
 from pipeline.metrics import mean_average_precision
+from pipeline.workspace import StageError
 
 VISIBLE_SHARE = 0.75  # of a card's area, averaged over frames, that a box must hold
 Cards = dict[str, dict[int, list[tuple[int, int, Box]]]]
@@ -17,9 +18,15 @@ Cards = dict[str, dict[int, list[tuple[int, int, Box]]]]
 
 @cache
 def read_cards(root: Path) -> Cards:
-    """cards.csv: video_id -> card -> [(source frame, fps, box_source)]."""
-    found: Cards = {}
-    for row in pd.read_csv(root / "cards.csv", dtype={"video_id": str}).itertuples(index=False):
+    """cards.csv: video_id -> card -> [(source frame, fps, box_source)].
+
+    Raises:
+        StageError: it is not there.
+    """
+    path, found = root / "cards.csv", {}
+    if not path.is_file():
+        raise StageError(f"{path}: not there; `prepare` makes the miniature again")
+    for row in pd.read_csv(path, dtype={"video_id": str}).itertuples(index=False):
         box = Box(int(row.top), int(row.left), int(row.height), int(row.width))
         found.setdefault(row.video_id, {}).setdefault(row.card, []).append((row.frame, row.fps, box))
     return found

@@ -22,7 +22,9 @@ from pipeline import crops, saliency
 from pipeline.base import count_out_frames, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
+from pipeline.evaluate import boxes_on_target
 from pipeline.memory import peak_bytes
+from pipeline.miniature_truth import read_cards
 from pipeline.plan_counts import Counts, PartSize, makespan
 from pipeline.policies import Policy
 from pipeline.sample_clips import SampledVideo
@@ -58,6 +60,7 @@ class Rehearsed:
         saliency, crops: of stages 1 and 2.
         hold: of a training video that train-base reads to hold it in memory; 0 where it does not.
         base_load, load: of a clip that a training reads: of train-base, and of train-fusion by fusion.
+        truth: of an evaluation clip of the miniature, to compare its box with the cards; 0 for other data.
     """
 
     saliency: "Rate"
@@ -65,6 +68,7 @@ class Rehearsed:
     hold: float
     base_load: float
     load: dict[str, float]
+    truth: float = 0.0
 
 
 def rehearse(
@@ -77,7 +81,7 @@ def rehearse(
     folder: Path,
     seconds: float,
 ) -> Rehearsed:
-    """Run stages 1 and 2 on one video of each split, which starts workers and loads libraries; then on more, timed.
+    """Run stages 1 and 2 on one video of each split, twice, for the first starts workers; then on more.
 
     Args:
         videos: the sampled ones.
@@ -90,16 +94,17 @@ def rehearse(
     looking = config.workers if pick_device(config).type == "cpu" else 1
     with _quiet():
         runs = []
-        for number in (0.0, seconds / _cost(videos, row_seconds)):
-            few = _few(counts, videos, number)
+        one, more = (_few(counts, videos, number) for number in (0.0, seconds / _cost(videos, row_seconds)))
+        for few in [one, one, more] if len(more) > len(one) else [one, one]:
             runs.append(_spare_run(config, counts, few, weights, folder / str(len(runs))))
         looks = _rate(lambda run: saliency.run(config, run, use_labels=True), runs, looking)
         cuts = _rate(lambda run: crops.run(config, run, policies), runs, config.workers)
         workspace, _ = runs[-1]
         hold, base_load = _base_reading(config, workspace)
         load = {fusion: _fusion_reading(config, workspace, fusion, policies[0]) for fusion in FUSIONS}
+        truth = _truth_reading(config, workspace, policies[0])
         end_workers()
-    return Rehearsed(looks, cuts, hold, base_load, load)
+    return Rehearsed(looks, cuts, hold, base_load, load, truth)
 
 
 def end_workers() -> float:
@@ -108,13 +113,26 @@ def end_workers() -> float:
 
 
 def _rate(stage: Callable[[Path], object], runs: list[tuple[Workspace, list[PartSize]]], workers: int) -> Rate:
-    """Run a stage in both spare runs: in the first one with workers that have yet to start."""
+    """Run a stage in the spare runs: in the first one with workers that have yet to start."""
     end_workers()
-    cold, warm = (_timed(partial(stage, workspace.path)) for workspace, _ in runs)
+    taken = [_timed(partial(stage, workspace.path)) for workspace, _ in runs]
     rows = [makespan(parts, workers, lambda part, videos: videos * part.rows_per_video) for _, parts in runs]
     memory = max(Parallel(n_jobs=workers)(delayed(peak_bytes)() for _ in range(8 * workers)))
-    each = warm / rows[1]
-    return Rate(each, max(0.0, cold - each * rows[0]) + end_workers(), memory)
+    each, first = rate_of(taken, rows)
+    return Rate(each, first + end_workers(), memory)
+
+
+def rate_of(taken: list[float], rows: list[float]) -> tuple[float, float]:
+    """(seconds a row, seconds on top of that with workers that have yet to start).
+
+    Args:
+        taken: seconds of a stage over few rows, with workers to start; over as many again; over more, if there are more.
+        rows: of the worker that ends last.
+    """
+    each = taken[-1] / rows[-1]
+    if rows[-1] > rows[1]:  # what a stage takes whatever its rows is in both, and leaves the difference
+        each = min(each, max(0.0, taken[-1] - taken[1]) / (rows[-1] - rows[1]))
+    return each, max(0.0, taken[0] - each * rows[0])
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -178,9 +196,8 @@ def _base_reading(config: Config, workspace: Workspace) -> tuple[float, float]:
     videos = sum(part.num_videos for part in workspace.parts_of("train"))
     if not videos or not config.base.epochs:
         return 0.0, 0.0
-    started = time.perf_counter()
-    clips = BaseClips(workspace)
-    held = (time.perf_counter() - started) / math.ceil(videos / config.workers)
+    clips = BaseClips(workspace)  # where it holds videos, this starts the workers
+    held = _timed(lambda: BaseClips(workspace)) / math.ceil(videos / config.workers)
     count = min(videos, LOADED)
     clips.load(0, [0])
     loading = _timed(lambda: clips.load(0, list(range(count)))) / count
@@ -201,3 +218,12 @@ def _fusion_reading(config: Config, workspace: Workspace, fusion: str, policy: P
         return 0.0  # none of the videos could be cut
     volumes.load(batches[0])
     return _timed(lambda: [volumes.load(batch) for batch in batches]) / len(order)
+
+
+def _truth_reading(config: Config, workspace: Workspace, policy: Policy) -> float:
+    """Seconds to compare an evaluation clip's box with the miniature's cards, for all models; 0 for other data."""
+    rows = sum(part.num_rows for part in workspace.parts_of("test"))
+    if config.data.format != "miniature" or not rows:
+        return 0.0
+    read_cards(workspace.videos_root)  # kept; of more videos, perhaps, than the spare run has
+    return len(FUSIONS) * _timed(lambda: boxes_on_target(workspace, load_base(workspace), policy)) / rows

@@ -20,7 +20,7 @@ from pipeline.device import cpu_threads, pick_device
 from pipeline.memory import held_bytes, peak_bytes, reset_peak
 from pipeline.training import Batch, fit
 
-STEPS = 200
+STEPS, PASSES = 400, 10  # of training and of evaluation that are timed, at most
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class TrainingCost:
     Attributes:
         step_seconds: of a whole batch. forward_seconds, forward_bytes: of one clip of a batch, in eval mode.
         memory: peak bytes of the process.
-        weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and write a checkpoint. start_seconds: to
-            build the network, and of its first step beyond what a step takes.
+        weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and write a checkpoint. ready_seconds: to
+            build the network, its first pass included. start_seconds: that, and the first step beyond what a step takes.
         exact: a whole batch was timed; otherwise parts of it, and time and memory follow the line through them.
     """
 
@@ -42,6 +42,7 @@ class TrainingCost:
     weights_bytes: int
     checkpoint_bytes: int
     save_seconds: float
+    ready_seconds: float
     start_seconds: float
     exact: bool
 
@@ -66,6 +67,7 @@ def measure_training(
         network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
         forward_bytes = max(peak_bytes() - built, 0)
         network.train()
+    ready = time.monotonic() - started
     network.activation_checkpointing = training.activation_checkpointing
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
@@ -116,10 +118,12 @@ def measure_training(
     network.eval()
     with torch.no_grad(), cpu_threads(device, config.saliency.threads):  # as `evaluate` does
         batch = np.resize(clips, (points[-1][0], *clips.shape[1:]))
-        for _ in range(2):  # the first of a size is slower
-            begun = time.perf_counter()
+        passes, begun = [], time.monotonic()
+        while len(passes) < 2 or (len(passes) < PASSES and time.monotonic() - begun < 0.1 * seconds):
+            passed = time.perf_counter()
             network(as_input(torch.from_numpy(batch), device)).cpu()
-            forward = (time.perf_counter() - begun) / len(batch)
+            passes.append((time.perf_counter() - passed) / len(batch))
+        forward = float(np.median(passes[1:]))  # the first of a size is slower
     weights = to_bytes({name: value.cpu() for name, value in network.state_dict().items()})
     step_seconds, memory = (
         _extended([(point[0], point[kind]) for point in points], training.batch_size) for kind in (1, 2)
@@ -127,7 +131,7 @@ def measure_training(
     memory = max(held + memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
     exact = points[-1][0] == training.batch_size
     sizes = len(weights), len(checkpoint)
-    return TrainingCost(step_seconds, forward, forward_bytes, round(memory), *sizes, save, max(start, 0.0), exact)
+    return TrainingCost(step_seconds, forward, forward_bytes, round(memory), *sizes, save, ready, max(start, 0.0), exact)
 
 
 def _trained(network, training: Training, clips: np.ndarray, classes: int, device: torch.device, steps: int) -> float:

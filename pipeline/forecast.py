@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +16,18 @@ from joblib import Parallel, delayed
 from cache.filesystem import free_space
 from pipeline.config import Config
 from pipeline.device import pick_device
-from pipeline.forecast_stages import Measured, StageForecast
+from pipeline.forecast_stages import Measured, StageForecast, Startup
 from pipeline.plan_counts import Counts, count, with_miniature
 from pipeline.policies import Policy
-from pipeline.prepare_annotations import read_annotations
 from pipeline.rehearsal import end_workers, rehearse
 from pipeline.sample_clips import Sample, SampledVideo, measure
+from pipeline.sample_prepare import measure_prepare
 from pipeline.sample_stores import measure_stores
 from pipeline.sample_training import TrainingCost, measure_training
 from pipeline.site import here
 from pipeline.workspace import StageError, Workspace
 
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
 SAMPLED_MINIATURE = 80  # videos of each split that are made where there are none yet
 
 
@@ -81,11 +83,13 @@ def forecast(
             made = first - started + each * (counts.videos("train") + counts.videos("test") - 2)
         else:
             config_here, counts = config, count(config, run_dir)
-        labels = _labels_seconds(config_here, run_dir)
         base = Workspace(run_dir, config).base_folder / "weights.pt"
         weights = base if base.exists() else None
-        startup, light = _startup("pipeline.saliency", "pipeline.volumes"), _startup("pipeline.prepare")
-        training, _ = _startup("pipeline.train_fusion", "torch._dynamo")  # the optimiser loads that
+        starts = {
+            "prepare": _startup("pipeline.prepare"),
+            "stage": _startup("pipeline.saliency", "pipeline.volumes"),
+            "training": _startup("pipeline.train_fusion", "torch._dynamo"),  # the optimiser loads that
+        }
         samples, pool = _sample(config_here, counts, 0.3 * seconds, weights)
         videos = [video for sample in samples for video in sample.videos]
         if not videos:
@@ -93,12 +97,13 @@ def forecast(
         splits = {video.part.split for video in videos}
         own = {split: [video for video in videos if video.part.split == split] for split in splits}
         stores = {split: measure_stores(config, own[split], spare / split) for split in splits}
+        numbers = {split: counts.videos(split) for split in counts.candidates}
+        rows_of = [video.row for video in videos]
+        prepared = _fresh(measure_prepare, config_here, run_dir, rows_of, numbers, counts.num_missing)
         costs = _trainings(config, counts, videos, 0.4 * seconds)
         row = float(np.mean([sample.row_seconds for sample in samples if sample.row_seconds] or [0.0]))
         rehearsed = rehearse(config_here, counts, videos, row, weights, policies, spare / "rehearsal", 0.3 * seconds)
-        measured = Measured(
-            config, counts, policies, samples, stores, costs, rehearsed, *startup, *light, training, labels, pool, made
-        )
+        measured = Measured(config, counts, policies, samples, stores, costs, rehearsed, prepared, starts, pool, made)
         return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
 
 
@@ -130,26 +135,28 @@ def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], secon
         batch = min(training.batch_size, counts.videos("train"))
         own = seconds / len(trainings)
         job = config, replace(training, batch_size=batch), volumes[:batch], counts.num_classes, own
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:  # as a training is
-            found[name] = fresh.submit(here(measure_training), *job).result()
+        found[name] = _fresh(measure_training, *job)
     return found
 
 
-def _labels_seconds(config: Config, run_dir: Path) -> float:
-    started = time.monotonic()
-    if (run_dir / "labels.csv").exists():
-        _ = Workspace(run_dir, config).annotations
-    else:
-        read_annotations(config)
-    return time.monotonic() - started
+def _fresh(measure: Callable, *arguments):
+    """Its answer in a process that has done nothing else, as those of the stages are."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(here(measure), *arguments).result()
 
 
-def _startup(*modules: str) -> tuple[float, int]:
-    """Seconds and resident bytes of a process that has imported what a stage needs."""
+def _startup(*modules: str) -> Startup:
+    """Its peak is asked of a small process between, as a child inherits that of whoever starts it."""
     code = f"import {', '.join(modules)}, pipeline.memory; print(pipeline.memory.held_bytes())"
+    between = (
+        "import resource, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = [sys.executable, "-S", "-c", between, code]
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, check=True)
-    return time.monotonic() - started, int(done.stdout)
+    said = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=True).stdout.split()
+    held, peak = int(said[0]), int(said[1]) * RSS_UNIT
+    return Startup(time.monotonic() - started, held, max(peak - held, 0))
 
 
 def _held(run_dir: Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pipeline.plan_counts import Counts, makespan
 from pipeline.policies import Policy
 from pipeline.rehearsal import FUSIONS, Rate, Rehearsed
 from pipeline.sample_clips import CODECS, Sample, SampledVideo
+from pipeline.sample_prepare import PrepareCost
 from pipeline.sample_stores import SampledStores, StoreCost
 from pipeline.sample_training import TrainingCost
 
@@ -43,16 +44,29 @@ class StageForecast:
 
 
 @dataclass(frozen=True)
+class Startup:
+    """A process that imports what a stage needs, and ends.
+
+    Attributes:
+        seconds: of both.
+        memory: resident bytes. ending: further ones while it ends, when libraries tidy up.
+    """
+
+    seconds: float
+    memory: int
+    ending: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """Everything that was measured, and the stages that follow from it.
 
     Attributes:
         config, counts: what is planned. policies: boxes that crops will be asked for.
         samples: one of each process. stores: by split. trainings: by name, see FUSIONS, and "base".
-        rehearsed: stages 1 and 2, and what trainings read.
-        startup_seconds, startup_bytes: of a process that has done nothing yet. prepare_seconds, prepare_bytes: of that
-            of prepare; training_seconds: of that of a training. labels_seconds: to read the labels. pool_seconds: to
-            start workers. made_seconds: to generate the miniature; 0 for other data.
+        rehearsed: stages 1 and 2, and what trainings read. prepared: prepare without decoding.
+        starts: of "prepare", "stage" and "training". pool_seconds: to start workers. made_seconds: to generate the
+            miniature; 0 for other data.
     """
 
     config: Config
@@ -62,12 +76,8 @@ class Measured:
     stores: dict[str, SampledStores]
     trainings: dict[str, TrainingCost]
     rehearsed: Rehearsed
-    startup_seconds: float
-    startup_bytes: int
-    prepare_seconds: float
-    prepare_bytes: int
-    training_seconds: float
-    labels_seconds: float
+    prepared: PrepareCost
+    starts: dict[str, Startup]
     pool_seconds: float
     made_seconds: float = 0.0
 
@@ -117,10 +127,12 @@ class Measured:
         probe = sum(
             counts.videos(split) * self._mean(split, lambda one: one.probe_seconds) for split in ("train", "test")
         )
-        seconds = self.prepare_seconds + self.made_seconds + probe / config.workers
-        seconds += 2 * self.labels_seconds  # they are written as well
+        prober = max(sample.prober_seconds for sample in self.samples)
+        seconds = self.starts["prepare"].seconds + self.prepared.seconds + self.made_seconds
+        seconds += prober + probe / config.workers
+        memory = max(self.prepared.memory, *(sample.prober_bytes for sample in self.samples))
         files = PREPARED + 2 * len(counts.parts)
-        return self._stage("prepare", videos, files, size, seconds, self.prepare_bytes, config.workers)
+        return self._stage("prepare", videos, files, size, seconds, memory, config.workers)
 
     def _train_base(self) -> StageForecast:
         config, counts, base = self.config, self.counts, self.config.base
@@ -128,16 +140,18 @@ class Measured:
         if cost is None:  # taken as it is
             late = self.trainings.get("late")
             size = late.weights_bytes if late else 0
-            return self._stage("train-base", 0, 3, size, self.startup_seconds, self.startup_bytes + 4 * size, 1)
+            start = self.starts["stage"]
+            return self._stage("train-base", 0, 3, size, start.seconds, start.memory + start.ending + 4 * size, 1)
         reading, held = 0.0, 0
         if base.in_memory:
             reading = self.pool_seconds + videos / config.workers * self.rehearsed.hold
             frames = self._mean("train", lambda one: one.row["num_frames"])
             held = round(videos * frames * config.clips.resized_side**2 * 3)
         training = self._training_seconds(base, cost, videos, self.rehearsed.base_load)
-        seconds = self.training_seconds + self.labels_seconds + reading + training
+        seconds = self.starts["training"].seconds + self.prepared.labels_seconds + reading + training
         size, files = self._model(cost, base.epochs)
-        return self._stage("train-base", base.epochs * videos, files, size, seconds, cost.memory + held, 1)
+        memory = self._training_memory(cost) + held
+        return self._stage("train-base", base.epochs * videos, files, size, seconds, memory, 1)
 
     def _saliency(self) -> StageForecast:
         looks = self.config.saliency.objectives
@@ -147,7 +161,7 @@ class Measured:
         workers = min(self.config.workers, sum(len(part.units) for part in self.counts.parts)) if on_cpu else 1
         seconds = self._working(workers, self.rehearsed.saliency)
         side, rows = self.config.clips.input_side, self._unit_rows()
-        memory = self.rehearsed.saliency.memory + 4 * rows * side**2 * len(looks)
+        memory = self._worker_memory(self.rehearsed.saliency) + 4 * rows * side**2 * len(looks)
         return self._stage("saliency", self.counts.rows("train", "test"), files, size, seconds, memory, workers)
 
     def _crops(self) -> StageForecast:
@@ -161,31 +175,27 @@ class Measured:
         unit_bytes = self._unit_rows() * max(
             self._cost("train", name, codec).row_bytes for name in ("context", "crops")
         )
-        memory = self.rehearsed.crops.memory + round(unit_bytes) * (3 + len(self.policies))
+        memory = self._worker_memory(self.rehearsed.crops) + round(unit_bytes) * (3 + len(self.policies))
         rows = self.counts.rows("train", "test")
         seconds = self._working(workers, self.rehearsed.crops)
         return self._stage("crops", rows, files, size, seconds, memory, workers)
 
     def _fusion(self) -> StageForecast:
-        videos, fusion, seconds, size, files = (
-            self.counts.videos("train"),
-            self.config.fusion,
-            self.training_seconds + self.labels_seconds,
-            0,
-            0,
-        )
+        videos, fusion, size, files = self.counts.videos("train"), self.config.fusion, 0, 0
+        seconds = self.starts["training"].seconds + self.prepared.labels_seconds
         costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
         for name, cost in zip(FUSIONS, costs, strict=False):
             seconds += self._training_seconds(fusion, cost, videos, self.rehearsed.load[name])
             size, files = (a + b for a, b in zip((size, files), self._model(cost, fusion.epochs), strict=True))
-        memory = max((cost.memory for cost in costs), default=self.startup_bytes)
+        memory = max(map(self._training_memory, costs), default=self.starts["stage"].memory)
         rows = len(costs) * fusion.epochs * videos
         return self._stage("train-fusion", rows, files, size, seconds, memory, 1)
 
     def _evaluate(self) -> StageForecast:
         rows, videos = self.counts.rows("test"), self.counts.videos("test")
         costs = [self.trainings[name] for name in FUSIONS if name in self.trainings]
-        seconds = self.startup_seconds + self.labels_seconds + rows * self.rehearsed.truth
+        start = self.starts["stage"]
+        seconds = start.seconds + self.prepared.labels_seconds + rows * self.rehearsed.truth
         seconds += sum(
             cost.ready_seconds + rows * (cost.forward_seconds + self.rehearsed.load[name])
             for name, cost in zip(FUSIONS, costs, strict=False)
@@ -195,7 +205,7 @@ class Measured:
         size = own * (1 + len(costs))
         batch = min(self.config.fusion.batch_size, rows)
         needs = [3 * cost.weights_bytes + batch * cost.forward_bytes for cost in costs]
-        memory = self.startup_bytes + max(needs, default=0)
+        memory = start.memory + max(needs, default=0)
         files = RESULT_FILES * (1 + len(costs)) + 1
         return self._stage("evaluate", (1 + len(costs)) * rows, files, size, seconds, memory, 1)
 
@@ -219,6 +229,14 @@ class Measured:
         kept = min(2, epochs)
         return cost.weights_bytes + kept * cost.checkpoint_bytes + MODEL_TEXT, MODEL_FILES + kept
 
+    def _training_memory(self, cost: TrainingCost) -> int:
+        """At work or as it ends, whichever is more."""
+        return max(cost.memory, cost.left + self.starts["training"].ending)
+
+    def _worker_memory(self, rate: Rate) -> int:
+        """As `_training_memory`."""
+        return max(rate.memory, rate.left + self.starts["stage"].ending)
+
     def _unit_rows(self) -> int:
         """Rows of the largest unit."""
         return max(part.rows_per_video * part.units[0] for part in self.counts.parts)
@@ -226,4 +244,4 @@ class Measured:
     def _working(self, workers: int, rate: Rate) -> float:
         """Seconds of a stage that works through the units."""
         last = makespan(self.counts.parts, workers, lambda part, videos: videos * part.rows_per_video * rate.row)
-        return self.startup_seconds + rate.first + last
+        return self.starts["stage"].seconds + rate.first + last

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import video_errors
+from pipeline.memory import peak_bytes
 from pipeline.probe_worker import from_json
 from pipeline.video import VideoInfo
 from pipeline.video_errors import DecoderCrashed, VideoError, VideoTimeout
@@ -57,6 +58,12 @@ class Prober:
                 return _read(json.loads(line))
             self._drop(process)
         raise DecoderCrashed(f"{path}: the process that decodes it died, {ATTEMPTS} times, with {process.returncode}")
+
+    def warm(self) -> int:
+        """Start this thread's process, wait until it answers, and say its peak bytes so far."""
+        with suppress(VideoError):
+            self.probe(ROOT / "no such video", None)
+        return peak_bytes(self._process().pid)
 
     def _line(self, process: subprocess.Popen, path: Path) -> bytes:
         """The answer; b"" where the process died."""

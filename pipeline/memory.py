@@ -1,4 +1,4 @@
-"""The most memory this process has held since the last look, as Linux counts it."""
+"""The most memory a process has held since the last look, as Linux counts it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +10,9 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes() -> int:
-    """Resident bytes at the peak; 0 where the kernel does not say."""
-    return _status("VmHWM")
+def peak_bytes(process: int | str = "self") -> int:
+    """Resident bytes at the peak, of this process or of another; 0 where the kernel does not say."""
+    return _status("VmHWM", process)
 
 
 def held_bytes() -> int:
@@ -20,9 +20,9 @@ def held_bytes() -> int:
     return _status("VmRSS")
 
 
-def _status(name: str) -> int:
+def _status(name: str, process: int | str = "self") -> int:
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0

@@ -23,7 +23,7 @@ from pipeline.base import count_out_frames, load_base
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.evaluate import boxes_on_target
-from pipeline.memory import peak_bytes
+from pipeline.memory import held_bytes, peak_bytes
 from pipeline.miniature_truth import read_cards
 from pipeline.plan_counts import Counts, PartSize, makespan
 from pipeline.policies import Policy
@@ -44,12 +44,13 @@ class Rate:
     Attributes:
         row: seconds of a worker for a row, everything included. first: seconds on top of that for the whole stage, in
             which its workers start, load what they need, and end.
-        memory: peak bytes of a worker.
+        memory: peak bytes of a worker. left: those it still has after its last unit.
     """
 
     row: float
     first: float
     memory: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,20 @@ def _rate(stage: Callable[[Path], object], runs: list[tuple[Workspace, list[Part
     end_workers()
     taken = [_timed(partial(stage, workspace.path)) for workspace, _ in runs]
     rows = [makespan(parts, workers, lambda part, videos: videos * part.rows_per_video) for _, parts in runs]
-    memory = max(Parallel(n_jobs=workers)(delayed(peak_bytes)() for _ in range(8 * workers)))
+    memory = Parallel(n_jobs=workers)(delayed(_memory)() for _ in range(8 * workers))
     each, first = rate_of(taken, rows)
-    return Rate(each, first + end_workers(), memory)
+    return Rate(each, first + end_workers(), *map(max, zip(*memory, strict=True)))
+
+
+def _memory() -> tuple[int, int]:
+    return peak_bytes(), held_bytes()
 
 
 def rate_of(taken: list[float], rows: list[float]) -> tuple[float, float]:
     """(seconds a row, seconds on top of that with workers that have yet to start).
 
     Args:
-        taken: seconds of a stage over few rows, with workers to start; over as many again; over more, if there are more.
+        taken: seconds of a stage over few rows, with workers to start; over as many again; over more, if there are.
         rows: of the worker that ends last.
     """
     each = taken[-1] / rows[-1]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +155,7 @@ def _stores(workspace: Workspace, part: Part, base: BaseWeights) -> dict[str, Za
     return stores
 
 
-@cache
+@lru_cache(maxsize=1)  # a worker may outlive its run
 def _network(run_dir: Path, config: Config, weights: str) -> tuple[torch.nn.Module, torch.device]:
     """The network of a worker process with Base's weights of this identity: frozen, batch-norm folded."""
     workspace, device = open_workspace(run_dir, config), pick_device(config)

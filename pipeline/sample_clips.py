@@ -64,12 +64,15 @@ class Sample:
         videos: those that could be read. failed: ids of those that could not.
         row_seconds: of the network with its backward passes, a row.
         entered: time.time() when the process began.
+        prober_seconds, prober_bytes: of a process that decodes for `prepare`: to start it, and at its peak.
     """
 
     videos: list[SampledVideo]
     failed: list[str]
     row_seconds: float = 0.0
     entered: float = 0.0
+    prober_seconds: float = 0.0
+    prober_bytes: int = 0
 
 
 def measure(config: Config, jobs: list[tuple[str, str]], seconds: float, weights: Path | None, classes: int) -> Sample:
@@ -89,12 +92,16 @@ def measure(config: Config, jobs: list[tuple[str, str]], seconds: float, weights
     try:
         splits = {split for _, split in jobs}
         with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
+            begun = time.monotonic()
+            prober.warm()
+            sample.prober_seconds = time.monotonic() - begun
             for video_id, split in jobs:
                 seen = {video.part.split for video in sample.videos}
                 if seen == splits and time.monotonic() - started > 0.3 * seconds:
                     break
                 if not (split in seen and time.monotonic() - started > 0.3 * seconds):
                     _decode(config, prober, video_id, split, sample)
+            sample.prober_bytes = prober.warm()
         _look(config, sample, weights, classes, device, started + 0.7 * seconds)
         for video in sample.videos:
             _cut(config, video)

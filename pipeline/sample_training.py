@@ -29,9 +29,9 @@ class TrainingCost:
 
     Attributes:
         step_seconds: of a whole batch. forward_seconds, forward_bytes: of one clip of a batch, in eval mode.
-        memory: peak bytes of the process.
+        memory: peak bytes of the process. left: those it still has after its last step.
         weights_bytes, checkpoint_bytes: of their files. save_seconds: to make and write a checkpoint. ready_seconds: to
-            build the network, its first pass included. start_seconds: that, and the first step beyond what a step takes.
+            build the network, with its first pass. start_seconds: that, and the first step beyond what a step takes.
         exact: a whole batch was timed; otherwise parts of it, and time and memory follow the line through them.
     """
 
@@ -39,6 +39,7 @@ class TrainingCost:
     forward_seconds: float
     forward_bytes: int
     memory: int
+    left: int
     weights_bytes: int
     checkpoint_bytes: int
     save_seconds: float
@@ -66,8 +67,10 @@ def measure_training(
         built = held_bytes()
         network(as_input(torch.from_numpy(clips[:1]), device)).cpu()
         forward_bytes = max(peak_bytes() - built, 0)
-        network.train()
     ready = time.monotonic() - started
+    batch = np.resize(clips, (training.batch_size, *clips.shape[1:]))
+    forward = _forward_seconds(network, batch, device, config, seconds)
+    network.train()
     network.activation_checkpointing = training.activation_checkpointing
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
@@ -86,8 +89,7 @@ def measure_training(
         float(loss.detach())  # waits for the device
         return time.perf_counter() - begun
 
-    step(1)
-    start = time.monotonic() - started
+    start = ready + step(1)
     held, points = held_bytes(), []  # (clips, seconds, memory beyond what is held) of every size tried
     for size in _sizes(training.batch_size):
         if points:
@@ -113,25 +115,31 @@ def measure_training(
         steps = min(max(round(left / points[-1][1]), 1), STEPS)
         taken = max(_trained(network, training, clips, classes, device, steps) - save, 0.0) / steps
         points.append((training.batch_size, taken, points.pop()[2]))
+    left = held_bytes() - len(checkpoint)
     if device.type == "cuda":  # what is scarce there
         held, points[-1] = 0, (*points[-1][:2], torch.cuda.max_memory_allocated(device))
-    network.eval()
-    with torch.no_grad(), cpu_threads(device, config.saliency.threads):  # as `evaluate` does
-        batch = np.resize(clips, (points[-1][0], *clips.shape[1:]))
-        passes, begun = [], time.monotonic()
-        while len(passes) < 2 or (len(passes) < PASSES and time.monotonic() - begun < 0.1 * seconds):
-            passed = time.perf_counter()
-            network(as_input(torch.from_numpy(batch), device)).cpu()
-            passes.append((time.perf_counter() - passed) / len(batch))
-        forward = float(np.median(passes[1:]))  # the first of a size is slower
     weights = to_bytes({name: value.cpu() for name, value in network.state_dict().items()})
     step_seconds, memory = (
         _extended([(point[0], point[kind]) for point in points], training.batch_size) for kind in (1, 2)
     )
     memory = max(held + memory, before + 4 * len(checkpoint)) if device.type == "cpu" else memory
     exact = points[-1][0] == training.batch_size
-    sizes = len(weights), len(checkpoint)
-    return TrainingCost(step_seconds, forward, forward_bytes, round(memory), *sizes, save, ready, max(start, 0.0), exact)
+    sizes = round(memory), min(left, round(memory)), len(weights), len(checkpoint)
+    times = save, ready, max(start, 0.0)
+    return TrainingCost(step_seconds, forward, forward_bytes, *sizes, *times, exact)
+
+
+def _forward_seconds(network, batch: np.ndarray, device: torch.device, config: Config, seconds: float) -> float:
+    """Of a clip, as `evaluate` has it: before anything was trained, of as much of a batch as there is time for."""
+    begun, passes, size = time.monotonic(), [], 1
+    with torch.no_grad(), cpu_threads(device, config.saliency.threads):
+        while len(passes) < 3 or (len(passes) < PASSES and time.monotonic() - begun < 0.1 * seconds):
+            passed = time.perf_counter()
+            network(as_input(torch.from_numpy(batch[:size]), device)).cpu()
+            passes.append((time.perf_counter() - passed) / size)
+            if len(passes) == 1:
+                size = min(max(int(0.02 * seconds / passes[0]), 1), len(batch))
+    return float(np.median(passes[2:]))  # the first of a size is slower
 
 
 def _trained(network, training: Training, clips: np.ndarray, classes: int, device: torch.device, steps: int) -> float:

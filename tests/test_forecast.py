@@ -12,11 +12,12 @@ from cache.crop_store import build_unit, unit_bytes
 from pipeline import cli_plan, crops, plan_counts, sample_training
 from pipeline.cli import main
 from pipeline.config import load, to_toml
-from pipeline.forecast import forecast
-from pipeline.forecast_stages import Measured
+from pipeline.forecast import _startup, forecast
+from pipeline.forecast_stages import Measured, Startup
 from pipeline.plan_counts import PartSize, count, makespan
-from pipeline.rehearsal import Rate
+from pipeline.rehearsal import Rate, rate_of
 from pipeline.sample_clips import measure
+from pipeline.sample_prepare import measure_prepare
 from pipeline.workspace import StageError
 
 PLACES = {
@@ -139,13 +140,39 @@ def test_units_of_a_part_and_what_the_last_worker_ends():
     part = PartSize("train", 5, 3, 2)
     assert part.units == [2, 2, 1] and part.num_rows == 15
     counts = plan_counts.Counts([part, PartSize("test", 1, 9, 2)], 0, 3, 0, 0, {}, False)
-    measured = Measured(None, counts, (), [], {}, {}, None, 1.0, 0, 1.0, 0, 1.0, 0.0, 10.0)
+    measured = Measured(None, counts, (), [], {}, {}, None, None, {"stage": Startup(1.0, 0, 0)}, 10.0)
     cost = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
     assert makespan(counts.parts, 1, cost) == 8 + 8 + 4 + 5
     assert makespan(counts.parts, 2, cost) == 13  # 8 and 4 | 8 and 5
-    rate = Rate(2.0, 10.0, 0)
+    rate = Rate(2.0, 10.0, 0, 0)
     assert measured._working(1, rate) == 1 + 10 + 2 * (15 + 9)
     assert measured._working(2, rate) == 1 + 10 + 2 * (6 + 9)  # train units of 6, 6 and 3 rows, then one of 9
+
+
+def test_a_row_costs_what_is_not_the_stages_own():
+    # 5 s for workers, 2 s for the stage, 0.5 s a row of the worker that ends last
+    assert rate_of([5 + 2 + 1, 2 + 1, 2 + 10], [2, 2, 20]) == (0.5, 7.0)
+    assert rate_of([5 + 2 + 1, 3], [2, 2]) == (1.5, 5.0)  # nothing to tell them apart by
+    assert rate_of([1.0, 1.0, 0.5], [2, 2, 20]) == (0.0, 1.0)  # noise makes no row give time back
+
+
+def test_prepare_is_timed_with_labels_missing_files_and_a_plan_of_its_size(tmp_path):
+    config = tiny_config(make_data(tmp_path / "data"))
+    row = {"video_id": "07E49", "split": "train", "path": "07E49.mp4", "num_frames": 40, "source_fps": 8.0}
+    row |= {"height": 72, "width": 96, "timing": "rate", "bytes": 5, "sha256": "0" * 64}
+    few = measure_prepare(config, tmp_path / "run", [row], {"train": 1, "test": 1}, 0)
+    many = measure_prepare(config, tmp_path / "run", [row], {"train": 2000, "test": 1}, 0)
+    beyond = measure_prepare(config, tmp_path / "run", [row], {"train": 200_000, "test": 1}, 0)
+    missing = measure_prepare(config, tmp_path / "run", [row], {"train": 1}, 1_000_000)
+    assert 0 < few.labels_seconds < few.seconds < many.seconds and beyond.seconds > 20 * many.seconds
+    assert missing.seconds > 10 * few.seconds and few.memory > 1e7
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_is_measured_in_itself_and_not_in_who_starts_it():
+    held = np.ones(1 << 26)  # 512 MB
+    start = _startup("json")
+    assert 1e6 < start.memory + start.ending < 1e8 < held.nbytes and start.seconds > 0
 
 
 def test_a_batch_that_is_too_much_is_extrapolated_from_smaller_ones():

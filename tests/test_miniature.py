@@ -145,3 +145,8 @@ def test_read_print_by_hand():
 
 def test_theta_of_the_hand_worked_rows():
     assert _one_row().clip(0).theta == Theta((24, 36), (8, 12), 0, 1, (6, 10), False)
+
+
+def test_cards_that_are_gone_are_named_with_what_brings_them_back(tmp_path):
+    with pytest.raises(StageError, match=r"cards\.csv: not there; `prepare` makes the miniature again"):
+        read_cards(tmp_path)

@@ -1,0 +1,89 @@
+"""What `prepare` takes besides decoding: it reads the labels, looks for files, fixes all rows, and writes all that."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from cache.plan import Part, write_part
+from pipeline.config import Config
+from pipeline.memory import peak_bytes
+from pipeline.plan_rows import plan_rows
+from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
+from pipeline.video import VideoMissing, find_video
+from pipeline.workspace import Workspace, clip_settings
+
+PLANNED, ABSENT = 2000, 200  # videos of a split that are planned, and looked for in vain, at most
+
+
+@dataclass(frozen=True)
+class PrepareCost:
+    """Without any decoding.
+
+    Attributes:
+        seconds: of all of it. labels_seconds: of reading the labels, as every stage does.
+        memory: peak bytes of the process.
+    """
+
+    seconds: float
+    labels_seconds: float
+    memory: int
+
+
+def measure_prepare(
+    config: Config, run_dir: Path, videos: list[dict], numbers: dict[str, int], missing: int
+) -> PrepareCost:
+    """Do it for as many videos as there will be, up to PLANNED, beyond which time and memory go in proportion.
+
+    Args:
+        videos: rows of videos.csv that stand for all.
+        numbers: of videos by split. missing: annotated videos without a file.
+    """
+    taken, annotations = _timed(lambda: _annotations(config, run_dir))
+    seconds, skipped = taken, []
+    if missing:
+        absent = min(missing, ABSENT)
+        once, skipped = _timed(lambda: [_miss(config, number) for number in range(absent)])
+        seconds, skipped = seconds + missing / absent * once, [*skipped] * (missing // absent)
+    before = memory = peak_bytes()
+    for split, number in numbers.items():
+        own, few = [row for row in videos if row["split"] == split] or videos, min(number, PLANNED)
+        rows = [own[place % len(own)] | {"video_id": f"plan{place:05d}"} for place in range(few)]
+        once, _ = _timed(lambda rows=rows, split=split: _plan(config, rows, split))
+        seconds += number / max(few, 1) * once
+        memory += round(number / max(few, 1) * (peak_bytes() - before))
+        before = peak_bytes()
+    seconds += _timed(lambda: (labels_csv(annotations), csv_bytes(("reason",), skipped)))[0]
+    return PrepareCost(seconds, taken, memory + peak_bytes() - before)
+
+
+def _timed(work: Callable[[], object]) -> tuple[float, object]:
+    started = time.perf_counter()
+    made = work()
+    return time.perf_counter() - started, made
+
+
+def _annotations(config: Config, run_dir: Path):
+    """Those of the run where it has them; those of the config otherwise."""
+    return Workspace(run_dir, config).annotations if (run_dir / "labels.csv").exists() else read_annotations(config)
+
+
+def _miss(config: Config, number: int) -> list[str]:
+    try:
+        find_video(Path(config.data.videos), f"no-such-video-{number}")
+    except VideoMissing as error:
+        return [str(error)]
+    raise AssertionError("a file of that name is there")
+
+
+def _plan(config: Config, videos: list[dict], split: str) -> None:
+    clips = config.clips
+    count = clips.aug_seeds if split == "train" else clips.eval_clips
+    rows = plan_rows(config, pd.DataFrame(videos), split, range(count))
+    with TemporaryDirectory(prefix="plan-") as folder:
+        write_part(
+            Path(folder), Part(f"part-000-{split}", split, rows, count, clips.videos_per_unit, clip_settings(config))
+        )

@@ -18,7 +18,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling lint format plan doctor
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling plan-outcome lint format plan doctor
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ scaling: setup ## units, bytes and metadata operations measured; benchmarks/scal
 benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.md"
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+plan-outcome: setup ## what plan says of the miniature, and what then happens, side by side; 10 minutes
+	$(BIN)/python -m benchmarks.plan_outcome --config $(CONFIG) --run $(RUN)-planned $(ARGS)
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest -n 2 $(ARGS)

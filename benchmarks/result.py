@@ -38,13 +38,19 @@ def to_json(row: int, result: Result) -> str:
 
 
 def to_markdown(results: Iterable[tuple[int, Result]]) -> str:
-    lines = ["| # | what | ours | theirs | ratio | goal | agreement |", "|---|---|---|---|---|---|---|"]
+    lines = []
     for row, result in results:
         ours, theirs = (_quantity(value, result.unit) for value in (result.ours, result.theirs))
         goal = result.goal if result.met else f"{result.goal} (missed)"
         ratio = f"{result.ratio:.3g}" if result.ratio < 100 else f"{result.ratio:.0f}"
-        lines.append(f"| {row} | {result.name} | {ours} | {theirs} | {ratio} | {goal} | {result.agreement} |")
-    return "\n".join(lines) + "\n"
+        lines.append((str(row), result.name, ours, theirs, ratio, goal, result.agreement))
+    return table(("#", "what", "ours", "theirs", "ratio", "goal", "agreement"), lines) + "\n"
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def placed(page: str, table: str) -> str:

@@ -1,11 +1,11 @@
 """The page about scale, in Markdown: measured numbers, assumptions, and what follows from both."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 
 from benchmarks import scale
 from benchmarks.networks import SIDE
+from benchmarks.result import table
 from benchmarks.row_costs import FRAMES, RowCost
 from benchmarks.scale import DataSet, Site, Work
 from benchmarks.unit_costs import Costs, UnitCost
@@ -50,7 +50,7 @@ def _measured(costs: Costs, row: RowCost, machine: str) -> str:
         f"## Measured\n\n{machine}. The miniature in {costs.units} units of {costs.videos_per_unit} videos; operations "
         "by strace, those below the data and run folders, of one process.\n\n"
     )
-    text += _table(("", *(name for name, _ in stages)), rows)
+    text += table(("", *(name for name, _ in stages)), rows)
     return text + (
         f"\n\nA row of the paper's size ({FRAMES} frames, {SIDE} x {SIDE}, ResNet50-I3D) takes "
         f"{row.look_seconds:.1f} s of one core to look at ({row.look_gflop:.0f} GFLOP) and {row.cut_seconds:.2f} s of "
@@ -72,7 +72,7 @@ def _assumed(site: Site, options: dict[str, str]) -> str:
         "`charades.toml`; a unit is taken to need as many operations, however many rows it has or units lie beside it. "
         "A GPU is taken never to wait for decoding."
     )
-    return f"## Assumed\n\n{_table(('option', 'what', 'value'), rows)}\n\n{recipe}"
+    return f"## Assumed\n\n{table(('option', 'what', 'value'), rows)}\n\n{recipe}"
 
 
 def _sizes(costs: Costs, sets: list[DataSet], works: list[Work], site: Site) -> str:
@@ -96,7 +96,7 @@ def _sizes(costs: Costs, sets: list[DataSet], works: list[Work], site: Site) -> 
         )
     head = ("", "videos", "index rows", "units", "files", "videos TB", "maps TB", "volumes TB")
     head += ("saliency, GPU hours", "saliency, core hours", "crops, core hours")
-    return f"## Sizes and costs\n\n{_table(head, rows)}"
+    return f"## Sizes and costs\n\n{table(head, rows)}"
 
 
 def _loads(works: list[Work], site: Site) -> str:
@@ -110,7 +110,7 @@ def _loads(works: list[Work], site: Site) -> str:
             cells = (work.name, f"{workers:,}", f"{found.metadata:.0%}", f"{found.bandwidth:.0%}", found.first)
             rows.append((*cells, f"{metadata:,.0f}", f"{num_bytes:,.0f}"))
     head = ("", "workers", "metadata", "bytes", "too little of", "workers that use up metadata", "... bytes")
-    return f"## What saturates first\n\n{'; '.join(limits)}. Shares of what the file system has a second:\n\n" + _table(
+    return f"## What saturates first\n\n{'; '.join(limits)}. Shares of what the file system has a second:\n\n" + table(
         head, rows
     )
 
@@ -127,7 +127,7 @@ def _times(works: list[Work], sets: list[DataSet], site: Site) -> str:
     return (
         "## How long it takes\n\nHours of 10, 100 and 1,000 workers, waiting for the file system included; and seconds "
         "until all of them, started again near the end with `--part i/N`, have seen which units are done.\n\n"
-        + _table(head, rows)
+        + table(head, rows)
     )
 
 
@@ -144,10 +144,5 @@ def _index(costs: Costs, works: list[Work], sets: list[DataSet], site: Site) -> 
         f"unit. In {site.worker_memory / 1e9:g} GB a worker holds {most:,} rows: a larger plan must be read in parts, "
         "each by those who work on it. A unit can keep a record file of its own as long as "
         f"{WORKERS[-1]:,} workers start within {site.start_seconds:g} s; else as many units as the last column "
-        f"says must share one, and a folder of very many records must become many folders.\n\n{_table(head, rows)}"
+        f"says must share one, and a folder of very many records must become many folders.\n\n{table(head, rows)}"
     )
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

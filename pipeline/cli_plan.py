@@ -63,7 +63,8 @@ def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slur
     elif as_json:
         stages = [asdict(stage) | _stated(stage, rates) for stage in found.stages]
         facts = {"run": str(run_dir), "planned": found.counts.planned, "stages": stages, "notes": found.notes}
-        facts |= {"free_bytes": found.free_bytes, "free_inodes": found.free_inodes, "fits": found.fits(codec)}
+        facts |= {"free_bytes": found.free_bytes, "free_inodes": found.free_inodes}
+        facts |= {"codec": codec, "fits": found.fits(codec)}
         click.echo(json.dumps(facts, indent=1))
     else:
         _print(config, run_dir, found, rates)

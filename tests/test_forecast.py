@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_data import change, make_data, tiny_config
 
+from benchmarks.plan_outcome import PLACES, line, ran, written
 from cache.crop_store import build_unit, unit_bytes
 from pipeline import cli_plan, crops, plan_counts, sample_training
 from pipeline.cli import main
@@ -20,23 +21,6 @@ from pipeline.sample_clips import measure
 from pipeline.sample_prepare import measure_prepare
 from pipeline.workspace import StageError
 
-PLACES = {
-    "prepare": ("*.csv", "*.txt", "*.toml", ".lock", "plan/*"),
-    "train-base": ("models/base-*/*",),
-    "saliency": ("base/**/*", "maps/**/*", "boxes/**/*"),
-    "crops": ("context/**/*", "crops/**/*"),
-    "train-fusion": ("models/late-*/*", "models/concat-*/*"),
-    "evaluate": ("results/*", "results.csv"),
-}
-
-
-def _sizes(run_dir, stage: str) -> list[int]:
-    """Bytes of every file that a stage wrote."""
-    found = {path for pattern in PLACES[stage] for path in run_dir.glob(pattern) if path.is_file()}
-    if stage == "prepare":
-        found.discard(run_dir / "results.csv")
-    return [path.stat().st_size for path in found]
-
 
 @pytest.fixture(scope="module")
 def before(tiny_run, tmp_path_factory):
@@ -48,9 +32,9 @@ def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
     assert not before.counts.planned
     assert [stage.stage for stage in before.stages] == list(PLACES) == list(cli_plan.STAGES)
     for stage in before.stages:
-        sizes = _sizes(tiny_run.path, stage.stage)
-        assert stage.files == len(sizes), stage.stage
-        assert stage.bytes["png"] == pytest.approx(sum(sizes), rel=0.1), stage.stage
+        size, files = written(tiny_run.path, stage.stage)
+        assert stage.files == files, stage.stage
+        assert stage.bytes["png"] == pytest.approx(size, rel=0.1), stage.stage
         assert stage.seconds > 0 and stage.memory > 1e7
     rows = {stage.stage: stage.rows for stage in before.stages}
     assert (rows["prepare"], rows["saliency"], rows["crops"]) == (7, 14, 14)
@@ -60,7 +44,7 @@ def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
 def test_the_other_codec_is_within_a_tenth_as_well(looked, before):
     crops.run(change(looked.config, crops={"codec": "jpeg"}), looked.path, ("entropy",))
     (stage,) = (stage for stage in before.stages if stage.stage == "crops")
-    assert stage.bytes["jpeg"] == pytest.approx(sum(_sizes(looked.path, "crops")), rel=0.1)
+    assert stage.bytes["jpeg"] == pytest.approx(written(looked.path, "crops")[0], rel=0.1)
     assert stage.bytes["jpeg"] < stage.bytes["png"]
 
 
@@ -69,7 +53,7 @@ def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
     found = forecast(tiny_copy.config, tiny_copy.path, seconds=30)
     assert found.counts.planned and not any("random weights" in note for note in found.notes)
     (stage,) = (stage for stage in found.stages if stage.stage == "saliency")
-    assert stage.bytes["png"] == pytest.approx(sum(_sizes(tiny_copy.path, "saliency")), rel=0.1)
+    assert stage.bytes["png"] == pytest.approx(written(tiny_copy.path, "saliency")[0], rel=0.1)
     assert (found.held_files, found.held_bytes) == (len(files), sum(files.values()))
     assert files == {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}  # wrote nothing
     assert replace(found, free_bytes=0, free_inodes=0, held_bytes=found.total("png"), held_files=found.files).fits(
@@ -167,6 +151,15 @@ def test_prepare_is_timed_with_labels_missing_files_and_a_plan_of_its_size(tmp_p
     assert 0 < few.labels_seconds < few.seconds < many.seconds and beyond.seconds > 20 * many.seconds
     assert missing.seconds > 10 * few.seconds and few.memory > 1e7
     assert not (tmp_path / "run").exists()
+
+
+def test_plan_and_outcome_side_by_side():
+    planned = {"stage": "crops", "seconds": 12.0, "bytes": {"png": 5e6, "jpeg": 1e6}, "files": 8, "memory": 3_000_000}
+    cells = line(planned, "jpeg", 10.0, 2_000_000, 10, 3_000_000)
+    assert cells[:2] == ("crops", "12.0 s; 10.0 s (+20%)") and cells[2:4] == ("1 MB; 2 MB (-50%)", "8; 10 (-20%)")
+    assert cells[4] == "3 MB; 3 MB (+0%)"
+    seconds, memory, code = ran(["no-such-stage"])
+    assert code == 2 and seconds > 0 and 1e7 < memory < 1e9
 
 
 def test_a_process_is_measured_in_itself_and_not_in_who_starts_it():

@@ -113,9 +113,8 @@ def count(config: Config, run_dir: Path) -> Counts:
         if ids:
             parts.append(PartSize(split, len(ids), rows, clips.videos_per_unit))
             candidates[split] = [(video_id, split) for video_id in _spread(sorted(ids, key=lambda one: sizes[one]))]
-    return Counts(
-        parts, len(missing), len(annotations.classes), _class_bytes(annotations), text, candidates, planned=False
-    )
+    class_bytes = _class_bytes(annotations, [video_id for video_id, split in found if split == "test"])
+    return Counts(parts, len(missing), len(annotations.classes), class_bytes, text, candidates, planned=False)
 
 
 def _of_plan(config: Config, run_dir: Path) -> Counts:
@@ -129,13 +128,15 @@ def _of_plan(config: Config, run_dir: Path) -> Counts:
     texts = ("labels.csv", "classes.txt", "skipped.csv")
     size = sum((run_dir / name).stat().st_size for name in texts if (run_dir / name).exists())
     missing = max(len((run_dir / "skipped.csv").read_text().splitlines()) - 1, 0)
-    classes = workspace.annotations.classes
-    return Counts(parts, missing, len(classes), _class_bytes(workspace.annotations), size, candidates, planned=True)
+    annotations, tests = workspace.annotations, [part for part in workspace.parts if part.split == "test"]
+    class_bytes = _class_bytes(annotations, [video_id for part in tests for video_id in part.video_ids])
+    return Counts(parts, missing, len(annotations.classes), class_bytes, size, candidates, planned=True)
 
 
-def _class_bytes(annotations: Annotations) -> int:
-    """About the bytes of a table of APs: a line holds the class, a count and a number."""
-    return sum(len(name) + 12 for name in annotations.classes)
+def _class_bytes(annotations: Annotations, ids: list[str]) -> int:
+    """About the bytes of a table of APs: a line holds the class, a count and, where these videos show it, a number."""
+    shown = annotations.video_targets(ids).any(0)
+    return sum(len(name) + (24 if one else 4) for name, one in zip(annotations.classes, shown, strict=True))
 
 
 def with_miniature(config: Config, folder: Path, videos: int) -> tuple[Config, Counts]:

@@ -86,7 +86,7 @@ def forecast(
         base = Workspace(run_dir, config).base_folder / "weights.pt"
         weights = base if base.exists() else None
         starts = {
-            "prepare": _startup("pipeline.prepare"),
+            "prepare": _startup("pipeline.cli", "pipeline.prepare", "cache.sweep"),
             "stage": _startup("pipeline.saliency", "pipeline.volumes"),
             "training": _startup("pipeline.train_fusion", "torch._dynamo"),  # the optimiser loads that
         }

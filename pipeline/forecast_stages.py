@@ -130,7 +130,8 @@ class Measured:
         prober = max(sample.prober_seconds for sample in self.samples)
         seconds = self.starts["prepare"].seconds + self.prepared.seconds + self.made_seconds
         seconds += prober + probe / config.workers
-        memory = max(self.prepared.memory, *(sample.prober_bytes for sample in self.samples))
+        memory = self.starts["prepare"].memory + self.prepared.memory
+        memory = max(memory, *(sample.prober_bytes for sample in self.samples))
         files = PREPARED + 2 * len(counts.parts)
         return self._stage("prepare", videos, files, size, seconds, memory, config.workers)
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cache.plan import Part, write_part
 from pipeline.config import Config
-from pipeline.memory import peak_bytes
+from pipeline.memory import held_bytes, peak_bytes
 from pipeline.plan_rows import plan_rows
 from pipeline.prepare_annotations import csv_bytes, labels_csv, read_annotations
 from pipeline.video import VideoMissing, find_video
@@ -25,7 +25,7 @@ class PrepareCost:
 
     Attributes:
         seconds: of all of it. labels_seconds: of reading the labels, as every stage does.
-        memory: peak bytes of the process.
+        memory: bytes at the peak beyond those of a process that has just started.
     """
 
     seconds: float
@@ -42,6 +42,7 @@ def measure_prepare(
         videos: rows of videos.csv that stand for all.
         numbers: of videos by split. missing: annotated videos without a file.
     """
+    started = held_bytes()
     taken, annotations = _timed(lambda: _annotations(config, run_dir))
     seconds, skipped = taken, []
     if missing:
@@ -57,7 +58,7 @@ def measure_prepare(
         memory += round(number / max(few, 1) * (peak_bytes() - before))
         before = peak_bytes()
     seconds += _timed(lambda: (labels_csv(annotations), csv_bytes(("reason",), skipped)))[0]
-    return PrepareCost(seconds, taken, memory + peak_bytes() - before)
+    return PrepareCost(seconds, taken, memory + peak_bytes() - before - started)
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, object]:

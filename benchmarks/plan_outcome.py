@@ -48,7 +48,9 @@ def line(planned: dict, codec: str, seconds: float, num_bytes: int, files: int, 
     """One row of the table: what was planned, what came, and how far the plan was off."""
     pairs = [(planned["seconds"], seconds, "{:.1f} s".format), (planned["bytes"][codec], num_bytes, size)]
     pairs += [(planned["files"], files, str), (planned["memory"], memory, size)]
-    return planned["stage"], *(f"{said(plan)}; {said(came)} ({plan / came - 1:+.0%})" for plan, came, said in pairs)
+    off = [f"{plan / came - 1:+.0%}" if came else "-" for plan, came, _ in pairs]
+    cells = zip(pairs, off, strict=True)
+    return planned["stage"], *(f"{said(plan)}; {said(came)} ({share})" for (plan, came, said), share in cells)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -64,8 +66,8 @@ def main(run: Path, seconds: float, eval_ids: str, options: tuple[str, ...]) -> 
     moved = ["--set", f"data.eval_ids={eval_ids.split(',')}"] if eval_ids else []
     command = [sys.executable, "-m", "pipeline", "plan", *shared, *moved, "--seconds", str(seconds), "--json"]
     said = subprocess.run(command, stdout=subprocess.PIPE)
-    if not said.stdout:
-        sys.exit(said.returncode)
+    if said.returncode:
+        sys.exit(said.returncode)  # it has said why
     planned = json.loads(said.stdout)
     rows, codes = [], []
     for stage in planned["stages"]:

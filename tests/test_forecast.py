@@ -158,6 +158,7 @@ def test_plan_and_outcome_side_by_side():
     cells = line(planned, "jpeg", 10.0, 2_000_000, 10, 3_000_000)
     assert cells[:2] == ("crops", "12.0 s; 10.0 s (+20%)") and cells[2:4] == ("1 MB; 2 MB (-50%)", "8; 10 (-20%)")
     assert cells[4] == "3 MB; 3 MB (+0%)"
+    assert line(planned, "png", 10.0, 0, 0, 1)[2:4] == ("5 MB; 0 B (-)", "8; 0 (-)")  # a stage that failed
     seconds, memory, code = ran(["no-such-stage"])
     assert code == 2 and seconds > 0 and 1e7 < memory < 1e9
 

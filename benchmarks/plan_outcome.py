@@ -11,9 +11,10 @@ import click
 from benchmarks.machine import description
 from benchmarks.result import table
 from pipeline.cli_plan import size
+from pipeline.memory import run_measured
 
 PLACES = {  # what each stage writes, in a run that held nothing before
-    "prepare": ("[!r]*.csv", "*.txt", "*.toml", ".lock", "plan/*"),
+    "prepare": ("[!r]*.csv", "*.txt", "*.toml", ".lock", "plan/*"),  # results.csv is evaluate's
     "train-base": ("models/base-*/*",),
     "saliency": ("base/**/*", "maps/**/*", "boxes/**/*"),
     "crops": ("context/**/*", "crops/**/*"),
@@ -30,18 +31,11 @@ def written(run_dir: Path, stage: str) -> tuple[int, int]:
 
 
 def ran(arguments: list[str]) -> tuple[float, int, int]:
-    """(seconds, peak bytes of its largest process, exit code) of a stage.
-
-    The peak is asked of a small process between, as a child inherits that of whoever starts it.
-    """
-    between = (
-        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=2); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, done.returncode)"
-    )
-    command = [sys.executable, "-S", "-c", between, sys.executable, "-m", "pipeline", *arguments]
+    """(seconds, peak bytes of its largest process, exit code) of a stage; what it printed goes to standard error."""
     started = time.monotonic()
-    said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()
-    return time.monotonic() - started, int(said[0]) * 1024, int(said[1])
+    said, memory, code = run_measured(["-m", "pipeline", *arguments])
+    click.echo(said, err=True)
+    return time.monotonic() - started, memory, code
 
 
 def line(planned: dict, codec: str, seconds: float, num_bytes: int, files: int, memory: int) -> tuple[str, ...]:

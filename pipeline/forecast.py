@@ -1,8 +1,6 @@
 """plan: what every stage will take on this machine, scaled up from a timed sample of the user's own videos."""
 
 import multiprocessing
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from cache.filesystem import free_space
 from pipeline.config import Config
 from pipeline.device import pick_device
 from pipeline.forecast_stages import Measured, StageForecast, Startup
+from pipeline.memory import run_measured
 from pipeline.plan_counts import Counts, count, with_miniature
 from pipeline.policies import Policy
 from pipeline.rehearsal import end_workers, rehearse
@@ -27,7 +26,6 @@ from pipeline.sample_training import TrainingCost, measure_training
 from pipeline.site import here
 from pipeline.workspace import StageError, Workspace
 
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
 SAMPLED_MINIATURE = 80  # videos of each split that are made where there are none yet
 
 
@@ -146,17 +144,10 @@ def _fresh(measure: Callable, *arguments):
 
 
 def _startup(*modules: str) -> Startup:
-    """Its peak is asked of a small process between, as a child inherits that of whoever starts it."""
     code = f"import {', '.join(modules)}, pipeline.memory; print(pipeline.memory.held_bytes())"
-    between = (
-        "import resource, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    command = [sys.executable, "-S", "-c", between, code]
     started = time.monotonic()
-    said = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=True).stdout.split()
-    held, peak = int(said[0]), int(said[1]) * RSS_UNIT
-    return Startup(time.monotonic() - started, held, max(peak - held, 0))
+    held, peak, _ = run_measured(["-c", code], Path(__file__).parents[1])
+    return Startup(time.monotonic() - started, int(held), max(peak - int(held), 0))
 
 
 def _held(run_dir: Path) -> tuple[int, int]:

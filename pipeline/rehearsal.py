@@ -82,7 +82,7 @@ def rehearse(
     folder: Path,
     seconds: float,
 ) -> Rehearsed:
-    """Run stages 1 and 2 on one video of each split, twice, for the first starts workers; then on more.
+    """Run stages 1 and 2 on one video of each split, twice, as the first time starts workers; then on more.
 
     Args:
         videos: the sampled ones.

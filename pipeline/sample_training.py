@@ -111,8 +111,8 @@ def measure_training(
         write_file(Path(folder) / hashlib.sha256(checkpoint).hexdigest(), checkpoint)
         save = time.perf_counter() - begun
     if points[-1][0] == training.batch_size:
-        left = seconds - (time.monotonic() - started)
-        steps = min(max(round(left / points[-1][1]), 1), STEPS)
+        remaining = seconds - (time.monotonic() - started)
+        steps = min(max(round(remaining / points[-1][1]), 1), STEPS)
         taken = max(_trained(network, training, clips, classes, device, steps) - save, 0.0) / steps
         points.append((training.batch_size, taken, points.pop()[2]))
     left = held_bytes() - len(checkpoint)

@@ -4,7 +4,7 @@ from benchmarks import look
 from benchmarks.networks import both_networks, clip
 from benchmarks.result import Result
 from benchmarks.timing import interleaved, medians, minima
-from models.fold import fold
+from models.frozen.fold import fold
 
 GOALS = {16: 1.7, 32: 1.5}
 

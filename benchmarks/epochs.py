@@ -16,15 +16,15 @@ from benchmarks.paper_step import PaperStep
 from benchmarks.result import Result
 from benchmarks.scene import Scene, make
 from benchmarks.timing import interleaved, medians
-from cache.records import Clip
-from pipeline import crops, saliency
-from pipeline.base import build_base, load_base
-from pipeline.clips import TrainVideo
-from pipeline.fusion_step import fusion_loss
-from pipeline.policies import Fusion
-from pipeline.sampling import frame_indices, train_clip
-from pipeline.train_online import Online
-from pipeline.volumes import Volumes
+from cache.geometry import Clip
+from pipeline.config import Fusion
+from pipeline.data.clips import TrainVideo
+from pipeline.data.sampling import frame_indices, train_clip
+from pipeline.run.networks import build_base, load_base
+from pipeline.stages import crops, saliency
+from pipeline.training.cached_volumes import Volumes
+from pipeline.training.fusion_step import fusion_loss
+from pipeline.training.online_clips import Online
 
 VIDEOS, RATE = 2, 1e-5  # so small a rate that all sides still look at the same places after a few epochs
 

@@ -7,7 +7,9 @@ from unittest import mock
 
 from benchmarks.result import Result
 from benchmarks.scene import FPS, Scene, make
-from pipeline import container, crops, saliency, transforms, video
+from pipeline.data import pixels
+from pipeline.data.video import container, frames
+from pipeline.stages import crops, saliency
 
 
 def measure() -> Result:
@@ -66,10 +68,10 @@ def _counted():
 
     def resized(*arguments):
         count["resized"] += 1
-        return transforms.resize(*arguments)
+        return pixels.resize(*arguments)
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(video, "decoded", decoded))
-        stack.enter_context(mock.patch.object(video, "to_rgb", converted))
-        stack.enter_context(mock.patch("pipeline.clips.resize", resized))
+        stack.enter_context(mock.patch.object(frames, "decoded", decoded))
+        stack.enter_context(mock.patch.object(frames, "to_rgb", converted))
+        stack.enter_context(mock.patch("pipeline.data.clips.resize", resized))
         yield count

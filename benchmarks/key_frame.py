@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.container import opened, to_rgb
+from pipeline.data.video.container import opened, to_rgb
 
 
 def clip_frames(path: Path, slots: list[int], fps: float) -> Iterator[tuple[int, np.ndarray]]:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from benchmarks.key_frame import clip_frames
 from benchmarks.look import box_by_convolution
-from cache.records import Box, Clip
+from cache.geometry import Box, Clip
 from models.losses import charades_loss, entropy
-from pipeline.policies import Fusion
-from pipeline.transforms import apply_theta, cut_source
+from pipeline.config import Fusion
+from pipeline.data.pixels import apply_theta, cut_source
 
 
 @dataclass(frozen=True)

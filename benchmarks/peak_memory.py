@@ -7,14 +7,14 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.result import Result
 from benchmarks.scene import make
-from pipeline.config import to_toml
+from pipeline.config_file import to_toml
 
 LIMITS = {"10x the videos": 1.1, "a 10x longer video": 1.5, "4x the source area": 1.5}
 STAGES = ("prepare", "saliency", "crops", "train-fusion", "evaluate")
 CHILD = """
 import re, sys
 from pathlib import Path
-from pipeline.cli import main
+from pipeline.cli.main import main
 try:
     main(sys.argv[1:])
 finally:

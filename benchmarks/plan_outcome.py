@@ -10,8 +10,8 @@ import click
 
 from benchmarks.machine import description
 from benchmarks.result import table
-from pipeline.cli_plan import size
-from pipeline.memory import run_measured
+from pipeline.cli.preflight import size
+from pipeline.workers.peak_memory import run_measured
 
 PLACES = {  # what each stage writes, in a run that held nothing before
     "prepare": ("[!r]*.csv", "*.txt", "*.toml", ".lock", "plan/*"),  # results.csv is evaluate's

@@ -10,7 +10,7 @@ from benchmarks.machine import SIZES, product_flops
 from benchmarks.networks import both_networks, clip
 from benchmarks.result import Result
 from benchmarks.timing import interleaved
-from models.fold import fold
+from models.frozen.fold import fold
 
 GOAL = 0.75
 

@@ -12,12 +12,12 @@ from benchmarks import look
 from benchmarks.networks import BOX, CLASSES, SIDE, clip
 from models.backbones import build
 from models.checkpoint import to_bytes
-from models.fold import fold
+from models.frozen.fold import fold
 from models.i3d import resnet50_i3d
-from pipeline import crops, prepare, saliency, train_base
 from pipeline.config import Base, Clips, Config, Crops, Data, Saliency
-from pipeline.workspace import Workspace
-from pipeline.write_video import write_video
+from pipeline.data.video.write import write_video
+from pipeline.run.folder import Workspace
+from pipeline.stages import crops, prepare, saliency, train_base
 
 FRAMES = 64  # T_in
 LOOKED_AT = 16  # frames that are run through the network; its work is the same for every one of them

@@ -14,7 +14,7 @@ from benchmarks.row_costs import RowCost
 from benchmarks.scale import Site, data_sets
 from benchmarks.scaling_page import page
 from benchmarks.unit_costs import Costs, UnitCost
-from pipeline.config import load
+from pipeline.config_file import load
 
 TRAIN, EVALUATION = 7985, 1863  # videos of Charades
 ASSUMED = {  # default and help, by the name in Site

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from models.backbones import build
 from models.checkpoint import to_bytes
-from pipeline import prepare, train_base
 from pipeline.config import Base, Clips, Config, Crops, Data, Fusion, Saliency
-from pipeline.workspace import Workspace
-from pipeline.write_video import write_video
+from pipeline.data.video.write import write_video
+from pipeline.run.folder import Workspace
+from pipeline.stages import prepare, train_base
 
 CLASSES = 157
 FPS = 30

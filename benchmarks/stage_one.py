@@ -10,13 +10,13 @@ from benchmarks.networks import both_networks
 from benchmarks.result import Result
 from benchmarks.scene import Scene, forget, make
 from benchmarks.timing import interleaved, medians
-from models.fold import fold
+from models.frozen.fold import fold
 from models.i3d import as_input
-from pipeline import saliency
-from pipeline.base import build_base, load_base
-from pipeline.clips import input_clips, video_rows
-from pipeline.policies import saliency_maps
-from pipeline.products import open_base
+from models.objectives import saliency_maps
+from pipeline.data.clips import input_clips, video_rows
+from pipeline.run.networks import build_base, load_base
+from pipeline.run.stores import open_base
+from pipeline.stages import saliency
 
 GOAL = 0.85
 

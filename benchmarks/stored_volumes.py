@@ -10,13 +10,13 @@ import numpy as np
 
 from benchmarks.key_frame import clip_frames
 from benchmarks.scene import REAL, Scene, make
-from cache.crop_store import VolumeStore
 from cache.plan import Part
-from pipeline import crops
-from pipeline.base import load_base
-from pipeline.policies import find_box
-from pipeline.products import open_crops
-from pipeline.transforms import cut_source
+from cache.stores.volume_store import VolumeStore
+from pipeline.data.box_policies import find_box
+from pipeline.data.pixels import cut_source
+from pipeline.run.networks import load_base
+from pipeline.run.stores import open_crops
+from pipeline.stages import crops
 
 CLIPS = 6
 

@@ -3,7 +3,7 @@
 from benchmarks.networks import both_networks, clip
 from benchmarks.result import Result
 from benchmarks.timing import interleaved, medians, minima
-from models.fold import fold
+from models.frozen.fold import fold
 from models.losses import entropy, max_logit
 from models.saliency import input_saliency
 

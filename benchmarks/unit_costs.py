@@ -12,9 +12,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import miniature, prepare, train_base
-from pipeline.config import Config, load, to_toml
-from pipeline.workspace import Workspace
+from pipeline.config import Config
+from pipeline.config_file import load, to_toml
+from pipeline.data.miniature import generate
+from pipeline.run.folder import Workspace
+from pipeline.stages import prepare, train_base
 
 ROOT = Path(__file__).parents[1]
 RECORDS = {"saliency": "maps", "crops": "crops"}  # whose records say that a unit is done
@@ -97,7 +99,7 @@ def _generate(folder: Path, videos: int) -> Config:
     settings |= {"data.classes": data / "classes.txt", "data.annotations": [f"{data}/train.csv", f"{data}/test.csv"]}
     config = load("miniature", tuple(f"{name}={value}" for name, value in settings.items()))
     (folder / "config.toml").write_text(to_toml(config))
-    miniature.generate(config)
+    generate.generate(config)
     prepare.run(config, folder / "start")
     train_base.run(config, folder / "start")
     return config

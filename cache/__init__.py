@@ -11,11 +11,11 @@ def open(run_dir, *, base=None, maps=None, boxes=None, context=None, crops=None)
             maps the objective, for boxes and crops the policy) or the first six or more digits of a key. Needed only
             where a run has several; a choice narrows the others to what it was made from or what was made from it.
     Returns:
-        cache.run.Run
+        cache.reader.Run
     Raises:
         CacheError: no plan, stale or damaged files, a choice that fits no store or several; the message lists them. Of
             a URL also: it cannot be read.
     """
-    from cache.run import open_run  # pandas and zarr load only when a run is opened
+    from cache.reader import open_run  # pandas and zarr load only when a run is opened
 
     return open_run(run_dir, base=base, maps=maps, boxes=boxes, context=context, crops=crops)

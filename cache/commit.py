@@ -5,17 +5,14 @@ fsynced. Both stores, the plan and the checkpoints of training write through thi
 """
 
 import fcntl
-import hashlib
-import json
 import os
 import socket
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
-from cache.errors import DamagedError, StorageError
-from cache.fingerprint import canonical
+from cache.errors import StorageError
 
 
 @contextmanager
@@ -120,56 +117,14 @@ def _sign(descriptor: int):
         pass
 
 
-def seal(content: dict) -> bytes:
-    """JSON text that vouches for itself: its field sha256 is that of all others in canonical form."""
-    text = json.dumps(_sealed(content), indent=1, sort_keys=True, allow_nan=False)
-    return f"{text}\n".encode()
+@contextmanager
+def in_use(run_dir: Path) -> Iterator[None]:
+    """Hold the run lock as one of many; wait while `sweep` holds it alone.
 
-
-def read_sealed(path: Path, *names: str) -> dict:
-    """What `seal` wrote, without its checksum.
-
-    Raises:
-        DamagedError: the file is missing, differs from what was written in any bit, or lacks one of the fields.
+    A folder that is not there yet, or that only can be read, needs no lock: nothing in it can be swept up from here.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{path}: {error}") from error
-    return parse_sealed(data, path, *names)
-
-
-def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:
-    """As `read_sealed`, of bytes that are at path."""
-    try:
-        content = json.loads(data)
-        if not isinstance(content, dict) or not set(names) <= content.keys():
-            raise DamagedError(f"{path} lacks one of {', '.join(names)}")
-        content.pop("sha256", None)
-        whole = data == seal(content)
-    except (ValueError, RecursionError) as error:  # seal refuses what no JSON of ours holds, such as NaN
-        raise DamagedError(f"{path}: {error}") from error
-    if not whole:
-        raise DamagedError(f"{path} is not what was written: its checksum does not fit")
-    return content
-
-
-def _sealed(content: dict) -> dict:
-    return content | {"sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def unchanged_sha256(path: Path) -> str:
-    """`file_sha256`, read once in a process as long as the file's size, time of change and inode stay the same."""
-    stat = os.stat(path)
-    return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-@lru_cache(maxsize=1 << 16)
-def _sha256_of_version(path: Path, *version: int) -> str:
-    return file_sha256(path)
+    if not os.access(run_dir, os.W_OK):
+        yield
+        return
+    with locked(run_dir / ".lock", wait=True, shared=True):
+        yield

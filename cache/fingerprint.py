@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+from functools import lru_cache
+from pathlib import Path
 
 ABSENT = "(absent)"
 
@@ -31,3 +34,20 @@ def differences(a: dict, b: dict) -> list[str]:
         elif (name in a) != (name in b) or canonical(left) != canonical(right):
             found.append(f"{name}: {left} != {right}")
     return found
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unchanged_sha256(path: Path) -> str:
+    """`file_sha256`, read once in a process as long as the file's size, time of change and inode stay the same."""
+    stat = os.stat(path)
+    return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256_of_version(path: Path, *version: int) -> str:
+    return file_sha256(path)

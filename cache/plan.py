@@ -5,26 +5,20 @@ A local row counts within its part; global row = part.offset + local row.
 """
 
 import hashlib
-import io
 import json
 import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cache.commit import locked, read_sealed, seal, write_file
-from cache.errors import CacheError, DamagedError, StaleCacheError
-from cache.fingerprint import canonical, differences
-from cache.records import Clip, Theta
+from cache.fingerprint import canonical
+from cache.geometry import Clip, Theta
 
-FORMAT = 2
 SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -199,85 +193,7 @@ class Part:
 _INPUT = ["theta_input_height", "theta_input_width"]
 
 
-def write_part(run_dir: Path, part: Part) -> Path:
-    """Write a part to run_dir/plan; the same content again changes nothing.
-
-    Raises:
-        StaleCacheError: other content stands there under this name; names the first field that differs.
-    """
-    path = Path(run_dir) / "plan" / f"{part.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent / ".lock", wait=True):
-        if path.exists():
-            _refuse_other(path, part)
-            return path
-        for row in range(part.num_rows):
-            part.clip(row)  # refuses a theta that leaves its frame, before anything is made from it
-        buffer = io.BytesIO()
-        pq.write_table(_table(part.name, part.rows), buffer)
-        write_file(path.with_suffix(".parquet"), buffer.getvalue())
-        meta = _meta(part) | {"parquet_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-        write_file(path, seal(meta))
-    return path
-
-
-def read_plan(run_dir: Path) -> list[Part]:
-    """Every part of the plan in the order of its numbers, offsets set.
-
-    Raises:
-        CacheError: there is no plan, or the numbers of its parts have a gap.
-        DamagedError: a part is not what was written.
-    """
-    paths = sorted((Path(run_dir) / "plan").glob("part-*.json"))
-    if not paths:
-        raise CacheError(f"{run_dir} holds no plan (plan/part-000-*.json); `prepare` writes it")
-    parts, offset = [], 0
-    for number, path in enumerate(paths):
-        if not path.name.startswith(f"part-{number:03d}-"):
-            raise CacheError(f"{path}: expected part number {number:03d}, every number once")
-        parts.append(_read_part(path, offset))
-        offset += parts[-1].num_rows
-    return parts
-
-
-def _read_part(path: Path, offset: int = 0) -> Part:
-    """Read and check one part."""
-    try:
-        meta = read_sealed(path)
-        data = path.with_suffix(".parquet").read_bytes()
-        if meta["format"] != FORMAT:
-            raise StaleCacheError(f"{path}: format: {meta['format']} != {FORMAT}")
-        if hashlib.sha256(data).hexdigest() != meta.pop("parquet_sha256"):
-            raise DamagedError(f"{path.with_suffix('.parquet')} is not the file that {path.name} describes")
-        fields = {name: meta[name] for name in ("name", "split", "rows_per_video", "videos_per_unit", "settings")}
-        part = Part(rows=pq.read_table(io.BytesIO(data)).to_pandas(), offset=offset, **fields)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path}: {error}") from error
-    if wrong := differences(meta, _meta(part)):
-        raise DamagedError(f"{path}: {wrong[0]}")
-    return part
-
-
-def _refuse_other(path: Path, part: Part):
-    """Raise StaleCacheError unless the part at path equals the given one."""
-    old = _read_part(path)
-    wrong = differences(_meta(old), _meta(part))
-    if not wrong:
-        return
-    if old.num_rows == part.num_rows:
-        for name in SCHEMA.names:
-            for row, (left, right) in enumerate(zip(old._values[name], part._values[name], strict=True)):
-                if left != right:
-                    raise StaleCacheError(f"{path} cannot change: {name} of row {row}: {left!r} != {right!r}")
-    raise StaleCacheError(f"{path} cannot change: {wrong[0]}")
-
-
-def _meta(part: Part) -> dict:
-    names = ("name", "split", "rows_per_video", "videos_per_unit", "settings", "num_videos", "num_rows", "rows_sha256")
-    return {"format": FORMAT} | {name: getattr(part, name) for name in names}
-
-
-def _table(name: str, rows: pd.DataFrame) -> pa.Table:
+def as_table(name: str, rows: pd.DataFrame) -> pa.Table:
     """Rows as an Arrow table of exactly SCHEMA, without any null."""
     if unknown := sorted(set(rows.columns) - set(SCHEMA.names)):
         raise ValueError(f"{name}: columns the plan does not have: {', '.join(unknown)}")
@@ -299,4 +215,4 @@ def _joined(texts: pa.Array) -> memoryview:
 
 
 def _typed(name: str, rows: pd.DataFrame) -> pd.DataFrame:
-    return _table(name, rows).to_pandas()
+    return as_table(name, rows).to_pandas()

@@ -79,3 +79,14 @@ class PerTime(nn.Module):
         if isinstance(head, nn.Linear):
             return head(x)
         return head(x.transpose(1, 2)[..., None, None]).flatten(2).transpose(1, 2)  # s3d: a 1 x 1 x 1 convolution
+
+
+def count_out_frames(network: nn.Module, num_frames: int, side: int) -> int:
+    """T_out of a network for clips of num_frames at side x side; changes nothing in the network."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return network(torch.zeros(1, num_frames, side, side, 3)).shape[1]
+    finally:
+        network.train(training)

@@ -1,17 +1,20 @@
-"""The settings of a run: typed, frozen, validated; read from TOML, overridden by `--set section.key=value`."""
+"""The settings of a run: typed, frozen, validated."""
 
-import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pipeline.typed_toml import ConfigError, build, override
-from pipeline.typed_toml import to_toml as to_toml
+from pipeline.errors import ConfigError
+
+Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
+Policy = Literal[Objective, "random", "center"]  # where to cut; an objective reads its saliency map
+Focus = Literal[Policy, "repeat"]  # "repeat": the second volume is V_in again
+Pixels = Literal["source", "input"]
+Fusion = Literal["late", "concat"]
+OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
+PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 
 # of Training: these change no number, so no key holds them
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
-CONFIGS = Path(__file__).parent / "configs"
-OBJECTIVES = ("entropy", "cross_entropy", "max_logit", "softmax_entropy")  # what saliency can differentiate
 
 
 @dataclass(frozen=True)
@@ -127,32 +130,7 @@ class Config:
     workers: int = 1  # processes of prepare, saliency (on the CPU) and crops
 
 
-def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a config.
-
-    Args:
-        path: a TOML file, or the name of one that comes with the project, such as `charades`.
-        overrides: `section.key=value` in TOML, or with a bare word as a string.
-    Raises:
-        ConfigError: names the file, the field, and what was expected.
-    """
-    file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
-    if not file.exists():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-        raise ConfigError(f"{path}: no such config file; those of the project are {known}")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from error
-    values.setdefault("name", file.stem)
-    for text in overrides:
-        override(values, text)
-    config = build(Config, values, str(file))
-    _check(config)
-    return config
-
-
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
     """Refuse values that no stage could use."""
     clips, box = config.clips, config.saliency.box_side
     rules = {
@@ -182,3 +160,17 @@ def _check(config: Config) -> None:
     for name, holds in rules.items():
         if not holds:
             raise ConfigError(f"{config.name}: {name} has a value that cannot work")
+
+
+def clip_settings(config: Config) -> dict:
+    """Everything about clips that can change their pixels; the rows themselves are hashed apart."""
+    clips = config.clips
+    return {
+        "num_frames": clips.num_frames,
+        "fps": clips.fps,
+        "source_fps": config.data.source_fps,
+        "resize": clips.resize,
+        "resized_side": clips.resized_side,
+        "input_side": clips.input_side,
+        "plan_seed": clips.plan_seed,
+    }

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_data import change, make_data, run_all, tiny_config
 
-from cache.product import PRODUCTS
+from cache.layout import PRODUCTS
 from pipeline.config import Config
+from tests.helpers.tiny_data import change, make_data, run_all, tiny_config
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more, and the machine may be shared
 

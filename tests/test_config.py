@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from tiny_data import change
 
-from pipeline.config import CONFIGS, Base, Clips, Config, ConfigError, Data, Fusion, load, to_toml
+from pipeline.config import Base, Clips, Config, ConfigError, Data, Fusion
+from pipeline.config_file import CONFIGS, load, to_toml
+from tests.helpers.tiny_data import change
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.toml")))

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.contrasts import Scored, contrast, resampled_maps, resamples
-from pipeline.metrics import mean_average_precision
+from pipeline.metrics import Scored, contrast, mean_average_precision, resampled_maps, resamples
 
 # three videos, two classes: the first class ranks 0, 1, 2, the second 2, 1, 0
 SCORES = np.array([[0.9, 0.1], [0.5, 0.2], [0.1, 0.9]])

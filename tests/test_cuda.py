@@ -8,12 +8,12 @@ import csv
 import numpy as np
 import pytest
 import torch
-from tiny_data import change
 
-from pipeline import crops, evaluate, saliency, train_base, train_fusion
-from pipeline.base import load_base
-from pipeline.products import open_base, open_boxes, open_maps
-from pipeline.workspace import Workspace
+from pipeline.run.folder import Workspace
+from pipeline.run.networks import load_base
+from pipeline.run.stores import open_base, open_boxes, open_maps
+from pipeline.stages import crops, evaluate, saliency, train_base, train_fusion
+from tests.helpers.tiny_data import change
 
 pytestmark = [
     pytest.mark.needs_cuda,

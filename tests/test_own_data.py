@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from make_video import write_video
 
 import cache
-from pipeline.cli import main
+from pipeline.cli.main import main
+from tests.helpers.make_video import write_video
 
 ROOT = Path(__file__).parents[1]
 COLOURS = {"pouring": (210, 60, 40), "stirring": (40, 80, 210)}

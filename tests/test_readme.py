@@ -4,8 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from pipeline import config as configs
-from pipeline.cli import main
+from pipeline import config_file as configs
+from pipeline.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_data import change
 
 import cache
-from cache.records import Box
-from pipeline import config as configs
-from pipeline import crops, evaluate, prepare, saliency, train_base
-from pipeline.clips import source_frames
-from pipeline.transforms import resize
-from pipeline.workspace import StageError, Workspace
+from cache.geometry import Box
+from pipeline import config_file as configs
+from pipeline.data.clips import source_frames
+from pipeline.data.pixels import resize
+from pipeline.errors import StageError
+from pipeline.run.folder import Workspace
+from pipeline.stages import crops, evaluate, prepare, saliency, train_base
+from tests.helpers.tiny_data import change
 
 DATA = Path(__file__).parents[2] / "shared/data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")

@@ -3,7 +3,8 @@
 import json
 
 import pandas as pd
-from tiny_data import CACHES, change, make_data, run_all, tiny_config, tree
+
+from tests.helpers.tiny_data import CACHES, change, make_data, run_all, tiny_config, tree
 
 SAME = ("videos.csv", "skipped.csv", "labels.csv", "classes.txt", "results.csv")
 

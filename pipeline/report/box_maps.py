@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report.sources import Boxes
+from pipeline.report.chosen_stores import Boxes
 
 QUANTILES = (0.05, 0.5, 0.95)
 

@@ -9,13 +9,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cache.commit import write_file
-from cache.plan import read_plan
-from pipeline.annotations import Annotations, read_plain
-from pipeline.contrasts import RESAMPLES
-from pipeline.report import box_maps, charts, clips, scores
+from cache.plan_files import read_plan
+from pipeline.data.annotations import Annotations
+from pipeline.data.plain_csv import read_plain
+from pipeline.errors import StageError
+from pipeline.metrics import RESAMPLES
+from pipeline.report import box_maps, charts, gallery, scores
+from pipeline.report.chosen_stores import all_boxes, open_sources, require_plan
 from pipeline.report.pictures import CIVIDIS, data_uri, heat
-from pipeline.report.sources import all_boxes, open_sources, require_plan
-from pipeline.workspace import Outcome, StageError
+from pipeline.run.outcome import Outcome
 
 NUM_CLIPS = 48
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -134,12 +136,12 @@ def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int)
     policy, pixels = ("entropy", "source") if repeat else (facts["boxes_eval"], facts["pixels"])
     sources = open_sources(page.run_dir, policy, pixels, chosen.base_weights if chosen else "")
     gains = scores.video_gains(chosen, base) if base else {}
-    table = clips.candidates(sources, "test", gains)
+    table = gallery.candidates(sources, "test", gains)
     split = "test" if len(table) else "train"
-    table = table if len(table) else clips.candidates(sources, "train", gains)
+    table = table if len(table) else gallery.candidates(sources, "train", gains)
     names = _labels(annotations)
-    shown = clips.show(
-        sources, table, clips.choose(table, num_clips), names, clips.moves(chosen, base, annotations.classes)
+    shown = gallery.show(
+        sources, table, gallery.choose(table, num_clips), names, gallery.moves(chosen, base, annotations.classes)
     )
     present = sorted({label for one in shown for label in one.labels})
     page.values |= {"gallery": shown, "gallery_split": split, "present": present, "num_candidates": len(table)}

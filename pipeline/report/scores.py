@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.vouched import read_vouched
-from pipeline.annotations import Annotations
-from pipeline.contrasts import LEVELS, mean_over_classes, resampled_precisions, resamples
-from pipeline.metrics import mean_average_precision
-from pipeline.result_files import read_result
+from cache.sealed import read_vouched
+from pipeline.data.annotations import Annotations
+from pipeline.metrics import LEVELS, mean_average_precision, mean_over_classes, resampled_precisions, resamples
+from pipeline.run.results import read_result
 
 TOLERANCE = 1e-9  # of a mAP computed again from the scores file
 

@@ -9,22 +9,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from tiny_data import caches, change, run_all, tree
-from victims import PRODUCTS
 
 import cache
 from cache.errors import CacheError, StaleCacheError
-from cache.plan import read_plan
-from cache.product import ProductDir
-from cache.repair import repair
-from cache.verify import strays, verify
+from cache.plan_files import read_plan
+from cache.stores.product_folder import ProductDir
+from cache.upkeep.repair import repair
+from cache.upkeep.verify import strays, verify
 from models.backbones import build
 from models.checkpoint import WeightsError, read_state
-from pipeline import crops, saliency
-from pipeline.base import load_base
-from pipeline.trained import load_trained, read_trained
-from pipeline.training import newest_checkpoint
-from pipeline.workspace import Workspace
+from pipeline.run.folder import Workspace
+from pipeline.run.networks import load_base, load_trained, read_trained
+from pipeline.stages import crops, saliency
+from pipeline.training.checkpoints import newest_checkpoint
+from tests.helpers.tiny_data import caches, change, run_all, tree
+from tests.reliability.victims import PRODUCTS
 
 KINDS = {
     "HDF5 volume": "c*/*/volumes/*.h5",

@@ -12,15 +12,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_cli import config_file
-from test_kills import MODELS, STAGES, append_to_one_file, bad_records, clean, usable, written
-from tiny_data import caches
-from victims import copy_without, end_of, fork, moments
 
-from cache import filesystem
+from cache import folder_checks
 from cache.errors import StorageError
-from pipeline import crops, saliency
-from pipeline.cli import main
+from pipeline.cli.main import main
+from pipeline.stages import crops, saliency
+from tests.cli.test_commands import config_file
+from tests.helpers.tiny_data import caches
+from tests.reliability.test_kills import MODELS, STAGES, append_to_one_file, bad_records, clean, usable, written
+from tests.reliability.victims import copy_without, end_of, fork, moments
 
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 CALLS = ("fsync", "replace", "link", "mkdir", "open")
@@ -131,7 +131,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk(tiny_run, tmp_path, trials, count, small_disk, monkeypatch):
     """Both stages on a disk of random size; space returns; then the same command finishes."""
-    monkeypatch.setattr(filesystem, "SPARE_BYTES", -(1 << 40))  # so that it starts at all
+    monkeypatch.setattr(folder_checks, "SPARE_BYTES", -(1 << 40))  # so that it starts at all
     without = STAGES["saliency"][2]
     start = copy_without(tiny_run.path, tmp_path / "start", *without)
     used = sum(-(-path.stat().st_size // 4096) * 4 + 4 for path in start.rglob("*"))
@@ -174,7 +174,7 @@ def test_too_few_inodes_are_refused(tiny_run, tmp_path, monkeypatch):
         few = type("Few", (), {"f_files": 1000, "f_favail": 5})
         monkeypatch.setattr(os, "statvfs", lambda path: few if str(path) == str(tmp_path) else real)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1 << 40}))
-        filesystem.check_space(tmp_path, 1, 10)
+        folder_checks.check_space(tmp_path, 1, 10)
 
 
 def test_a_read_only_folder_is_5(tiny_run, tmp_path, small_disk, count):
@@ -193,13 +193,13 @@ def test_a_read_only_folder_is_5(tiny_run, tmp_path, small_disk, count):
 )
 def test_a_file_system_without_promises_is_refused(tmp_path, monkeypatch, broken, message):
     if broken == "replace":
-        monkeypatch.setattr(filesystem, "write_file", lambda path, data: path.exists() or path.write_bytes(data))
+        monkeypatch.setattr(folder_checks, "write_file", lambda path, data: path.exists() or path.write_bytes(data))
     elif broken == "link":
         monkeypatch.setattr(os, "link", lambda source, target: os.replace(source, target))
     else:
-        monkeypatch.setattr(filesystem.fcntl, "flock", lambda *_: None)
+        monkeypatch.setattr(folder_checks.fcntl, "flock", lambda *_: None)
     with pytest.raises(StorageError, match=message):
-        filesystem.check_folder(tmp_path)
+        folder_checks.check_folder(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

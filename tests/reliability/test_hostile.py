@@ -9,12 +9,14 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-from make_video import numbered_frame, write_video
-from tiny_data import tiny_config, tree
 
-from pipeline import prepare
-from pipeline.annotations import AnnotationError, read_charades, read_plain
-from pipeline.video_id import is_plain_id
+from pipeline.data.charades_csv import read_charades
+from pipeline.data.plain_csv import read_plain
+from pipeline.data.video.find import is_plain_id
+from pipeline.errors import AnnotationError
+from pipeline.stages import prepare
+from tests.helpers.make_video import numbered_frame, write_video
+from tests.helpers.tiny_data import tiny_config, tree
 
 HEADER = "video_id,split,start,end,label"
 LONG = "a" * 129

@@ -17,18 +17,20 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_cli import call, config_file
-from victims import end_of, fork
 
 import cache
-from cache.commit import read_sealed, seal
-from cache.crop_store import VolumeStore
 from cache.errors import CacheError, DamagedError
-from cache.plan import read_plan
-from cache.product import ProductDir, read_product
-from cache.saliency_store import ZarrStore
+from cache.plan_files import read_plan
+from cache.sealed import read_sealed, seal
+from cache.stores.product_folder import ProductDir, read_product
+from cache.stores.volume_store import VolumeStore
+from cache.stores.zarr_store import ZarrStore
 from models.checkpoint import WeightsError, read_state
-from pipeline.annotations import AnnotationError, read_charades, read_plain
+from pipeline.data.charades_csv import read_charades
+from pipeline.data.plain_csv import read_plain
+from pipeline.errors import AnnotationError
+from tests.cli.test_commands import call, config_file
+from tests.reliability.victims import end_of, fork
 
 MEMORY = 500 << 20
 

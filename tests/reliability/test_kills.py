@@ -11,15 +11,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_cli import config_file
-from tiny_data import caches, tree
-from victims import PRODUCTS, copy_without, end_of, fork, kill_all, moments, num_descriptors
 
-from cache.sweep import sweep
-from cache.verify import product_paths, status, verify
+from cache.upkeep.sweep import sweep
+from cache.upkeep.verify import product_paths, status, verify
 from models.checkpoint import read_state
-from pipeline import crops, saliency, train_base, train_fusion
-from pipeline.workspace import StageError
+from pipeline.errors import StageError
+from pipeline.stages import crops, saliency, train_base, train_fusion
+from tests.cli.test_commands import config_file
+from tests.helpers.tiny_data import caches, tree
+from tests.reliability.victims import PRODUCTS, copy_without, end_of, fork, kill_all, moments, num_descriptors
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("results*", "late*", "concat*")

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_kills import MODELS, PRODUCTS, clean
-from tiny_data import caches
-from victims import copy_without, end_of, fork, moments
 
 from cache.errors import CacheError
-from cache.plan import read_plan
-from cache.product import ProductDir, read_product
-from pipeline import crops, saliency
+from cache.plan_files import read_plan
+from cache.stores.product_folder import ProductDir, read_product
+from pipeline.stages import crops, saliency
+from tests.helpers.tiny_data import caches
+from tests.reliability.test_kills import MODELS, PRODUCTS, clean
+from tests.reliability.victims import copy_without, end_of, fork, moments
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN of <linux/ext4.h>
 NO_LOG_FLUSH = 2

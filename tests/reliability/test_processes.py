@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import call, config_file
-from tiny_data import change
 from torch.utils.data import DataLoader, Dataset
 
 import cache
-from cache.verify import status
-from pipeline import crops, saliency
-from pipeline.units import run_units
-from pipeline.workspace import Workspace
+from cache.upkeep.verify import status
+from pipeline.run.folder import Workspace
+from pipeline.run.units import run_units
+from pipeline.stages import crops, saliency
+from tests.cli.test_commands import call, config_file
+from tests.helpers.tiny_data import change
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,79 @@
+"""Stores: which products a run folder holds, by what name one asks for them, and which of them belong together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import StoreAmbiguousError
+from cache.fingerprint import canonical, fingerprint
+from cache.layout import PRODUCTS
+from cache.plan import Part
+from cache.stores.product_folder import ProductDir, read_product
+
+
+def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
+    """Every product directory of the run, those with equal settings put together; by product, then name."""
+    groups = {}
+    for product in PRODUCTS:
+        for file in sorted((path / product).glob("*/run.json")):
+            directory = read_product(file.parent, parts)
+            lineage = _lineage(product, directory.settings)
+            store = groups.setdefault((product, canonical(lineage)), Store(product, lineage, {}))
+            twin = store.directories.setdefault(directory.part.name, directory)
+            if twin is not directory:
+                raise StoreAmbiguousError(f"{file.parent} and {twin.path} differ in nothing but the settings of clips")
+    return sorted(groups.values(), key=lambda store: (PRODUCTS.index(store.product), store.name, store.text))
+
+
+def _lineage(product: str, settings: dict) -> dict[str, dict]:
+    """Settings by product, of this one and all that are nested in it, each without the clips of its part."""
+    found = {product: _without_clips(settings)}
+    for name, value in settings.items():
+        if name in PRODUCTS and isinstance(value, dict):
+            found |= _lineage(name, value)
+    return found
+
+
+def _without_clips(settings: dict) -> dict:
+    return {k: _without_clips(v) if isinstance(v, dict) else v for k, v in settings.items() if k != "clips"}
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """One product made with one set of settings: a directory per plan part it was made for.
+
+    `lineage` maps this product and every one it was made from to their settings. The clips' settings are left out:
+    they belong to the part.
+    """
+
+    product: str
+    lineage: dict[str, dict]
+    directories: dict[str, ProductDir]
+
+    @property
+    def name(self) -> str:
+        """The short word people choose it by; several stores may share it."""
+        settings = self.lineage.get("boxes" if self.product == "crops" else self.product, {})
+        name = settings.get("objective") or settings.get("policy") or self.product
+        return f"{name}/{self.lineage['crops']['pixels']}" if self.product == "crops" else name
+
+    def answers(self, selector: str) -> bool:
+        """Whether selector is the name, its first word, or six or more first digits of a fingerprint or key."""
+        keys = [fingerprint(self.lineage[self.product]), *(one.key for one in self.directories.values())]
+        keys += [fingerprint(one.settings) for one in self.directories.values()]
+        if selector in (self.name, self.name.split("/")[0]):
+            return True
+        return len(selector) >= 6 and any(key.startswith(selector) for key in keys)
+
+    def agrees(self, other: "Store") -> bool:
+        """Whether both can stand in one chain: no product that both were made from differs."""
+        shared = self.lineage.keys() & other.lineage.keys()
+        return all(canonical(self.lineage[one]) == canonical(other.lineage[one]) for one in shared)
+
+    def __str__(self) -> str:
+        return f"{self.product} {fingerprint(self.lineage[self.product])} {self.name} ({self.text})"
+
+    @property
+    def text(self) -> str:
+        """The settings in a line, nested ones by fingerprint."""
+        settings = self.lineage[self.product].items()
+        return ", ".join(f"{k}={fingerprint(v)[:8] if isinstance(v, dict) else v}" for k, v in settings)

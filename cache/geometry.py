@@ -1,0 +1,126 @@
+"""The data that travels: boxes, the spatial augmentation theta, and clips. Plain numbers, no pixels.
+
+Three coordinate frames of a pixel are never mixed; the variable's name says which one a box is in:
+  source   the decoded video frame, after its rotation metadata
+  resized  the source frame after the resize of F(V, theta)
+  input    the crop of the resized frame that the network sees, after the flip
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Box:
+    """Integer pixels [top, top + height) x [left, left + width) of the frame its variable name states."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __post_init__(self):
+        if not all(type(value) is int for value in (self.top, self.left, self.height, self.width)):
+            raise TypeError(f"Box takes integers, got {self}")
+        if self.top < 0 or self.left < 0 or self.height < 1 or self.width < 1:
+            raise ValueError(f"Box needs top, left >= 0 and height, width >= 1, got {self}")
+
+    @property
+    def bottom(self) -> int:
+        """First row below the box."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """First column right of the box."""
+        return self.left + self.width
+
+    def inside(self, size: tuple[int, int]) -> bool:
+        """Whether the box lies within a frame of size (height, width)."""
+        return self.bottom <= size[0] and self.right <= size[1]
+
+
+@dataclass(frozen=True)
+class Theta:
+    """The spatial augmentation of one clip: always resize, then crop, then flip. Sizes are (height, width)."""
+
+    source_size: tuple[int, int]
+    resized_size: tuple[int, int]
+    crop_top: int
+    crop_left: int
+    input_size: tuple[int, int]
+    flip: bool
+
+    def __post_init__(self):
+        if not self.crop_in_resized.inside(self.resized_size):
+            raise ValueError(f"the crop leaves the resized frame: {self}")
+
+    @property
+    def crop_in_resized(self) -> Box:
+        """The part of the resized frame that becomes the input, as a box of the resized frame."""
+        return Box(self.crop_top, self.crop_left, *self.input_size)
+
+    def to_source(self, box_input: Box) -> Box:
+        """Undo theta: the smallest box_source of whole pixels that covers box_input.
+
+        Args:
+            box_input: box of the input frame, after the flip.
+        Returns:
+            box_source: low edges rounded down, high edges up, in exact integer arithmetic.
+        Raises:
+            ValueError: box_input leaves the input frame.
+        """
+        if not box_input.inside(self.input_size):
+            raise ValueError(f"{box_input} leaves the input frame of size {self.input_size}")
+        left = self.input_size[1] - box_input.right if self.flip else box_input.left
+        top, bottom = _stretch(
+            self.crop_top + box_input.top, box_input.height, self.source_size[0], self.resized_size[0]
+        )
+        left, right = _stretch(self.crop_left + left, box_input.width, self.source_size[1], self.resized_size[1])
+        return Box(top, left, bottom - top, right - left)
+
+    def to_input(self, box_source: Box) -> tuple[Fraction, Fraction, Fraction, Fraction]:
+        """Apply theta: exact (top, left, bottom, right) of box_source in the input frame; may lie outside it."""
+        scale_y = Fraction(self.resized_size[0], self.source_size[0])
+        scale_x = Fraction(self.resized_size[1], self.source_size[1])
+        top, bottom = (edge * scale_y - self.crop_top for edge in (box_source.top, box_source.bottom))
+        left, right = (edge * scale_x - self.crop_left for edge in (box_source.left, box_source.right))
+        if self.flip:
+            left, right = self.input_size[1] - right, self.input_size[1] - left
+        return top, left, bottom, right
+
+
+def _stretch(low: int, length: int, source: int, resized: int) -> tuple[int, int]:
+    """Edges of [low, low + length) of an axis of `resized` pixels, on the same axis of `source` pixels."""
+    return low * source // resized, -(-(low + length) * source // resized)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Everything needed to get the same pixels again.
+
+    frame_indices count frames at the plan's rate: index k is the frame on screen k / fps seconds after the
+    first one. A video shorter than the clip repeats its last index.
+    """
+
+    video_id: str
+    clip_index: int
+    aug_index: int
+    frame_indices: tuple[int, ...]
+    theta: Theta
+
+
+def mean_iou(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """Mean intersection over union of boxes, int (N, 4) top, left, height, width, one array a seed.
+
+    Rows of zeros, which stand for videos that were left out, do not count.
+    """
+    a, b = np.concatenate(ours).astype(np.int64), np.concatenate(theirs).astype(np.int64)
+    there = (a[:, 2] > 0) & (b[:, 2] > 0)
+    a, b = a[there], b[there]
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    shared = (high - low).clip(0).prod(1)
+    return float(np.mean(shared / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - shared)))

@@ -1,0 +1,234 @@
+"""The reader's door: one run folder as a table, maps, logits and volumes, by global row."""
+
+import operator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cache.catalog import Store, find_stores
+from cache.errors import NoStoreError, NotDoneError, StoreAmbiguousError
+from cache.layout import PRODUCTS
+from cache.plan import Part
+from cache.plan_files import read_plan
+from cache.remote.fetch import is_url
+from cache.remote.mirror import mirror
+from cache.stores.product_folder import ProductDir
+from cache.stores.volume_store import VolumeStore
+from cache.stores.zarr_store import ZarrStore
+
+_BOX_COLUMNS = [f"box_{frame}_{edge}" for frame in ("input", "source") for edge in ("top", "left", "height", "width")]
+
+
+def open_run(run_dir: str | Path, **chosen: str | None) -> "Run":
+    """Open a run folder; see `cache.open`."""
+    return Run(mirror(run_dir) if is_url(run_dir) else Path(run_dir), chosen)
+
+
+class Run:
+    """What a run folder holds. Rows are global: they count through all parts of the plan.
+
+    Opening reads the plan and the run.json files, nothing else. `index` shows the moment when it was first asked for.
+
+    Attributes:
+        path: the folder. parts: the plan's parts. num_rows: of all parts.
+    """
+
+    def __init__(self, path: Path, chosen: dict[str, str | None]):
+        self.path, self.parts = path, read_plan(path)
+        self.num_rows = sum(part.num_rows for part in self.parts)
+        self._stores = find_stores(path, {part.name: part for part in self.parts})
+        self._chosen, self._open = {}, {}
+        for product, selector in chosen.items():
+            if product not in PRODUCTS:
+                raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
+            if selector is not None:
+                self._chosen[product] = selector
+        for product in self._chosen:
+            self.store(product)
+
+    def store(self, product: str) -> Store:
+        """The store in use for a product: the chosen one, or the only one that fits the other choices.
+
+        Raises:
+            NoStoreError: none fits. StoreAmbiguousError: several fit; the message lists them.
+        """
+        everything = [store for store in self._stores if store.product == product]
+        found = self._candidates(product)
+        if not found:
+            wanted = f" that fits {self._chosen}" if everything else ""
+            raise NoStoreError(
+                f"{self.path} has no {product} store{wanted}; it has: {'; '.join(map(str, everything)) or 'none'}"
+            )
+        if len(found) > 1:
+            raise StoreAmbiguousError(
+                f"{self.path}: choose one with {product}=NAME or FINGERPRINT: {'; '.join(map(str, found))}"
+            )
+        return found[0]
+
+    def read(self, product: str, name: str, rows) -> np.ndarray:
+        """Many rows at once from one array of base, maps or boxes.
+
+        Args:
+            product, name: for example "base", "logits".
+            rows: global rows, in any order.
+        Returns:
+            (len(rows), *row_shape) in the stored dtype.
+        Raises:
+            NotDoneError: a row that no record vouches for. DamagedError: see `ZarrStore.read_rows`.
+        """
+        rows = np.asarray(rows, np.int64)
+        places = [self.locate(row) for row in rows.tolist()]
+        number, local = (np.array(column, np.int64) for column in (zip(*places, strict=True) if places else ([], [])))
+        result = None
+        for index in np.unique(number):
+            inside = np.flatnonzero(number == index)
+            values = self._reader(product, self.parts[index]).read_rows(name, local[inside])
+            if result is None:
+                result = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            result[inside] = values
+        if result is None:
+            raise ValueError("read needs at least one row")
+        return result
+
+    def saliency(self, row: int) -> np.ndarray:
+        """The saliency map of a row, float32 (H, W) in the input frame."""
+        return self.read("maps", "codes", [row])[0].astype(np.float32) * self.read("maps", "scale", [row])[0]
+
+    def logits(self, row: int) -> np.ndarray:
+        """Base's logits of a row, float32 (T_out, C)."""
+        return self.read("base", "logits", [row])[0]
+
+    def focus(self, row: int) -> np.ndarray:
+        """The focused volume of a row, uint8 (T, S, S, 3) RGB."""
+        return self._volume("crops", row)
+
+    def context(self, row: int) -> np.ndarray:
+        """The context volume V_in of a row, uint8 (T, S, S, 3) RGB."""
+        return self._volume("context", row)
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(number of the part, local row) of a global row."""
+        row = operator.index(row)
+        if not 0 <= row < self.num_rows:
+            raise IndexError(f"{self.path} has rows 0 to {self.num_rows - 1}, got {row}")
+        number = max(i for i, part in enumerate(self.parts) if part.offset <= row and part.num_rows)
+        return number, row - self.parts[number].offset
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row per (video, clip, augmentation), its label the global row.
+
+        Columns: row, part, those of the plan, box_input_* and box_source_* (nullable integers), saliency_share and
+        entropy (NaN where not done), saliency_done (a map is stored), crop_done.
+        """
+        return pd.concat([self._index_of(part) for part in self.parts], ignore_index=True)
+
+    def stores(self) -> pd.DataFrame:
+        """Every product with its key, plan part, settings, and how much of it is done. bytes are those of records."""
+        lines = []
+        for store in self._stores:
+            for _, directory in sorted(store.directories.items()):
+                todo = set(directory.todo())
+                done = [unit for unit in range(directory.part.num_units) if unit not in todo]
+                lines.append(
+                    {
+                        "product": store.product,
+                        "name": store.name,
+                        "key": directory.key,
+                        "part": directory.part.name,
+                        "settings": store.text,
+                        "units_done": len(done),
+                        "units": directory.part.num_units,
+                        "rows_done": int(directory.rows_done().sum()),
+                        "bytes": sum(file["bytes"] for unit in done for file in directory.vouch(unit)["files"]),
+                    }
+                )
+        names = ["product", "name", "key", "part", "settings", "units_done", "units", "rows_done", "bytes"]
+        return pd.DataFrame(lines, columns=names)
+
+    @property
+    def videos(self) -> pd.DataFrame:
+        """videos.csv, every cell as text: ids such as 07E49 are not numbers."""
+        return _read_text(self.path / "videos.csv")
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        """skipped.csv, every cell as text."""
+        return _read_text(self.path / "skipped.csv")
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """labels.csv, one row an action: video_id, split, label as text ("" in the one row of a video without any),
+        start and end in seconds, NaN where the label holds for the whole video."""
+        found = _read_text(self.path / "labels.csv")
+        return found.assign(start=pd.to_numeric(found.start), end=pd.to_numeric(found.end))
+
+    def _candidates(self, product: str) -> list[Store]:
+        """Stores of a product that answer to its selector and agree with every other choice."""
+        found = [store for store in self._stores if store.product == product]
+        for other, selector in self._chosen.items():
+            fitting = [store for store in self._stores if store.product == other and store.answers(selector)]
+            if other == product:
+                found = [store for store in found if store in fitting]
+            else:
+                found = [store for store in found if any(store.agrees(one) for one in fitting)]
+        return found
+
+    def _directory(self, product: str, part: Part) -> ProductDir | None:
+        """The part's directory of the store in use; None when there is no such store or it lacks the part."""
+        if not self._candidates(product):
+            return None
+        return self.store(product).directories.get(part.name)
+
+    def _reader(self, product: str, part: Part) -> ZarrStore | VolumeStore:
+        """The open store of a product for a part, kept for the next row."""
+        if (product, part.name) not in self._open:
+            directory = self.store(product).directories.get(part.name)
+            if directory is None:
+                raise NotDoneError(f"{self.store(product)} has nothing for {part.name}")
+            reader = VolumeStore(directory) if product in ("context", "crops") else ZarrStore.open(directory)
+            self._open[product, part.name] = reader
+        return self._open[product, part.name]
+
+    def _volume(self, product: str, row: int) -> np.ndarray:
+        number, local = self.locate(row)
+        return self._reader(product, self.parts[number]).volume(local)
+
+    def _index_of(self, part: Part) -> pd.DataFrame:
+        """The index of one part."""
+        table = part.rows.copy()
+        table.insert(0, "row", np.arange(part.offset, part.offset + part.num_rows))
+        table.insert(1, "part", part.name)
+        boxes = self._directory("boxes", part)
+        box = np.concatenate([_known(boxes, part, name, (4,)) for name in ("box_input", "box_source")], axis=1)
+        for column, values in zip(_BOX_COLUMNS, box.T, strict=True):
+            table[column] = pd.array(values, dtype="Int32")
+        table["saliency_share"] = _known(boxes, part, "saliency_share", ()).astype(np.float32)
+        table["entropy"] = _known(self._directory("base", part), part, "entropy", ()).astype(np.float32)
+        # boxes made without maps (random, center) leave open which maps are meant: then none, rather than an error
+        needless = self._candidates("boxes") and "maps" not in self.store("boxes").lineage
+        needless = needless and len(self._candidates("maps")) > 1
+        maps = None if needless else self._directory("maps", part)
+        table["saliency_done"] = _rows_done(maps, part)
+        table["crop_done"] = _rows_done(self._directory("crops", part), part)
+        return table
+
+
+def _rows_done(directory: ProductDir | None, part: Part) -> np.ndarray:
+    return np.zeros(part.num_rows, bool) if directory is None else directory.rows_done()
+
+
+def _known(directory: ProductDir | None, part: Part, name: str, row_shape: tuple[int, ...]) -> np.ndarray:
+    """An array of a product as float64 (num_rows, *row_shape), NaN in rows that are not done."""
+    values = np.full((part.num_rows, *row_shape), np.nan)
+    done = _rows_done(directory, part)
+    if done.any():
+        values[done] = ZarrStore.open(directory).read_rows(name, np.flatnonzero(done))
+    return values
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    """A CSV file of our own with every cell as text, "NA" and "007" included."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)

@@ -1,0 +1,131 @@
+"""Files of a run that lies in object storage: brought when they are read, compared, and kept among the local files."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cache.commit import storage_errors
+from cache.errors import CacheError, DamagedError, StorageError
+from cache.remote import file_cache
+from cache.sealed import read_sealed
+
+MARK = ".remote.json"  # in a mirror: its URL
+ATTEMPTS = 4
+PAUSE_SECONDS = 0.5  # before the second attempt; doubled before each further one
+BLOCK = 500  # files asked for together
+
+
+def is_url(run) -> bool:
+    """Whether a run is named by a URL such as s3://bucket/runs/x, and not by a folder."""
+    return "://" in str(run)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a mirror's data files come from.
+
+    Args:
+        url: of the run. folder: the mirror.
+    """
+
+    url: str
+    folder: Path
+
+    def fetch(self, path: Path, num_bytes: int, sha256: str) -> None:
+        """Have a data file of the mirror here, with this content.
+
+        Raises:
+            DamagedError: it is not there, or keeps arriving as something else. StorageError: it keeps not arriving.
+        """
+        url = f"{self.url}/{path.relative_to(self.folder).as_posix()}"
+
+        def whole(data: bytes) -> bool:
+            return len(data) == num_bytes and hashlib.sha256(data).hexdigest() == sha256
+
+        if path.is_file() and not path.is_symlink() and whole(path.read_bytes()):  # came with the records
+            return
+        content = file_cache.held(sha256, num_bytes)
+        if content is None:
+            ((_, data),) = get_all({url: whole})
+            content = file_cache.keep(sha256, data)
+        if not path.is_symlink() or path.readlink() != content:
+            _link(path, content)
+
+
+def remote_of(folder: Path) -> Remote | None:
+    """Where the data files of a run folder come from; None for a folder of its own."""
+    mark = folder / MARK
+    return Remote(read_sealed(mark, "url")["url"], folder) if mark.exists() else None
+
+
+def fetch_vouched(record: Path) -> None:
+    """Have the files here that a record of `cache.sealed` names, where it lies in a mirror; models/<name>/<record>."""
+    if remote := remote_of(record.parents[2]):
+        for file in read_sealed(record, "files")["files"]:
+            remote.fetch(record.parent / PurePosixPath(file["name"]).name, file["bytes"], file["sha256"])
+
+
+def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:
+    """Download files, in blocks; whatever fails, or is not whole, is asked for again a few times."""
+    urls = list(checks)
+    for first in range(0, len(urls), BLOCK):
+        waiting, why = urls[first : first + BLOCK], {}
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+            system, _ = storage(waiting[0])
+            paths = {system._strip_protocol(url): url for url in waiting}
+            for path, data in system.cat(list(paths), on_error="return").items():
+                url = paths[path]
+                if isinstance(data, FileNotFoundError):
+                    raise DamagedError(f"{url}: no such object, and a record names it")
+                if isinstance(data, Exception):
+                    why[url] = StorageError(f"{url}: {data!r}, {ATTEMPTS} times")
+                elif not checks[url](data):
+                    why[url] = DamagedError(f"{url}: arrived as something else than was written, {ATTEMPTS} times")
+                else:
+                    why.pop(url, None)
+                    yield url, data
+            waiting = list(why)
+            if not waiting:
+                break
+        for error in why.values():
+            raise error
+
+
+def tried(url: str, action: Callable):
+    """The result of an action on storage, tried a few times. Its drivers raise whatever their libraries raise."""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise DamagedError(f"{url}: no such object") from error
+        except Exception as error:
+            last = error
+    raise StorageError(f"{url}: {last!r}, {ATTEMPTS} times") from last
+
+
+def storage(url: str):
+    """fsspec's file system for a URL, and the path in it. Each process makes its own."""
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url)
+    except ImportError as error:
+        raise CacheError(f"{url}: {error}; pip install -e '.[s3]' for s3://") from error
+    except ValueError as error:
+        raise CacheError(f"{url}: {error}") from error
+
+
+def _link(path: Path, content: Path) -> None:
+    """Make path a link to content, whatever it was, also where other processes do the same."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+        os.symlink(content, temporary)
+        os.replace(temporary, path)

@@ -1,0 +1,205 @@
+"""HDF5 store of volumes: one immutable file per unit, frames as JPEG or PNG. Holds the products context and crops.
+
+A file holds `data` (every frame's bytes, one after the other), `offsets` (rows * T + 1) into it, and `crc32` (rows) of
+each row's bytes. It is built in memory and named after its content. Local rows throughout; frames are RGB.
+"""
+
+import hashlib
+import io
+import math
+import os
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cache.commit import storage_errors, write_file
+from cache.errors import DamagedError
+from cache.stores.frame_codec import _decode, encode_volume
+from cache.stores.product_folder import ProductDir
+
+CHUNK = 1 << 16  # bytes of `data` that are read and checked together
+OPEN_FILES = 64  # per process
+_DATASETS = {"data": "uint8", "offsets": "int64", "crc32": "uint32"}
+
+
+def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
+    """The bytes of a unit's HDF5 file, equal for equal arguments.
+
+    Args:
+        rows: for every row the encoded frames; b"" for each frame of a skipped video.
+        attrs: T, size, codec, quality, first_row.
+    """
+    frames = [frame for row in rows for frame in row]
+    data = np.frombuffer(b"".join(frames), np.uint8)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        # fletcher32 works on chunks, and no data has none
+        checked = {"chunks": (min(CHUNK, len(data)),), "fletcher32": True} if len(data) else {}
+        offsets, crc32 = _index(rows)
+        for name, values in (("data", data), ("offsets", offsets), ("crc32", crc32)):
+            file.create_dataset(name, data=values, track_times=False, **(checked if name == "data" else {}))
+            # gets its place in the file now, not when its last reference goes: profilers (Dask has one) prolong lives
+            file.flush()
+        for name, value in attrs.items():
+            file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.asarray(value, np.int64)
+    return buffer.getvalue()
+
+
+def unit_bytes(data_bytes: int, num_rows: int, num_frames: int) -> int:
+    """About the size of a file of `build_unit`: data in whole chunks, offsets, checksums, and HDF5's own tables."""
+    chunks = math.ceil(data_bytes / CHUNK)
+    data = chunks * CHUNK if chunks > 1 else data_bytes
+    return data + 8 * (num_rows * num_frames + 1) + 4 * num_rows + 4400 + 46 * chunks
+
+
+def _index(rows: list[list[bytes]]) -> tuple[np.ndarray, np.ndarray]:
+    """offsets int64 (rows * T + 1) and crc32 uint32 (rows) of encoded frames."""
+    offsets = np.cumsum([0, *(len(frame) for row in rows for frame in row)], dtype=np.int64)
+    return offsets, np.array([zlib.crc32(b"".join(row)) for row in rows], np.uint32)
+
+
+def _index_sha256(offsets: np.ndarray, crc32: np.ndarray) -> str:
+    """Identity of a file's content, cheap to compare: the record has it, so a file in another's place is noticed."""
+    return hashlib.sha256(offsets.astype("<i8").tobytes() + crc32.astype("<u4").tobytes()).hexdigest()
+
+
+class VolumeStore:
+    """Volumes of one product of one plan part.
+
+    Files are opened on first use in each process, so a store may be pickled or inherited by a fork.
+    The product's settings say codec and quality; the plan part says T and the size.
+    """
+
+    def __init__(self, product: ProductDir):
+        self.product, self.part = product, product.part
+        self.num_frames, self.size = self.part.num_frames, self.part.input_size
+        self.codec, self.quality = product.settings["codec"], product.settings.get("quality", 0)
+        self._files, self._pid = OrderedDict(), os.getpid()
+
+    def __getstate__(self):
+        return self.__dict__ | {"_files": OrderedDict()}
+
+    def encode(self, frames: np.ndarray) -> list[bytes]:
+        """Encode a volume, uint8 (T, H, W, 3), as this store does."""
+        if frames.shape != (self.num_frames, *self.size, 3):
+            raise ValueError(
+                f"a volume of {self.product.product} is {(self.num_frames, *self.size, 3)}, got {frames.shape}"
+            )
+        return encode_volume(frames, self.codec, self.quality)
+
+    def write_unit(self, unit: int, rows: list[list[bytes] | None], skipped=(), **extra) -> bool:
+        """Write a unit's file and commit it. Call it under `product.lock(unit)`.
+
+        Args:
+            unit: number of the unit.
+            rows: `encode` of every row of the unit, None for rows of skipped videos.
+            skipped, extra: as in `ProductDir.commit`.
+        """
+        planned, failed = self.part.unit_rows(unit), {skip["video_id"] for skip in skipped}
+        if len(rows) != len(planned):
+            raise ValueError(f"unit {unit} has {len(planned)} rows, got {len(rows)}")
+        for row, frames in zip(planned, rows, strict=True):
+            if (frames is None) != (self.part.video_ids[row] in failed):
+                raise ValueError(f"row {row} of unit {unit}: exactly the rows of skipped videos are None")
+            if frames is not None and (len(frames) != self.num_frames or not all(frames)):
+                raise ValueError(f"row {row} of unit {unit} needs {self.num_frames} encoded frames, got {len(frames)}")
+        data = build_unit([row or [b""] * self.num_frames for row in rows], self._attrs(planned.start))
+        path = self.product.path / "volumes" / f"{unit:06d}-{hashlib.sha256(data).hexdigest()[:16]}.h5"
+        with storage_errors(path.parent):
+            path.parent.mkdir(exist_ok=True)
+        write_file(path, data)
+        offsets, crc32 = _index([row or [b""] * self.num_frames for row in rows])
+        extra["index_sha256"] = _index_sha256(offsets, crc32)
+        return self.product.commit(unit, [path], skipped=skipped, **extra)
+
+    def volume(self, row: int) -> np.ndarray:
+        """The volume of a local row, uint8 (T, H, W, 3) RGB.
+
+        Raises:
+            NotDoneError: no record vouches for the row.
+            DamagedError: the file is not what was written; a row's bytes are checked on every read.
+        """
+        if not 0 <= row < self.part.num_rows:
+            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
+        self.product.vouch_row(row)
+        unit, place = divmod(row, self.part.rows_per_unit)
+        data, offsets, crc32, path = self._open(unit)
+        ends = offsets[place * self.num_frames : (place + 1) * self.num_frames + 1]
+        try:
+            content = data[ends[0] : ends[-1]].tobytes()
+        except OSError as error:
+            raise DamagedError(f"{path}, row {row}: {error}") from error
+        if zlib.crc32(content) != crc32[place]:
+            raise DamagedError(f"{path}, row {row}: CRC32 does not fit")
+        frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
+        for t in range(self.num_frames):
+            picture = content[ends[t] - ends[0] : ends[t + 1] - ends[0]]
+            frames[t] = _decode(picture, self.codec, self.size, f"{path}, row {row}, frame {t}")
+        return frames
+
+    def close(self):
+        """Close the files this process has open."""
+        if self._pid == os.getpid():
+            for data, *_ in self._files.values():
+                data.file.close()
+        self._files, self._pid = OrderedDict(), os.getpid()
+
+    def _attrs(self, first_row: int) -> dict:
+        size = list(self.size)
+        return {
+            "T": self.num_frames,
+            "size": size,
+            "codec": self.codec,
+            "quality": self.quality,
+            "first_row": first_row,
+        }
+
+    def _open(self, unit: int) -> tuple:
+        """(data, offsets, crc32, path) of a unit: an open dataset, two lists in memory, its file's name."""
+        if self._pid != os.getpid():  # a fork: the parent's handles are not ours to use or close
+            self._files, self._pid = OrderedDict(), os.getpid()
+        if unit not in self._files:
+            record = self.product.vouch(unit)
+            self.product.fetch(unit)
+            path = self.product.path / record["files"][0]["name"]
+            data, offsets, crc32 = _open_checked(path, self.part.unit_rows(unit), self._attrs)
+            if _index_sha256(offsets, crc32) != record.get("index_sha256"):
+                raise DamagedError(f"{path}: its offsets and checksums are not those of its record")
+            self._files[unit] = data, offsets.tolist(), crc32.tolist(), str(path)
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1][0].file.close()
+        self._files.move_to_end(unit)
+        return self._files[unit]
+
+
+def _open_checked(path: Path, rows: range, attrs) -> tuple:
+    """Open a unit's file and refuse whatever `build_unit` would not have written, before anything is allocated."""
+    try:
+        # no chunk cache: it would cost a megabyte per file, and rows are read in one piece
+        file = h5py.File(path, "r", rdcc_nbytes=0)
+        if set(file) != set(_DATASETS):
+            raise DamagedError(f"{path}: datasets {sorted(file)}, expected {sorted(_DATASETS)}")
+        for name, dtype in _DATASETS.items():
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise DamagedError(f"{path}: {name} is a link to elsewhere")
+            dataset = file[name]
+            if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+                raise DamagedError(f"{path}: {name} keeps its data elsewhere")
+            if dataset.ndim != 1 or dataset.dtype != dtype or dataset.nbytes > path.stat().st_size:
+                raise DamagedError(f"{path}: {name} is {dataset.dtype} {dataset.shape}, more than the file holds")
+        expected = attrs(rows.start)
+        for name, value in expected.items():
+            found = file.attrs[name]
+            found = found.decode() if isinstance(found, bytes) else np.asarray(found).tolist()
+            if found != value:
+                raise DamagedError(f"{path}: attribute {name} is {found!r}, expected {value!r}")
+        offsets, crc32 = file["offsets"][:], file["crc32"][:]
+        whole = offsets[0] == 0 and offsets[-1] == len(file["data"]) and (np.diff(offsets) >= 0).all()
+        if len(offsets) != len(rows) * expected["T"] + 1 or len(crc32) != len(rows) or not whole:
+            raise DamagedError(f"{path}: offsets or crc32 do not fit {len(rows)} rows and the data")
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise DamagedError(f"{path}: {error}") from error
+    return file["data"], offsets, crc32

@@ -1,0 +1,61 @@
+"""The first convolution and pool of a network that is only run: colours in, pooled features out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.kernels.convolution import input_gradient, same_precision
+
+
+class FrozenStem(nn.Module):
+    """The function of an I3D's normalisation, folded first convolution, ReLU and pool.
+
+    The division by the standard deviation is part of the weights; the mean is not, because the convolution pads with
+    zeros, which must stay the mean colour. The ReLU comes after the pool: both are monotonic, and there it is 1/8 of
+    the work.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        conv, pool = network.conv1, network.maxpool
+        self.kernel, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self.pool = (pool.kernel_size, pool.stride, pool.padding)
+        weight = conv.weight.detach() / network.std.view(3, 1, 1, 1)
+        self.register_buffer("weight", weight.flatten(1, 2).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", conv.bias.detach().clone())
+        self.register_buffer("mean", network.mean.clone())
+
+    def forward(self, video: Tensor) -> Tensor:
+        """(B, T, H, W, 3), RGB in [0, 1], to (B, C, T', H', W') in channels_last_3d order."""
+        with same_precision(video - self.mean, self.weight, self.bias) as (centred, weight, bias):
+            x = _Convolution.apply(centred, weight, bias, self.kernel[0], self.stride, self.padding)
+            return F.relu(F.max_pool3d(x, *self.pool))
+
+
+class _Convolution(torch.autograd.Function):
+    """A 3-D convolution as a 2-D one over `time` stacked frames, differentiated with respect to the frames only."""
+
+    @staticmethod
+    def forward(ctx, video, weight, bias, time, stride, padding):
+        batch, frames = video.shape[:2]
+        x = F.pad(video, (0,) * 6 + (padding[0],) * 2).unfold(1, time, stride[0])  # B, T_out, H, W, 3, time
+        x = x.flatten(4).flatten(0, 1).permute(0, 3, 1, 2)  # B * T_out, 3 * time, H, W
+        out = F.conv2d(x, weight, bias, stride[1:], padding[1:])
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = batch, frames, time, stride, padding
+        return out.unflatten(0, (batch, -1)).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        batch, frames, time, stride, padding = ctx.geometry
+        stacked = input_gradient(gradient.transpose(1, 2).flatten(0, 1), x, weight, stride[1:], padding[1:])
+        # frame by frame and colour by colour, so that adding up runs along whole planes
+        planes = stacked.contiguous().unflatten(1, (3, time)).unflatten(0, (batch, -1))  # B, T_out, 3, time, H, W
+        steps = planes.shape[1]
+        padded = planes.new_zeros(batch, frames + 2 * padding[0], 3, *x.shape[2:])
+        for t in range(time):
+            padded[:, t : t + stride[0] * steps : stride[0]] += planes[:, :, :, t]
+        return padded[:, padding[0] : padding[0] + frames].permute(0, 1, 3, 4, 2), *[None] * 5

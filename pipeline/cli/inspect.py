@@ -1,0 +1,84 @@
+"""`inspect`: the tables of a run, printed for a person or written for a program."""
+
+import shutil
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import stage_options
+
+NAMES = ("stores", "index", "classes", "videos", "skipped")  # cache.summary.TABLES, which would need pandas here
+PRODUCTS = ("base", "maps", "boxes", "context", "crops")
+# What fits beside each other on a terminal; a file gets every column.
+SHOWN = {
+    "stores": ["product", "name", "part", "units_done", "units", "rows_done", "bytes"],
+    "index": [
+        *("row", "split", "video_id", "clip_index", "aug_index", "frame_start", "box_source_top", "box_source_left"),
+        *("box_source_height", "box_source_width", "saliency_share", "entropy"),
+    ],
+    "videos": [
+        *("video_id", "split", "height", "width", "source_fps", "duration_seconds", "zoom_y", "zoom_x", "labels"),
+        *("rows", "saliency_done", "crop_done", "saliency_share"),
+    ],
+}
+
+
+@click.command()
+@stage_options
+@click.option(
+    "--table", type=click.Choice(NAMES), default=None, help="Which table.  [default: stores; for --out index]"
+)
+@click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="Print so many rows of it.")
+@click.option("--out", default=None, metavar="FILE", help="Write the whole table as .csv or .parquet.")
+@click.option("--use", multiple=True, metavar="PRODUCT=NAME", help="Which store, where a run has several; repeatable.")
+def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None, use: tuple[str, ...]) -> None:
+    """Print what a run holds; write its tables as CSV or Parquet."""
+    path = Path(out) if out else None
+    if path and path.suffix not in (".csv", ".parquet"):
+        raise click.BadParameter(f"{out}: a table is written as .csv or .parquet", param_hint="--out")
+    import cache
+    from cache import tables
+
+    run = cache.open(run_dir, **_chosen(use))
+    click.echo(f"{run_dir}: {len(run.videos)} videos, {len(run.skipped)} skipped, {run.num_rows} rows")
+    _print(tables.table(run, table or "stores"), SHOWN.get(table or "stores"), rows)
+    if path:
+        found = tables.table(run, table or "index")
+        found.to_csv(path, index=False) if path.suffix == ".csv" else found.to_parquet(path, index=False)
+        click.echo(f"wrote {path}: {len(found)} rows")
+
+
+def _chosen(use: tuple[str, ...]) -> dict[str, str]:
+    """Keyword arguments of `cache.open` from PRODUCT=NAME."""
+    chosen = {}
+    for text in use:
+        product, equals, name = text.partition("=")
+        if product not in PRODUCTS or not equals or not name:
+            raise click.BadParameter(
+                f"{text!r} is not PRODUCT=NAME with one of {', '.join(PRODUCTS)}", param_hint="--use"
+            )
+        chosen[product] = name
+    return chosen
+
+
+def _print(table, columns: list[str] | None, rows: int) -> None:
+    """The first rows, as many columns beside each other as the terminal takes."""
+    shown = table[columns] if columns else table
+    if len(shown):
+        width = shutil.get_terminal_size((160, 24)).columns
+        text = shown.head(rows).astype(object).map(_cell)
+        click.echo(text.to_string(index=False, line_width=max(width, 60)))
+    else:
+        click.echo("(no rows)")
+    if len(shown) > rows:
+        click.echo(f"... and {len(shown) - rows} more rows; --rows prints more, --out FILE writes all")
+
+
+def _cell(value) -> str:
+    """Missing values of every type as a dash."""
+    if str(value) in ("nan", "<NA>"):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+COMMANDS = (inspect,)

@@ -1,0 +1,188 @@
+"""What all commands share: options, the config made of them, named errors with exit codes, the closing line."""
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+EXIT_SKIPPED, EXIT_REFUSED, EXIT_STORAGE, EXIT_STALE, EXIT_DAMAGED = 3, 4, 5, 6, 7
+STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
+
+def run_option(command: Callable) -> Callable:
+    """--run of the commands that look after a run folder, and the errors they can end with. They need no config."""
+
+    @click.option("--run", "run_name", default="runs/miniature", show_default=True, help="Run folder.")
+    @functools.wraps(command)
+    def wrapped(run_name: str, **options) -> None:
+        with _named_errors():
+            command(Path(run_name), **options)
+
+    return wrapped
+
+
+def stage_options(command: Callable) -> Callable:
+    """--config, --run, --set, and the errors that every stage can end with."""
+
+    @click.option("--config", "config_name", default="miniature", show_default=True, help="TOML file or its name.")
+    @click.option("--run", "run_name", default=None, help="Run folder.  [default: runs/<name of the config>]")
+    @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
+    @functools.wraps(command)
+    def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
+        with _named_errors():
+            from cache.commit import in_use
+            from pipeline.config_file import load
+
+            config = load(config_name, overrides)
+            run_dir = Path(run_name or f"runs/{config.name}")
+            with in_use(run_dir):
+                command(config, run_dir, **options)
+
+    return wrapped
+
+
+def profile_option(command: Callable) -> Callable:
+    """--profile of the stages: where their time went, on standard error at the end. Nothing that is written changes."""
+
+    @click.option("--profile", "profiled", is_flag=True, help="Print where the time went, by phase.")
+    @functools.wraps(command)
+    def wrapped(*args, profiled: bool, **options) -> None:
+        if not profiled or os.environ.get("RANK", "0") != "0":
+            command(*args, **options)
+            return
+        from pipeline.workers import phases
+
+        with phases.taken(functools.partial(click.echo, err=True), click.get_current_context().info_name):
+            command(*args, **options)
+
+    return wrapped
+
+
+class _named_errors:
+    """Turn the errors we raise on purpose into one line and an exit code; others stay tracebacks, they are bugs."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if not isinstance(error, Exception) or isinstance(
+            error, click.exceptions.ClickException | click.exceptions.Exit
+        ):
+            return
+        from cache.errors import CacheError, StaleCacheError, StorageError
+        from pipeline.config import ConfigError
+        from pipeline.errors import AnnotationError, StageError, VideoError
+
+        codes = {StaleCacheError: EXIT_STALE, StorageError: EXIT_STORAGE, CacheError: EXIT_REFUSED}
+        codes |= dict.fromkeys((AnnotationError, ConfigError, StageError, VideoError), EXIT_REFUSED)
+        if "models.checkpoint" in sys.modules:
+            codes[sys.modules["models.checkpoint"].WeightsError] = EXIT_REFUSED
+        for known, code in codes.items():
+            if isinstance(error, known):
+                click.echo(f"{click.style('error:', fg='red')} {type(error).__name__}: {error}", err=True)
+                sys.exit(code)
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            click.echo(f"{click.style('error:', fg='red')} StorageError: {error}", err=True)
+            sys.exit(EXIT_STORAGE)
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def finish(*outcomes) -> None:
+    """Say what was written, once where torchrun starts many; exit with 3 where videos were left out."""
+    skipped = 0
+    for outcome in outcomes:
+        if first_process():
+            click.echo(f"wrote {outcome.path}: {outcome.summary}")
+        skipped = max(skipped, outcome.num_skipped)
+    if skipped:
+        click.echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
+        sys.exit(EXIT_SKIPPED)
+
+
+def parse_share(context, parameter, text: str):
+    """A callback of --part: "2/4" is the second of four shares of all units."""
+    from pipeline.run.units import Share
+
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= 10**6):
+        raise click.BadParameter(f"{text!r} is not I/N with 1 <= I <= N, such as 2/4")
+    return Share(int(number) - 1, int(of))
+
+
+def unit_options(command: Callable) -> Callable:
+    """--part and --retry-skipped, of the stages that work unit by unit."""
+    part = click.option(
+        "--part", "share", default="1/1", callback=parse_share, metavar="I/N", help="Do only this share of all units."
+    )
+    retry = click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
+    return part(retry(command))
+
+
+def engine_options(command: Callable) -> Callable:
+    """--backend and --scheduler, which become `engine`."""
+
+    @click.option(
+        "--backend",
+        type=click.Choice(["loky", "dask", "ray"]),
+        default="loky",
+        show_default=True,
+        help="Who works: processes here, or a cluster's workers.",
+    )
+    @click.option(
+        "--scheduler", default="", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file."
+    )
+    @functools.wraps(command)
+    def wrapped(config, run_dir: Path, backend: str, scheduler: str, **options) -> None:
+        from pipeline.workers.engines import Engine
+
+        if backend == "dask" and not scheduler:
+            raise click.UsageError("--backend dask needs --scheduler, an address such as tcp://host:8786 or a file")
+        if backend == "loky" and scheduler:
+            raise click.UsageError("--scheduler belongs to --backend dask or ray")
+        command(config, run_dir, engine=Engine(backend, scheduler), **options)
+
+    return wrapped
+
+
+def with_devices(config, engine, text: str):
+    """Config and engine that compute on the devices of --devices."""
+    from pipeline.workers.engines import parse_devices
+
+    try:
+        devices = parse_devices(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--devices") from error
+    if devices and engine.backend == "ray":
+        raise click.UsageError("Ray gives every worker a GPU of its own; leave --devices out")
+    if devices == ("cpu",):
+        return replace(config, device="cpu"), engine
+    return config, replace(engine, devices=devices)
+
+
+def caches_option(command: Callable) -> Callable:
+    """--caches, which becomes a local folder: the one that is named, or a mirror of the URL."""
+
+    @click.option("--caches", default="", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
+    @functools.wraps(command)
+    def wrapped(config, run_dir: Path, caches: str, **options) -> None:
+        from cache.remote.fetch import is_url
+        from cache.remote.mirror import mirror
+
+        folder = mirror(caches) if is_url(caches) else Path(caches)
+        command(config, run_dir, caches=folder if caches else None, **options)
+
+    return wrapped
+
+
+def split_ids(text: str) -> list[str]:
+    """The ids of a comma-separated list."""
+    return [video_id.strip() for video_id in text.split(",") if video_id.strip()]

@@ -1,0 +1,161 @@
+"""`plan`: what every stage will take, before anything runs; as a table, as JSON, or as job scripts for Slurm."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import EXIT_REFUSED, EXIT_STORAGE, stage_options
+
+COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
+
+STAGES = ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate")
+
+
+def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    """A callback of --rows-per-second: "20" for every stage, or "saliency=20"."""
+    rates = {}
+    for text in texts:
+        stage, equals, number = text.rpartition("=")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf") or (equals and stage not in STAGES):
+            raise click.BadParameter(
+                f"{text!r} is neither a number above 0 nor STAGE=NUMBER, STAGE of {', '.join(STAGES)}"
+            )
+        rates |= {stage: rate} if equals else dict.fromkeys(STAGES, rate)
+    return rates
+
+
+@click.command()
+@stage_options
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long to sample, about.")
+@click.option(
+    *("--rows-per-second", "rates"),
+    multiple=True,
+    callback=parse_rates,
+    metavar="[STAGE=]RATE",
+    help="Also the hours at this rate, of all stages or of one; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--slurm", is_flag=True, help="Print a script that submits all stages to Slurm, with time and memory.")
+@click.option("--tasks", type=click.IntRange(1), default=8, show_default=True, help="With --slurm: size of job arrays.")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="With --slurm: GPUs of a training.")
+def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slurm: bool, tasks: int, gpus: int) -> None:
+    """Say what each stage will take: rows, files, bytes, hours, memory. Writes nothing.
+
+    Some of the videos go through decoder, network, codecs and stores, with a clock beside them. Works before `prepare`,
+    and exactly by the plan after it. Exits with 5 where the disk has no room.
+    """
+    from pipeline.preflight.estimate import forecast
+
+    if slurm and as_json:
+        raise click.UsageError("--slurm prints a script, --json an object; choose one")
+    found = forecast(config, run_dir, seconds)
+    codec = config.crops.codec
+    if slurm:
+        from pipeline.preflight.slurm import submit_script
+
+        common = _same_options(run_dir)
+        click.echo(submit_script(found, common, sys.executable, tasks, gpus, config.workers, rates), nl=False)
+    elif as_json:
+        stages = [asdict(stage) | _stated(stage, rates) for stage in found.stages]
+        facts = {"run": str(run_dir), "planned": found.counts.planned, "stages": stages, "notes": found.notes}
+        facts |= {"free_bytes": found.free_bytes, "free_inodes": found.free_inodes}
+        facts |= {"codec": codec, "fits": found.fits(codec)}
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        _print(config, run_dir, found, rates)
+    if not found.fits(codec):
+        sys.exit(EXIT_STORAGE)
+
+
+def _same_options(run_dir: Path) -> list[str]:
+    """--config, --run and --set as they were given to this command."""
+    given = click.get_current_context().params
+    overrides = [argument for text in given["overrides"] for argument in ("--set", text)]
+    return ["--config", given["config_name"], "--run", str(run_dir), *overrides]
+
+
+def _print(config, run_dir: Path, found, rates: dict[str, float]) -> None:
+    source = "by its plan" if found.counts.planned else "by annotations and files, before prepare"
+    parts = ", ".join(f"{part.num_videos} {part.split} videos x {part.rows_per_video}" for part in found.counts.parts)
+    click.echo(f"{run_dir}, {source}: {parts}; {found.counts.num_missing} annotated videos without a file")
+    head = f"{'stage':<13} {'rows':>10} {'files':>9} {'jpeg':>10} {'png':>10} {'time here':>10}"
+    click.echo(head + (f" {'at rate':>10}" if rates else "") + f" {'memory':>10}")
+    for stage in found.stages:
+        line = f"{stage.stage:<13} {stage.rows:>10,} {stage.files:>9,} {size(stage.bytes['jpeg']):>10} "
+        line += f"{size(stage.bytes['png']):>10} {duration(stage.seconds):>10}"
+        stated = _stated(stage, rates).get("stated_seconds")
+        line += f" {duration(stated) if stated else '-':>10}" if rates else ""
+        click.echo(f"{line} {size(stage.memory):>10}" + f" x {stage.processes}" * (stage.processes > 1))
+    total = f"{'all':<13} {'':>10} {found.files:>9,} {size(found.total('jpeg')):>10} {size(found.total('png')):>10}"
+    click.echo(f"{total} {duration(sum(stage.seconds for stage in found.stages)):>10}")
+    for note in found.notes:
+        click.echo(f"  {note}")
+    inodes = "inodes not counted" if found.free_inodes is None else f"{found.free_inodes:,} inodes"
+    click.echo(f"free: {size(found.free_bytes)}, {inodes}; the run folder holds {size(found.held_bytes)} already")
+    for codec in ("jpeg", "png"):
+        mark = " (crops.codec of this config)" if codec == config.crops.codec else ""
+        fits = found.fits(codec)
+        click.secho(f"{codec}: {'fits' if fits else 'does NOT fit'}{mark}", fg="green" if fits else "red")
+
+
+def _stated(stage, rates: dict[str, float]) -> dict[str, float]:
+    """Seconds at the rate that the user states."""
+    return {"stated_seconds": stage.rows / rates[stage.stage]} if stage.stage in rates else {}
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= 60):
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+@click.command()
+@stage_options
+@click.option(
+    "--videos", type=click.IntRange(0), default=8, show_default=True, help="Probe and compare so many videos."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
+def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
+    """Look for what would stop or spoil a run, on this machine and in these data, and say what to do about it.
+
+    Exits with 4 where there is a problem; notes do not count.
+    """
+    from pipeline.preflight.doctor import examine
+
+    findings = []
+    for finding in examine(config, run_dir, videos):
+        findings.append(finding)
+        if not as_json:
+            mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])  # no colours where nobody looks
+            click.echo(f"{mark} {finding.check:<14} {finding.text}")
+            if finding.fix:
+                click.echo(f"{'':<8} {'':<14} -> {finding.fix}")
+    problems = sum(finding.level == "problem" for finding in findings)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        notes = sum(finding.level == "note" for finding in findings)
+        click.echo(f"{len(findings)} findings: {problems} problem(s), {notes} note(s)")
+    if problems:
+        sys.exit(EXIT_REFUSED)
+
+
+COMMANDS = (plan, doctor)

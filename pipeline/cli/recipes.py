@@ -1,0 +1,74 @@
+"""The commands that make tables of several trainings."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import finish, split_ids, stage_options
+
+
+def table_options(command: Callable) -> Callable:
+    """--seeds, of every command that runs several trainings, on top of stage_options."""
+    seeds = click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Each has its own Base.")
+    return stage_options(seeds(command))
+
+
+@click.command()
+@table_options
+@click.option("--only", multiple=True, metavar="ROW", help="Run this row (and base) only, such as e/e; repeatable.")
+@click.option("--share-base", is_flag=True, help="All seeds use the Base of the first one; the table says so.")
+def table2(config, run_dir: Path, seeds: int, only: tuple[str, ...], share_base: bool) -> None:
+    """The paper's Table 2: run what is missing, write report/table2.csv, .md, .html and contrasts.csv."""
+    from pipeline.recipes import table2
+
+    only = tuple(name for text in only for name in split_ids(text))
+    _finish_table(table2.table2(config, run_dir, seeds, only, share_base))
+
+
+@click.command()
+@table_options
+@click.option("--frames", type=int, multiple=True, help="T_in; repeatable.  [default: 16, 32, 64; miniature 4, 8, 16]")
+def table1(config, run_dir: Path, seeds: int, frames: tuple[int, ...]) -> None:
+    """The paper's Table 1: Base at several clip lengths, each in a run of its own; write report/table1.*."""
+    from pipeline.recipes import table1
+
+    _finish_table(table1.table1(config, run_dir, seeds, frames))
+
+
+@click.command("table-box")
+@table_options
+@click.option("--side", "sides", type=int, multiple=True, help="Input pixels; repeatable.  [default: 2/7 to 6/7]")
+def table_box(config, run_dir: Path, seeds: int, sides: tuple[int, ...]) -> None:
+    """Box sizes compared on a part of the training videos; write report/table-box.*."""
+    from pipeline.recipes import table_box
+
+    _finish_table(table_box.table_box(config, run_dir, seeds, sides))
+
+
+@click.command("compare-saliency")
+@table_options
+def compare_saliency(config, run_dir: Path, seeds: int) -> None:
+    """Boxes of all objectives and of Grad-CAM side by side; write report/compare-saliency.*."""
+    from pipeline.recipes import compare_saliency
+
+    _finish_table(compare_saliency.compare_saliency(config, run_dir, seeds))
+
+
+@click.command("table-cache")
+@table_options
+@click.option("--fusion", type=click.Choice(["late", "concat"]), default="late", show_default=True, help="To train.")
+@click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs.  [default: a quarter of them]")
+def table_cache(config, run_dir: Path, seeds: int, fusion: str, every: int | None) -> None:
+    """Training on the fly, from caches of several sizes, and refreshed, side by side; write report/table-cache.*."""
+    from pipeline.recipes import table_cache
+
+    _finish_table(table_cache.table_cache(config, run_dir, seeds, fusion, every))
+
+
+def _finish_table(outcome) -> None:
+    click.echo(outcome.path.read_text(encoding="utf-8"))
+    finish(outcome)
+
+
+COMMANDS = (table2, table1, table_box, compare_saliency, table_cache)

@@ -1,0 +1,43 @@
+"""The commands that make pictures of a run: report, show."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import finish, run_option
+
+
+@click.command()
+@run_option
+@click.option("--clips", type=click.IntRange(0), default=48, show_default=True, help="Clips in the gallery, at most.")
+@click.option("--experiment", default=None, metavar="NAME", help="Result to compare with Base.  [default: the highest]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File.  [default: <run>/report/index.html]"
+)
+def report(run_dir: Path, clips: int, experiment: str | None, out: Path | None) -> None:
+    """Write one page about the run: results, classes, clips, boxes, learning curves.
+
+    The page needs no network and no other file. It is made from the caches alone: no video, no GPU.
+    """
+    from pipeline.report import page
+
+    finish(page.run(run_dir, clips, experiment, out))
+
+
+@click.command()
+@click.argument("video_id")
+@run_option
+@click.option("--clip", "clips", type=click.IntRange(0), multiple=True, help="Repeatable.  [default: three of them]")
+@click.option("--boxes", "policy", default="entropy", show_default=True, metavar="NAME", help="Whose boxes.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: <run>/report/show]")
+def show(run_dir: Path, video_id: str, clips: tuple[int, ...], policy: str, out: Path | None) -> None:
+    """Write one video as <VIDEO_ID>.png and .mp4: input with saliency and box, the box enlarged, the focused volume.
+
+    A clip of a training video is a stored augmentation. Made from the caches alone: no video, no GPU.
+    """
+    from pipeline.report import show
+
+    finish(show.run(run_dir, video_id, clips, policy, out))
+
+
+COMMANDS = (report, show)

@@ -1,0 +1,75 @@
+"""The commands that look after a run folder: status, verify, gc."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import EXIT_DAMAGED, run_option
+
+
+@click.command()
+@run_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def status(run_dir: Path, as_json: bool) -> None:
+    """Count rows that are done, skipped and to do, by the commit records. Reads no data."""
+    from cache.upkeep.verify import status as count
+
+    counts = [asdict(one) for one in count(run_dir)]
+    if as_json:
+        click.echo(json.dumps({"run": str(run_dir), "contents_read": False, "products": counts}, indent=1))
+        return
+    click.echo(f"{'product':<8} {'key':<16} {'part':<16} {'ok':>9} {'skipped':>8} {'todo':>9} {'rows':>9}")
+    for one in counts:
+        click.echo("{product:<8} {key:<16} {part:<16} {ok:>9} {skipped:>8} {todo:>9} {total:>9}".format(**one))
+    click.echo("counted from commit records; contents were not read, `verify` does that")
+
+
+@click.command()
+@run_option
+@click.option("--fast", is_flag=True, help="Compare sizes only; read no contents.")
+@click.option("--repair", is_flag=True, help="Move damaged files and their records to quarantine/.")
+def verify(run_dir: Path, fast: bool, repair: bool) -> None:
+    """Check every committed file against its record; exit with 7 where anything is damaged.
+
+    After --repair the same stages make exactly the damaged units anew. Nothing is deleted.
+    """
+    from cache.commit import in_use
+    from cache.upkeep.repair import repair as move
+    from cache.upkeep.verify import verify as check
+
+    with in_use(run_dir):
+        findings = []
+        for finding in check(run_dir, fast):
+            findings.append(finding)
+            click.echo(f"{finding.kind}: {finding.path}: {finding.reason}")
+        moved = move(run_dir, findings) if repair else []
+    kinds = Counter(finding.kind for finding in findings)
+    what = "sizes compared" if fast else "all contents read"
+    counts = f"{kinds['damaged']} damaged, {kinds['orphan']} orphans, {kinds['temporary']} temporary files"
+    click.echo(f"{run_dir}: {counts}; {what}")
+    for path in moved:
+        click.echo(f"moved to {path}")
+    if kinds["damaged"] and not repair:
+        click.echo("verify --repair moves the damaged ones aside; then run the stages again", err=True)
+    if kinds["damaged"]:
+        sys.exit(EXIT_DAMAGED)
+
+
+@click.command()
+@run_option
+@click.option("--dry", is_flag=True, help="Only say what would be deleted.")
+def gc(run_dir: Path, dry: bool) -> None:
+    """Delete what killed processes left: temporary files, and files that no record names."""
+    from cache.upkeep.sweep import sweep
+
+    found, size = sweep(run_dir, dry)
+    for finding in found:
+        click.echo(f"{finding.kind}: {finding.path}")
+    click.echo(f"{run_dir}: {'would delete' if dry else 'deleted'} {len(found)} files, {size / 1e6:.1f} MB")
+
+
+COMMANDS = (status, verify, gc)

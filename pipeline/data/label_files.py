@@ -1,0 +1,31 @@
+"""The annotations a config names, and the snapshot of all labels that a run keeps."""
+
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.data.annotations import Annotations
+from pipeline.data.charades_csv import read_charades
+from pipeline.data.plain_csv import read_plain
+from pipeline.errors import StageError
+
+
+def read_annotations(config: Config) -> Annotations:
+    """The config's annotation files; `data.eval_ids` moves videos to the evaluation split.
+
+    Raises:
+        AnnotationError: a file is not exactly its format. StageError: a setting or a file is missing.
+    """
+    data = config.data
+    needed = {"charades": 2, "plain": 1, "miniature": 2}[data.format]
+    if len(data.annotations) != needed:
+        raise StageError(f"data.annotations: format {data.format} takes {needed} file(s), got {len(data.annotations)}")
+    for path in (*data.annotations, data.classes):
+        if not Path(path).is_file():
+            raise StageError(f"{path or 'data.classes'}: no such annotation file")
+    read = read_plain if data.format == "plain" else read_charades
+    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes))
+    unknown = set(data.eval_ids) - set(annotations.videos.video_id)
+    if unknown:
+        raise StageError(f"--eval-ids: {', '.join(sorted(unknown))} not in the annotations")
+    annotations.videos.loc[annotations.videos.video_id.isin(data.eval_ids), "split"] = "test"
+    return annotations

@@ -1,0 +1,85 @@
+"""What happens in a generated video: cards, places, motion."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PAIRS = ("red", "yellow", "green", "blue", "purple")
+CLASSES = tuple(f"Holding a {colour} card printed in {way}" for colour in PAIRS for way in ("rows", "columns"))
+RESIZED = 64
+CARD, PRINT = 10.5, 8.5  # edge of a card and of the print on it
+SLOTS = ((0.0, 0.0), (0.0, 12.0), (12.0, 0.0), (12.0, 12.0))  # where the cards of one hand can be
+EDGE = 6.0  # no card comes closer to the border of the frame
+CENTRE_GAP = 8.0  # the cards' centre keeps this distance from the frame's centre along one axis at least
+SCALES = (2.0, 2.25, 2.5, 3.0, 4.0)  # source / resized, drawn for each axis
+SCALE_ODDS = (0.4, 0.25, 0.2, 0.1, 0.05)
+SOURCE_FPS = (8, 10, 12)
+SECONDS = (2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One card of one video: where it is relative to the hand, and while which seconds it is on screen."""
+
+    class_index: int
+    slot: tuple[float, float]
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Script:
+    """What happens in one video, before any pixel is drawn."""
+
+    video_id: str
+    split: str
+    scale: tuple[float, float]
+    fps: int
+    num_frames: int
+    cards: tuple[Card, ...]
+    path: np.ndarray  # (num_frames, 2) top-left of the hand, resized pixels (y, x)
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """(height, width) of the video, even numbers."""
+        return tuple(2 * round(RESIZED * scale / 2) for scale in self.scale)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return self.num_frames / self.fps
+
+
+def write_script(video_id: str, split: str, rng: np.random.Generator) -> Script:
+    """Draw one video's size, length, cards and motion."""
+    scale = tuple(float(s) for s in rng.choice(SCALES, 2, p=SCALE_ODDS))
+    fps = int(rng.choice(SOURCE_FPS))
+    num_frames = int(np.ceil(rng.uniform(*SECONDS) * fps))
+    seconds = num_frames / fps
+    slots = rng.permutation(len(SLOTS))[: rng.integers(1, 4)]
+    cards = []
+    for slot in slots:
+        start, end = 0.0, seconds
+        if rng.random() < 0.25:  # some classes hold only for a part of the video
+            start, end = (
+                (0.0, seconds * rng.uniform(0.5, 0.8))
+                if rng.random() < 0.5
+                else (seconds * rng.uniform(0.2, 0.5), seconds)
+            )
+        cards.append(Card(int(rng.integers(len(CLASSES))), SLOTS[slot], round(start, 2), round(end, 2)))
+    offsets = np.array([card.slot for card in cards])
+    low, high = offsets.min(0), offsets.max(0) + CARD  # extent of the cards relative to the hand, (y, x)
+    return Script(video_id, split, scale, fps, num_frames, tuple(cards), _motion(num_frames, fps, low, high, rng))
+
+
+def _motion(num_frames: int, fps: int, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A slow path of the hand that keeps all cards off the border and off the centre of the frame."""
+    time = np.arange(num_frames)[:, None] / fps
+    swing = rng.uniform(0.5, 2.0, 2) * np.sin(2 * np.pi * (rng.uniform(0.2, 0.5, 2) * time + rng.random(2)))
+    path = swing + rng.uniform(-1.5, 1.5, 2) * time
+    path -= path.mean(0)
+    room_low, room_high = EDGE - low - path.min(0), RESIZED - EDGE - high - path.max(0)
+    while True:
+        start = rng.uniform(room_low, room_high)
+        if np.abs(start + (low + high) / 2 - RESIZED / 2).max() >= CENTRE_GAP:
+            return path + start

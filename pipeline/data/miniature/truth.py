@@ -1,0 +1,104 @@
+"""What is known about the miniature beforehand: where the cards are, who can read them, how far guessing gets."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cache.geometry import Box, Theta
+from cache.plan import Part
+from pipeline.errors import StageError
+from pipeline.metrics import mean_average_precision
+
+VISIBLE_SHARE = 0.75  # of a card's area, averaged over frames, that a box must hold
+Cards = dict[str, dict[int, list[tuple[int, int, Box]]]]
+
+
+@cache
+def read_cards(root: Path) -> Cards:
+    """cards.csv: video_id -> card -> [(source frame, fps, box_source)].
+
+    Raises:
+        StageError: it is not there.
+    """
+    path, found = root / "cards.csv", {}
+    if not path.is_file():
+        raise StageError(f"{path}: not there; `prepare` makes the miniature again")
+    for row in pd.read_csv(path, dtype={"video_id": str}).itertuples(index=False):
+        box = Box(int(row.top), int(row.left), int(row.height), int(row.width))
+        found.setdefault(row.video_id, {}).setdefault(row.card, []).append((row.frame, row.fps, box))
+    return found
+
+
+def on_target(cards: Cards, part: Part, row: int, box_input: Sequence[int]) -> bool:
+    """Whether a box holds, averaged over the clip's frames in which a card is visible, at least 75 % of its area,
+    for every card visible in the clip.
+
+    Args:
+        cards: of `read_cards`.
+        part, row: the clip.
+        box_input: (top, left, height, width) in the input frame.
+    """
+    clip, rate = part.clip(row), part.rows.fps.iat[row]
+    box = Box(*map(int, box_input))
+    for places in cards[clip.video_id].values():
+        fps = places[0][1]
+        where = {frame: place for frame, _, place in places}
+        frames = [frame_number(index, rate, fps) for index in clip.frame_indices]
+        shares = [_share_inside(where[frame], box, clip.theta) for frame in frames if frame in where]
+        if shares and np.mean(shares) < VISIBLE_SHARE:
+            return False
+    return True
+
+
+def frame_number(index: int, rate: float, fps: int) -> int:
+    """The source frame on screen at index / rate seconds, at a constant fps."""
+    return int(index / rate * fps + 1e-6)  # the small term keeps 8 of 24 from becoming 7
+
+
+def _share_inside(card_source: Box, box: Box, theta: Theta) -> float:
+    """Share of a card's area, as the input frame shows it, that lies in the box."""
+    top, left, bottom, right = map(float, theta.to_input(card_source))
+    rows = max(0.0, min(bottom, box.bottom) - max(top, box.top))
+    columns = max(0.0, min(right, box.right) - max(left, box.left))
+    return rows * columns / ((bottom - top) * (right - left))
+
+
+def ceiling(class_counts: np.ndarray, draws: int = 200, seed: int = 0) -> float:
+    """mAP of someone who knows each video's pairs and how many cards of each, and cannot read the print.
+
+    The best such scores are the chances that at least one of the k cards of a pair has the class, 1 - 2^-k. Ties
+    would be broken by the order of the file; the mean over random orders is returned.
+
+    Args:
+        class_counts: int (V, 10), cards of each class in each video; classes 2p and 2p + 1 are a pair.
+        draws: random orders.
+        seed: of the orders.
+    """
+    pairs = class_counts.reshape(len(class_counts), -1, 2).sum(2)
+    scores = np.repeat(1 - 0.5**pairs, 2, axis=1)
+    rng = np.random.default_rng(seed)
+    orders = (rng.permutation(len(scores)) for _ in range(draws))
+    return float(np.mean([mean_average_precision(scores[o], class_counts[o] > 0).map for o in orders]))
+
+
+def read_print(grey: np.ndarray, period: tuple[float, float]) -> tuple[float, float]:
+    """The fixed reader: energy of a print along rows and along columns at a known period.
+
+    Args:
+        grey: float (T, h, w), the print and nothing else.
+        period: in pixels of `grey`, (along y, along x).
+    Returns:
+        (energy of a grating whose lines are rows, of one whose lines are columns)
+    """
+    return _energy(grey, period[0]), _energy(grey.transpose(0, 2, 1), period[1])
+
+
+def _energy(grey: np.ndarray, period: float) -> float:
+    """Mean energy at 1 / period along the second axis, with a Hann window."""
+    length = grey.shape[1]
+    wave = np.hanning(length + 2)[1:-1] * np.exp(-2j * np.pi * np.arange(length) / period)
+    centred = grey - grey.mean(1, keepdims=True)
+    return float((np.abs(np.einsum("tyx,y->tx", centred, wave)) ** 2).mean())

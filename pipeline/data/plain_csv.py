@@ -1,0 +1,70 @@
+"""Annotations in the plain format: video_id, split, start, end, label."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.annotations import Annotations, judge
+from pipeline.data.strict_csv import SPLITS, csv_bytes, parse_seconds, parse_video_id, read_classes, read_rows, refuse
+
+PLAIN_COLUMNS = ("video_id", "split", "start", "end", "label")
+
+
+def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
+    """Read a CSV with the header `video_id,split,start,end,label`: one line an action.
+
+    `label` is one of the lines of classes_txt. A label without start and end holds for the whole video; a line
+    without label, start and end is a video without actions.
+
+    Raises:
+        AnnotationError: anything that is not exactly the format.
+    """
+    classes = read_classes(classes_txt)
+    indices = {name: index for index, name in enumerate(classes)}
+    splits, places, actions, seen, bare = {}, {}, [], set(), set()
+    for line, row in read_rows(table_csv, PLAIN_COLUMNS):
+        video_id = parse_video_id(table_csv, line, "video_id", row["video_id"])
+        if row["split"] not in SPLITS:
+            refuse(table_csv, line, "split", row["split"], f"one of {', '.join(SPLITS)}")
+        if splits.setdefault(video_id, row["split"]) != row["split"]:
+            refuse(table_csv, line, "split", row["split"], f"{splits[video_id]}, as in an earlier line of {video_id}")
+        if tuple(row.values()) in seen:
+            refuse(table_csv, line, "video_id", video_id, "no line twice")
+        if video_id in bare or (not row["label"] and video_id in places):
+            refuse(table_csv, line, "label", row["label"], f"{video_id} either with labels or with one empty label")
+        seen.add(tuple(row.values()))
+        places.setdefault(video_id, line)
+        if not row["label"]:
+            bare.add(video_id)
+            if row["start"] or row["end"]:
+                refuse(table_csv, line, "label", "", "a label, or neither start nor end")
+        elif row["label"] not in indices:
+            refuse(table_csv, line, "label", row["label"], f"one of the {len(classes)} lines of {classes_txt}")
+        elif row["start"] or row["end"]:
+            times = (parse_seconds(table_csv, line, name, row[name]) for name in ("start", "end"))
+            actions.append((video_id, indices[row["label"]], *times))
+        else:
+            actions.append((video_id, indices[row["label"]], 0.0, np.inf))
+    videos = [(table_csv, line, video_id, splits[video_id], np.nan) for video_id, line in places.items()]
+    return judge(videos, actions, classes)
+
+
+def labels_csv(annotations: Annotations) -> bytes:
+    """All labels in our plain format. Impossible times are written as 1, 0, which reads back as impossible."""
+    splits = dict(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
+    by_video = {video_id: [] for video_id in splits}
+    for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
+        whole = end == float("inf")
+        times = ["1", "0"] if np.isnan(start) else ["", ""] if whole else [_format_seconds(start), _format_seconds(end)]
+        line = [video_id, splits[video_id], *times, annotations.classes[index]]
+        if line not in by_video[video_id]:
+            by_video[video_id].append(line)
+    lines = [
+        line for video_id, found in by_video.items() for line in found or [[video_id, splits[video_id], "", "", ""]]
+    ]
+    return csv_bytes(PLAIN_COLUMNS, lines)
+
+
+def _format_seconds(value: float) -> str:
+    """Seconds as plain decimals, which `read_plain` takes."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")

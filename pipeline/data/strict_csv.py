@@ -1,0 +1,80 @@
+"""CSV files from outside, read strictly: every refusal names file, line and column."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.data.video.find import PLAIN_ID, is_plain_id
+from pipeline.errors import AnnotationError
+
+SPLITS = ("train", "test")
+SECONDS = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?")
+MAX_BYTES = 2**28
+
+
+def read_rows(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[str, str]]]:
+    """(line number, column -> text) of every line below the header, which must be exactly `columns`."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if tuple(header) != columns:
+            refuse(path, 1, "header", ",".join(header), ",".join(columns))
+        for row in reader:
+            if len(row) != len(columns):
+                refuse(path, reader.line_num, "all", ",".join(row), f"{len(columns)} columns, got {len(row)}")
+            yield reader.line_num, dict(zip(columns, row, strict=True))
+    except csv.Error as error:
+        refuse(path, reader.line_num, "all", str(error), "well-formed CSV")
+
+
+def read_classes(path: Path) -> list[str]:
+    lines = _text(path).splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line or line != line.strip() or line in lines[: number - 1]:
+            refuse(path, number, "class", line, "a name without blanks around it, no name twice")
+    if not lines:
+        refuse(path, 1, "class", "", "one class a line")
+    return lines
+
+
+def _text(path: Path) -> str:
+    try:
+        if (size := Path(path).stat().st_size) > MAX_BYTES or not Path(path).is_file():
+            raise AnnotationError(f"{path}: {size} bytes; expected a regular file of at most {MAX_BYTES}")
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path}: {error.strerror}") from error
+    if b"\0" in content:
+        refuse(path, 1 + content[: content.index(b"\0")].count(b"\n"), "all", "a NUL byte", "text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        refuse(path, 1 + content[: error.start].count(b"\n"), "all", content[error.start : error.end], "UTF-8")
+
+
+def parse_video_id(path: Path, line: int, column: str, text: str) -> str:
+    if not is_plain_id(text):
+        refuse(path, line, column, text, PLAIN_ID)
+    return text
+
+
+def parse_seconds(path: Path, line: int, column: str, text: str) -> float:
+    if not SECONDS.fullmatch(text):
+        refuse(path, line, column, text, "seconds such as 12 or 12.34")
+    return float(text)
+
+
+def refuse(path: Path, line: int, column: str, value: object, expected: str) -> NoReturn:
+    raise AnnotationError(f"{path}, line {line}, column {column}: {value!r}; expected {expected}")
+
+
+def csv_bytes(columns: tuple[str, ...], rows: list[list]) -> bytes:
+    """A table as CSV."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue().encode()

@@ -1,0 +1,43 @@
+"""Find the file or folder of frames of a video id."""
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing
+
+PLAIN_ID = "[A-Za-z0-9][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
+
+EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp")
+
+
+def find_video(root: Path, video_id: str) -> Path:
+    """The file `<root>/<id>.<extension>` or the folder `<root>/<id>/` of frames `<id>-000001.jpg`, resolved.
+
+    Raises:
+        UnsafePath: the id is not [A-Za-z0-9][A-Za-z0-9._-]{0,127} or holds "..", or the path leaves root.
+        VideoMissing: none of the names exists.
+        VideoAmbiguous: more than one does.
+    """
+    if not is_plain_id(video_id):
+        raise UnsafePath(f"video id {video_id!r} is not {PLAIN_ID}")
+    root = Path(root).resolve()
+    names = [f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper())]
+    there = [root / name for name in names if os.path.lexists(f"{root}/{name}")]  # ten times as fast as a Path
+    found = [path for path in there if path.is_file() or path.is_symlink()]
+    found += [root / video_id] if (root / video_id).is_dir() else []
+    if not found:
+        raise VideoMissing(f"{root}: no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/")
+    if len(found) > 1:
+        raise VideoAmbiguous(f"{root}: {video_id} is {', '.join(path.name for path in found)}; keep one of them")
+    path = found[0].resolve()
+    if not path.is_relative_to(root):
+        raise UnsafePath(f"{found[0]} leads out of {root}, to {path}")
+    if not path.exists():
+        raise VideoMissing(f"{found[0]} is a link to {path}, which does not exist")
+    return path
+
+
+def is_plain_id(text: str) -> bool:
+    """Whether the text is PLAIN_ID: a name on every file system, a part of none of their paths."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."

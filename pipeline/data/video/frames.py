@@ -1,0 +1,217 @@
+"""Videos as frames on a clock: find, probe and read video files and folders of JPEG frames.
+
+The time rule: slot k of a target rate is the frame on screen k / fps seconds after the first one, in exact rational
+arithmetic. Without a target rate, slot k is the k-th decoded frame.
+"""
+
+import errno
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cache.fingerprint import file_sha256
+from pipeline.data.video.container import average_rate, decoded, frame_length, opened, to_rgb
+from pipeline.data.video.frame_folder import frame_files, probe_folder, read_frame
+from pipeline.errors import (
+    ClipOutOfRange,
+    VideoEmpty,
+    VideoMissing,
+    VideoTruncated,
+    VideoUnreadable,
+)
+from pipeline.errors import VideoError as VideoError
+
+log = logging.getLogger(__name__)
+
+Rate = int | float | str | Fraction
+
+
+Timeline = Iterator[tuple[Fraction, Fraction, Callable[[], np.ndarray]]]  # each frame's start, end, pixels on demand
+TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What decoding the whole video showed. Times are exact; height and width hold after rotation metadata.
+
+    `timing` says where a frame's time comes from: "pts", its timestamp; "rate", its number divided by `source_fps`
+    (the timestamps are missing or run backwards, or there are none, as in a folder of frames). `sha256` is that of
+    the file; of a folder, that of all names, sizes and contents in order.
+    """
+
+    kind: Literal["file", "frames"]
+    num_source_frames: int
+    duration_seconds: Fraction
+    source_fps: Fraction
+    height: int
+    width: int
+    timing: Literal["pts", "rate"]
+    bytes: int
+    sha256: str
+
+    def num_frames(self, fps: Rate | None) -> int:
+        """Frames at the target rate: the number of slots k with k / fps < duration."""
+        return self.num_source_frames if fps is None else math.ceil(self.duration_seconds * _fraction(fps, "fps"))
+
+
+def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
+    """Decode the whole video once and say what is there. Counts and durations of headers are never trusted.
+
+    Args:
+        path: a video file, or a folder of frames.
+        source_fps: frames a second of a folder of frames; not used for files.
+    Raises:
+        VideoError: one of its subclasses, with the file's name.
+        ValueError: source_fps is missing for a folder.
+    """
+    path = Path(path)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _probe_folder(path, source_fps) if path.is_dir() else _probe_file(path)
+        except OSError as error:
+            _retry_or_raise(path, error, attempt)
+
+
+def read_frames(
+    path: Path,
+    slots: Sequence[int],
+    fps: Rate | None,
+    timing: Literal["pts", "rate"] = "pts",
+    source_fps: Rate | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode forward once and yield (slot, frame) for every wanted slot, in order.
+
+    One source frame is held at a time, only wanted ones are converted to RGB, and decoding stops after the last.
+
+    Args:
+        path: a video file, or a folder of frames.
+        slots: sorted, unique slots of the target rate.
+        fps: target rate in frames a second; None for the video's own frames.
+        timing: VideoInfo.timing.
+        source_fps: frames a second of a folder of frames.
+    Yields:
+        (slot, uint8 (H, W, 3) RGB after rotation metadata). Slots that show the same source frame share one array.
+    Raises:
+        ClipOutOfRange: a slot lies past the end.
+        VideoError: another of its subclasses, with the file's name.
+        ValueError: slots are not sorted and unique, or source_fps is missing for a folder.
+    """
+    path, slots = Path(path), [int(slot) for slot in slots]
+    if min(slots, default=0) < 0 or slots != sorted(set(slots)):
+        raise ValueError(f"{path}: slots must be sorted, unique and not negative")
+    step = Fraction(1) if fps is None else 1 / _fraction(fps, "fps")
+    done = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            timeline = _folder_timeline(path, source_fps) if path.is_dir() else _file_timeline(path, timing)
+            if fps is None:
+                timeline = ((Fraction(k), Fraction(k + 1), pixels) for k, (_, _, pixels) in enumerate(timeline))
+            for slot, frame in _on_screen(path, timeline, slots[done:], step):
+                yield slot, frame
+                done += 1
+            return
+        except OSError as error:
+            _retry_or_raise(path, error, attempt)
+
+
+def _on_screen(path: Path, timeline: Timeline, slots: list[int], step: Fraction) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the frame on screen at each slot: the last one that starts at or before slot * step."""
+    waiting = list(reversed(slots))
+    end, held = Fraction(0), None
+    for start, stop, pixels in timeline:
+        while held and waiting and waiting[-1] * step < start:
+            yield waiting.pop(), held()
+        if not waiting:
+            return
+        end, held = stop, cache(pixels)
+    while waiting and waiting[-1] * step < end:
+        yield waiting.pop(), held()
+    if waiting:
+        raise ClipOutOfRange(f"{path}: slot {waiting[-1]} starts at {waiting[-1] * step}, the video ends at {end}")
+
+
+def _probe_folder(path: Path, source_fps: Rate | None) -> VideoInfo:
+    rate = _folder_rate(path, source_fps)
+    count, (height, width), size, sha256 = probe_folder(path)
+    return VideoInfo("frames", count, count / rate, rate, height, width, "rate", size, sha256)
+
+
+def _folder_timeline(path: Path, source_fps: Rate | None) -> Timeline:
+    rate = _folder_rate(path, source_fps)
+    for number, file in enumerate(frame_files(path)):
+        yield number / rate, (number + 1) / rate, partial(read_frame, file)
+
+
+def _folder_rate(path: Path, source_fps: Rate | None) -> Fraction:
+    if source_fps is None:
+        raise ValueError(f"{path}: a folder of frames needs source_fps (24 for the official Charades frames)")
+    return _fraction(source_fps, "source_fps")
+
+
+def _probe_file(path: Path) -> VideoInfo:
+    if not path.is_file():
+        raise VideoMissing(f"{path} is neither a regular file nor a folder")
+    if path.stat().st_size == 0:
+        raise VideoEmpty(f"{path} has 0 bytes")
+    pts, sizes, last = [], set(), None
+    with opened(path) as (container, stream):
+        for last in decoded(path, container, stream):
+            pts.append(last.pts)
+            sizes.add((last.width, last.height) if last.rotation % 180 else (last.height, last.width))
+            if len(sizes) > 1:
+                raise VideoUnreadable(f"{path}: the frame size changes at frame {len(pts) - 1}: {sorted(sizes)}")
+        if last is None:
+            raise VideoEmpty(f"{path}: no frame could be decoded")
+        rate = average_rate(path, stream)
+        forward = None not in pts and pts == sorted(pts)
+        timing = "pts" if forward and (len(pts) == 1 or pts[0] < pts[-1]) else "rate"
+        duration = len(pts) / rate
+        if timing == "pts":
+            duration = (pts[-1] - pts[0]) * stream.time_base + frame_length(last, stream, rate)
+        promised = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
+    # Sound may go on for a moment after the pictures, and some containers know only the longer of the two.
+    if promised - duration > max(Fraction(1, 2), promised / 10):
+        raise VideoTruncated(
+            f"{path}: decoded {len(pts)} of about {round(promised * rate)} frames, "
+            f"{float(duration):.3f} of {float(promised):.3f} seconds"
+        )
+    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
+
+
+def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
+    with opened(path) as (container, stream):
+        rate = average_rate(path, stream)
+        first = None
+        for number, frame in enumerate(decoded(path, container, stream)):
+            if timing == "rate":
+                start, end = number / rate, (number + 1) / rate
+            elif frame.pts is None:
+                raise VideoUnreadable(f"{path}: frame {number} has no timestamp; probe again")
+            else:
+                first = frame.pts if first is None else first
+                start = (frame.pts - first) * stream.time_base
+                end = start + frame_length(frame, stream, rate)
+            yield start, end, partial(to_rgb, path, frame)
+
+
+def _fraction(rate: Rate, name: str) -> Fraction:
+    """29.97 means 2997/100, not the nearest binary number."""
+    value = Fraction(str(rate))
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, got {rate}")
+    return value
+
+
+def _retry_or_raise(path: Path, error: OSError, attempt: int) -> None:
+    """Return where another attempt makes sense: a transient error, and not the last attempt."""
+    if error.errno not in TRANSIENT or attempt == ATTEMPTS:
+        raise VideoUnreadable(f"{path}: {error.strerror} (attempt {attempt} of {ATTEMPTS})") from error
+    log.warning("%s: %s; attempt %d of %d", path, error.strerror, attempt, ATTEMPTS)

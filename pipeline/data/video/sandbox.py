@@ -1,0 +1,104 @@
+"""Decode a stranger's video in a process of its own, with limits of time and memory; a crash there is an answer."""
+
+import json
+import selectors
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline import errors
+from pipeline.data.video.frames import VideoInfo
+from pipeline.data.video.sandbox_worker import from_json
+from pipeline.errors import DecoderCrashed, VideoError, VideoTimeout
+from pipeline.workers.peak_memory import peak_bytes
+
+ATTEMPTS = 2
+ROOT = Path(__file__).parents[3]
+
+
+class Prober:
+    """`video.probe` for videos that nobody vouches for. Every thread has its own process, used again and again.
+
+    Args:
+        seconds: a video may take.
+        memory: bytes of address space a video may take.
+    """
+
+    def __init__(self, seconds: float, memory: int):
+        self.seconds, self.memory = seconds, memory
+        self._own, self._all = threading.local(), []
+
+    def __enter__(self) -> "Prober":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self._all:
+            _end(process)
+
+    def probe(self, path: Path, source_fps: float | None) -> VideoInfo:
+        """As `video.probe`.
+
+        Raises:
+            VideoTimeout: it takes longer than it may.
+            DecoderCrashed: the process died, and so did a second one.
+            VideoError: as `video.probe`; VideoTooLarge also for too much memory.
+        """
+        question = json.dumps({"path": str(path), "source_fps": source_fps}) + "\n"
+        for _ in range(ATTEMPTS):
+            process = self._process()
+            try:
+                process.stdin.write(question.encode())
+                process.stdin.flush()
+                line = self._line(process, path)
+            except BrokenPipeError:
+                line = b""
+            if line.endswith(b"\n"):
+                return _read(json.loads(line))
+            self._drop(process)
+        raise DecoderCrashed(f"{path}: the process that decodes it died, {ATTEMPTS} times, with {process.returncode}")
+
+    def warm(self) -> int:
+        """Start this thread's process, wait until it answers, and say its peak bytes so far."""
+        with suppress(VideoError):
+            self.probe(ROOT / "no such video", None)
+        return peak_bytes(self._process().pid)
+
+    def _line(self, process: subprocess.Popen, path: Path) -> bytes:
+        """The answer; b"" where the process died."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            if not selector.select(self.seconds):
+                self._drop(process)
+                raise VideoTimeout(f"{path}: decoding takes longer than {self.seconds:g} seconds (data.video_seconds)")
+        return process.stdout.readline()
+
+    def _process(self) -> subprocess.Popen:
+        """This thread's process, started when there is none."""
+        if getattr(self._own, "process", None) is None:
+            command = [sys.executable, "-m", "pipeline.data.video.sandbox_worker", str(self.memory)]
+            self._own.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+            self._all.append(self._own.process)
+        return self._own.process
+
+    def _drop(self, process: subprocess.Popen) -> None:
+        _end(process)
+        self._all.remove(process)
+        self._own.process = None
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with suppress(BrokenPipeError):  # a question that was never read
+        process.stdin.close()
+
+
+def _read(answer: dict) -> VideoInfo:
+    if "error" in answer:
+        kind = getattr(errors, answer["error"])
+        assert issubclass(kind, VideoError)
+        raise kind(answer["detail"])
+    return from_json(answer)

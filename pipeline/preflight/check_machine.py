@@ -1,0 +1,152 @@
+"""What `doctor` looks at on the machine: Python, libraries, device, decoder, disk, shared memory, open files."""
+
+import os
+import platform
+import re
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import torch
+
+from cache.errors import StorageError
+from cache.folder_checks import check_folder, free_space
+from cache.stores.volume_store import OPEN_FILES
+from pipeline.config import Config
+from pipeline.data.video.container import DECODERS, decoder_versions
+from pipeline.preflight.finding import Finding
+
+OLDEST_PYTHON = (3, 11)
+PREFETCH = 2  # batches that each loader worker of PyTorch reads ahead
+SHARED_MEMORY = Path("/dev/shm")
+LEAST_BYTES, LEAST_INODES = 1 << 30, 10_000
+
+
+def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
+    """The interpreter's version."""
+    text = f"Python {'.'.join(map(str, found))} on {platform.system()} {platform.machine()}"
+    if found[:2] < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        yield Finding(
+            "python", "problem", text, f"Python {oldest} or later is needed: make setup PYTHON=python{oldest}"
+        )
+    else:
+        yield Finding("python", "ok", text)
+
+
+def check_libraries(wanted: list[str] | None = None, version_of: Callable[[str], str] = version) -> Iterator[Finding]:
+    """Every library that the project needs, by its installed metadata."""
+    try:
+        wanted = requires("focused-attention") or [] if wanted is None else wanted
+    except PackageNotFoundError:
+        yield Finding("libraries", "note", "the project is not installed, so its needs are not known", "make setup")
+        return
+    wanted = [line for line in wanted if "extra ==" not in line]
+    bad = []
+    for line in wanted:
+        name, oldest = re.fullmatch(r"([\w-]+)\s*(?:>=\s*([\d.]+))?.*", line).groups()
+        try:
+            found = version_of(name)
+        except PackageNotFoundError:
+            bad.append((line, f"{name} is missing"))
+            continue
+        if oldest and _numbers(found) < _numbers(oldest):
+            bad.append((line, f"{name} {found} is older than {oldest}"))
+    if bad:
+        fix = "python -m pip install " + " ".join(f"'{line}'" for line, _ in bad)
+        yield Finding("libraries", "problem", "; ".join(text for _, text in bad), fix)
+    else:
+        yield Finding("libraries", "ok", f"all {len(wanted)} that are needed, torch {torch.__version__}")
+
+
+def check_device(config: Config) -> Iterator[Finding]:
+    """The device that the config asks for, and whether workers and cores fit each other."""
+    cores = len(os.sched_getaffinity(0))
+    there = torch.cuda.is_available()
+    if there:
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        yield Finding("device", "ok", f"{len(names)} CUDA device(s): {', '.join(names)}")
+    elif config.device == "cuda":
+        fix = "--set device=auto, or a driver and a PyTorch that fit each other (python -m torch.utils.collect_env)"
+        yield Finding("device", "problem", "device = cuda, and PyTorch sees no GPU", fix)
+    else:
+        yield Finding("device", "ok", f"CPU, {cores} cores for this process")
+    busy = config.workers * (config.saliency.threads if not there else 1)
+    if busy > cores:
+        text = f"workers = {config.workers} with {config.saliency.threads} thread(s) each on {cores} cores"
+        yield Finding("workers", "note", text, f"--set workers={max(1, cores // config.saliency.threads)}")
+
+
+def check_decoder() -> Iterator[Finding]:
+    """PyAV, the FFmpeg it brings, and the codecs that videos are usually in."""
+    text, missing = decoder_versions()
+    if missing:
+        fix = "a PyAV from PyPI decodes all of them: python -m pip install --force-reinstall av"
+        yield Finding("decoder", "problem", f"{text}; cannot decode {', '.join(missing)}", fix)
+    else:
+        yield Finding("decoder", "ok", f"{text}; decodes {', '.join(DECODERS)}")
+
+
+def check_folder_of(run_dir: Path) -> Iterator[Finding]:
+    """Room, and what commits rest on, where the run folder is or will be."""
+    free, inodes = free_space(run_dir)
+    counted = "inodes not counted" if inodes is None else f"{inodes:,} inodes"
+    text = f"{free / 1e9:,.1f} GB and {counted} free at {run_dir}"
+    if free < LEAST_BYTES or (inodes is not None and inodes < LEAST_INODES):
+        yield Finding(
+            "disk", "problem", text, "free some, or put the run elsewhere with --run; `plan` says what it takes"
+        )
+    else:
+        yield Finding("disk", "ok", f"{text}; `plan` says what the run takes")
+    existing = run_dir.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        check_folder(existing)
+    except StorageError as error:
+        fix = "put the run on a local disk or another mount with --run: commits need rename, fsync, links and locks"
+        yield Finding("file system", "problem", str(error), fix)
+    else:
+        yield Finding("file system", "ok", f"renames, links and locks as commits need them at {existing}")
+
+
+def check_shared_memory(config: Config, folder: Path = SHARED_MEMORY) -> Iterator[Finding]:
+    """Room in /dev/shm for the batches that loader workers read ahead."""
+    if not folder.is_dir():
+        yield Finding("shared memory", "note", f"{folder} is not there", "loader_workers = 0 needs none")
+        return
+    free = shutil.disk_usage(folder).free
+    clips = config.clips
+    volume = clips.num_frames * clips.input_side**2 * 3
+    needs = {
+        "base": config.base.loader_workers * PREFETCH * config.base.batch_size * volume,
+        "fusion": config.fusion.loader_workers * PREFETCH * config.fusion.batch_size * volume * 2,  # context and focus
+    }
+    for section, need in needs.items():
+        text = f"{section}: batches read ahead take up to {need / 1e6:,.0f} MB, {folder} has {free / 1e6:,.0f} MB free"
+        if need > free:
+            each = need // getattr(config, section).loader_workers
+            fix = f"--set {section}.loader_workers={free // each}, or docker run --shm-size={need // 10**9 + 1}g"
+            yield Finding("shared memory", "problem", text, fix)
+        else:
+            yield Finding("shared memory", "ok", text)
+
+
+def check_open_files(config: Config, limit: int | None = None) -> Iterator[Finding]:
+    """The limit of open files against stores, workers and what passes between them."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
+    readers = max(config.base.loader_workers, config.fusion.loader_workers)
+    need = 100 + 2 * OPEN_FILES + readers * PREFETCH * 4 + 10 * config.workers
+    text = f"{limit:,} open files allowed, about {need} needed"
+    if 0 <= limit < need:
+        yield Finding("open files", "problem", text, f"ulimit -n {max(4096, need)}")
+    else:
+        yield Finding("open files", "ok", text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """2.14.1+cu130 as (2, 14, 1)."""
+    return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0]))

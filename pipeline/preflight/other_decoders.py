@@ -1,0 +1,107 @@
+"""A second opinion on what a video shows: frames through another decoder, where one is installed."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.video.frames import read_frames
+from pipeline.errors import ClipOutOfRange
+
+Reader = Callable[[Path, int, tuple[int, int]], np.ndarray]
+FRAMES = 12
+TOLERANCE = 4.0  # mean absolute difference in levels: decoders convert colours differently, by less than this
+
+
+def available() -> tuple[dict[str, Reader], list[str]]:
+    """Readers by the name of their decoder, and the names of those that are not installed.
+
+    A reader takes (path, count, size) to uint8 (N, H, W, 3), the first `count` frames or fewer.
+    """
+    found, missing = {}, []
+    for name, load in (("torchcodec", _torchcodec), ("opencv", _opencv), ("ffmpeg", _ffmpeg)):
+        with suppress(ImportError, OSError, RuntimeError):  # torchcodec raises RuntimeError without its FFmpeg
+            found[name] = load()
+        if name not in found:
+            missing.append(name)
+    return found, missing
+
+
+def compare(path: Path, timing: str, size: tuple[int, int], read: Reader) -> str:
+    """How another decoder's first frames differ from ours; "" where they agree.
+
+    Args:
+        path: a video file that was probed.
+        timing: VideoInfo.timing. size: (height, width) after rotation.
+        read: the other decoder.
+    """
+    frames = read_frames(path, range(FRAMES), None, timing)
+    ours = np.stack([frame for _, frame in islice(_until_the_end(frames), FRAMES)]).astype(np.float32)
+    try:
+        theirs = read(path, FRAMES, size).astype(np.float32)
+    except Exception as error:  # whatever another library makes of it
+        return f"cannot read it: {error}"
+    if theirs.shape[1:] != ours.shape[1:]:
+        return (
+            f"frames of {theirs.shape[1]} x {theirs.shape[2]}, ours {ours.shape[1]} x {ours.shape[2]} (height x width)"
+        )
+    count = min(len(ours), len(theirs))
+    if count < len(ours):
+        return f"{count} frames, ours {len(ours)}"
+    difference = np.abs(ours[:count] - theirs[:count]).mean((1, 2, 3))
+    if difference.max() <= TOLERANCE:
+        return ""
+    worst = int(difference.argmax())
+    near = int(np.abs(theirs - ours[worst]).mean((1, 2, 3)).argmin())
+    other = f"; it looks like its frame {near}" if near != worst else ""
+    return f"frame {worst} differs by {difference[worst]:.1f} levels on average{other}"
+
+
+def _until_the_end(frames):
+    """Frames of a video that may be shorter than what was asked for."""
+    with suppress(ClipOutOfRange):
+        yield from frames
+
+
+def _torchcodec() -> Reader:
+    from torchcodec.decoders import VideoDecoder
+
+    def read(path: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
+        return decoder.get_frames_in_range(0, min(count, len(decoder))).data.numpy()
+
+    return read
+
+
+def _opencv() -> Reader:
+    import cv2
+
+    def read(path: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+        capture, frames = cv2.VideoCapture(str(path)), []
+        while len(frames) < count:
+            there, frame = capture.read()
+            if not there:
+                break
+            frames.append(frame[..., ::-1])
+        capture.release()
+        return np.stack(frames)
+
+    return read
+
+
+def _ffmpeg() -> Reader:
+    binary = shutil.which("ffmpeg")
+    if binary is None:
+        raise ImportError("no ffmpeg on the PATH")
+
+    def read(path: Path, count: int, size: tuple[int, int]) -> np.ndarray:
+        command = [binary, "-v", "error", "-i", str(path.resolve()), "-map", "0:v:0", "-fps_mode", "passthrough"]
+        command += ["-frames:v", str(count), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+        return np.frombuffer(done.stdout, np.uint8).reshape(-1, *size, 3)
+
+    return read

@@ -1,0 +1,102 @@
+"""Which stores of a run the pictures come from: one chain of maps, boxes and volumes that belong together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cache
+from cache.catalog import Store, find_stores
+from cache.fingerprint import fingerprint
+from cache.plan_files import read_plan
+from cache.reader import Run
+from pipeline.errors import StageError
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A run opened with one store of each product that it has.
+
+    Attributes:
+        run: opened so that every product in `stores` is chosen without doubt.
+        stores: by product; maps are left out where the boxes were found without any.
+    """
+
+    run: Run
+    stores: dict[str, Store]
+
+    def rows_done(self, *products: str) -> np.ndarray:
+        """Global rows for which all these products are stored, int64 ascending; none where a product is missing."""
+        found = [np.empty(0, np.int64)]
+        for part in self.run.parts:
+            done = np.ones(part.num_rows, bool)
+            for product in products:
+                directory = self.stores[product].directories.get(part.name) if product in self.stores else None
+                done &= directory.rows_done() if directory else False
+            found.append(part.offset + np.flatnonzero(done))
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """All boxes of one store: global rows int64 (N,), boxes int32 (N, 4), shares float32 (N,)."""
+
+    name: str
+    rows: np.ndarray
+    box_input: np.ndarray
+    box_source: np.ndarray
+    share: np.ndarray
+
+
+def require_plan(run_dir: Path) -> None:
+    """Refuse a folder that `prepare` has not made."""
+    if not list((run_dir / "plan").glob("part-*.json")):
+        raise StageError(f"{run_dir} has no plan: `prepare` makes a run folder")
+
+
+def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source", base_weights: str = "") -> Sources:
+    """Open a run with the crops of this policy and these pixels, or with what comes nearest to them.
+
+    Args:
+        base_weights: SHA-256 of the Base whose maps are wanted; "" for any.
+    """
+    stores = find_stores(run_dir, {part.name: part for part in read_plan(run_dir)})
+
+    def nearest(product: str, fixed: list[Store]) -> Store | None:
+        fitting = [one for one in stores if one.product == product and all(one.agrees(other) for other in fixed)]
+        names = (f"{policy}/{pixels}", policy, "base")
+
+        def distance(one: Store) -> tuple[bool, bool]:
+            weights = one.lineage.get("base", {}).get("weights", base_weights)
+            return one.name not in names, base_weights not in ("", weights)
+
+        fitting.sort(key=distance)
+        return fitting[0] if fitting else None
+
+    chosen: dict[str, Store] = {}
+    for product in ("crops", "boxes", "maps", "base", "context"):
+        needless = product == "maps" and "boxes" in chosen and "maps" not in chosen["boxes"].lineage
+        if not needless and (store := nearest(product, list(chosen.values()))):
+            chosen[product] = store
+    keys = {product: fingerprint(store.lineage[product]) for product, store in chosen.items()}
+    return Sources(cache.open(run_dir, **keys), chosen)
+
+
+def all_boxes(run_dir: Path, split: str) -> list[Boxes]:
+    """The boxes of every store of the run in one split, in the order of their names; equal names get their key."""
+    parts = {part.name: part for part in read_plan(run_dir)}
+    stores = [one for one in find_stores(run_dir, parts) if one.product == "boxes"]
+    found = []
+    for store in stores:
+        key = fingerprint(store.lineage["boxes"])
+        sources = Sources(cache.open(run_dir, boxes=key), {"boxes": store})
+        rows = sources.rows_done("boxes")
+        here = [range(part.offset, part.offset + part.num_rows) for part in parts.values() if part.split == split]
+        rows = rows[np.isin(rows, np.concatenate([np.array(one, np.int64) for one in here]) if here else [])]
+        if len(rows):
+            values = [sources.run.read("boxes", name, rows) for name in ("box_input", "box_source", "saliency_share")]
+            twins = sum(other.name == store.name for other in stores) > 1
+            method = store.lineage.get("maps", {}).get("method", "input_gradient")
+            name = store.name if method == "input_gradient" else f"{store.name}, {method}"
+            found.append(Boxes(f"{name} {key[:6]}" if twins else name, rows, *values))
+    return found

@@ -1,0 +1,181 @@
+"""show: one video as a strip of pictures and as a film, with saliency, box and focused volume; see `run`."""
+
+import difflib
+import io
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cache.commit import write_file
+from cache.geometry import Box
+from pipeline.data.plain_csv import read_plain
+from pipeline.data.video.write import write_video
+from pipeline.errors import StageError
+from pipeline.report.chosen_stores import Sources, open_sources, require_plan
+from pipeline.report.pictures import evenly, under_veil, veil
+from pipeline.run.outcome import Outcome
+
+MOST_CLIPS, MOST_FRAMES = 3, 8  # shown where nothing else is asked for; in a strip, side by side
+SIDE = 224  # pixels that the shorter side of a panel has at least
+GAP, LINE, MARGIN = 8, 26, 88  # between panels, height of a line of text, width of the names of the rows
+GROUND, INK, SOFT = (251, 250, 247), (29, 33, 37), (92, 102, 112)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A clip as it is drawn. All volumes are uint8 (T, H, W, 3) of one size with even H and W.
+
+    Attributes:
+        heading: one line about the clip. volumes: by the word that is written beside each.
+    """
+
+    heading: str
+    volumes: dict[str, np.ndarray]
+
+
+def run(
+    run_dir: Path, video_id: str, clips: tuple[int, ...] = (), policy: str = "entropy", out: Path | None = None
+) -> Outcome:
+    """Write <video_id>.png and <video_id>.mp4 into report/show/ of the run, or into `out`, from the caches alone.
+
+    Args:
+        clips: which clips of an evaluation video, or which stored augmentations of a training video; () for three,
+            evenly spaced.
+        policy: whose boxes; with source pixels where there are any.
+    Raises:
+        StageError: the plan lacks the video or the clip, or nothing of them is stored.
+    """
+    require_plan(run_dir)
+    sources = open_sources(run_dir, policy)
+    rows = _rows(sources, video_id, clips, policy)
+    annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    known = annotations.video_targets([video_id])[0]
+    labels = [name for name, here in zip(annotations.classes, known, strict=True) if here]
+    shown = [panels(sources, row, labels) for row in rows]
+    folder = out or run_dir / "report" / "show"
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(strip(shown)).save(buffer, "png")
+    write_file(folder / f"{video_id}.png", buffer.getvalue())
+    temporary = folder / f"{video_id}.mp4.tmp"
+    fps = max(1, round(float(sources.run.parts[0].settings["fps"])))
+    write_video(temporary, (frame for one in shown for frame in film(one)), fps)
+    os.replace(temporary, folder / f"{video_id}.mp4")
+    return Outcome(folder / f"{video_id}.png", f"{len(rows)} of its clips; and {video_id}.mp4 beside it")
+
+
+def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
+    """The volumes of a row: the input with saliency and box, the box enlarged from it, and the focused volume."""
+    run = sources.run
+    number, local = run.locate(row)
+    facts = run.parts[number].rows.iloc[local]
+    box = Box(*run.read("boxes", "box_input", [row])[0].tolist())
+    box_source = Box(*run.read("boxes", "box_source", [row])[0].tolist())
+    context = run.context(row)
+    scale = math.ceil(SIDE / min(context.shape[1:3]))
+    size = tuple(2 * math.ceil(scale * side / 2) for side in context.shape[1:3])
+    seen = context
+    if row in sources.rows_done("maps"):
+        seen = under_veil(context, veil(run.read("maps", "codes", [row])[0]))
+    volumes = {
+        "input": np.stack([outlined(frame, box, scale) for frame in resized(seen, size)]),
+        "enlarged": resized(context[:, box.top : box.bottom, box.left : box.right], size),
+    }
+    if row in sources.rows_done("crops"):
+        volumes["focused"] = resized(run.focus(row), size)
+    clip = f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}"
+    words = [f"{facts.video_id}, {clip}, from {facts.frame_start / facts.fps:.1f} s"]
+    share = float(run.read("boxes", "saliency_share", [row])[0])
+    if not math.isnan(share):
+        words.append(f"{share:.0%} of saliency in the box")
+    words.append(
+        f"box {box_source.height} x {box_source.width} of {facts.source_height} x {facts.source_width} source pixels"
+    )
+    return Panels("; ".join([*words, ", ".join(labels) or "no label"]), volumes)
+
+
+def strip(shown: list[Panels]) -> np.ndarray:
+    """Clips one below the other, in each a row a volume, frames from left to right: uint8 (H, W, 3)."""
+    bands = []
+    for one in shown:
+        frames = next(iter(one.volumes.values()))
+        chosen, (height, width) = evenly(len(frames), MOST_FRAMES), frames.shape[1:3]
+        total = (MARGIN + len(chosen) * (width + GAP), LINE + len(one.volumes) * (height + GAP) + GAP)
+        band = Image.new("RGB", total, GROUND)
+        write(band, (GAP, 4), one.heading, INK)
+        for line, (name, volume) in enumerate(one.volumes.items()):
+            top = LINE + line * (height + GAP)
+            write(band, (GAP, top), name, SOFT)
+            for place, number in enumerate(chosen):
+                band.paste(Image.fromarray(volume[number]), (MARGIN + place * (width + GAP), top))
+        bands.append(np.asarray(band))
+    return np.concatenate(bands)
+
+
+def film(one: Panels):
+    """Frames of the film, uint8 (H, W, 3): the volumes side by side, named."""
+    height, width = next(iter(one.volumes.values())).shape[1:3]
+    total = (len(one.volumes) * (width + GAP) - GAP, height + 2 * LINE)
+    empty = Image.new("RGB", total, GROUND)
+    write(empty, (4, 4), one.heading, INK)
+    for place, name in enumerate(one.volumes):
+        write(empty, (place * (width + GAP) + 4, height + LINE + 4), name, SOFT)
+    for frames in zip(*one.volumes.values(), strict=True):
+        picture = empty.copy()
+        for place, pixels in enumerate(frames):
+            picture.paste(Image.fromarray(pixels), (place * (width + GAP), LINE))
+        yield np.asarray(picture)
+
+
+def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Every frame at this (height, width), bilinear: uint8 (T, H, W, 3)."""
+    return np.stack([np.asarray(Image.fromarray(one).resize(size[::-1], Image.Resampling.BILINEAR)) for one in frames])
+
+
+def outlined(frame: np.ndarray, box_input: Box, scale: int) -> np.ndarray:
+    """A frame enlarged `scale` times with the outline of a box of the input: white, black at both sides of it."""
+    picture = Image.fromarray(frame)
+    edges = (box_input.left * scale, box_input.top * scale, box_input.right * scale - 1, box_input.bottom * scale - 1)
+    draw = ImageDraw.Draw(picture)
+    for inset, colour in ((0, (0, 0, 0)), (1, (255, 255, 255)), (2, (255, 255, 255)), (3, (0, 0, 0))):
+        left, top, right, bottom = (edge + sign * inset for edge, sign in zip(edges, (1, 1, -1, -1), strict=True))
+        if left <= right and top <= bottom:
+            draw.rectangle((left, top, right, bottom), outline=colour)
+    return np.asarray(picture)
+
+
+def write(picture: Image.Image, place: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
+    """One line of text, cut off where the picture ends."""
+    font = ImageFont.load_default(size=14)
+    room = picture.width - place[0] - 4
+    if font.getlength(text) > room:
+        while text and font.getlength(text + "...") > room:
+            text = text[:-1]
+        text += "..."
+    ImageDraw.Draw(picture).text(place, text, fill=colour, font=font)
+
+
+def _rows(sources: Sources, video_id: str, clips: tuple[int, ...], policy: str) -> list[int]:
+    """Global rows to show, in the order of the clips."""
+    path, there = sources.run.path, {}
+    for part in sources.run.parts:
+        own = part.rows[part.rows.video_id == video_id]
+        numbers = own.clip_index if part.split == "test" else own.aug_index
+        there |= {int(number): part.offset + int(local) for local, number in numbers.items()}
+    if not there:
+        known = sorted({video_id for part in sources.run.parts for video_id in part.video_ids})
+        near = ", ".join(difflib.get_close_matches(video_id, known, 3) or known[:3])
+        raise StageError(f"{path}: the plan has no video {video_id!r}; it has {len(known)}, such as {near}")
+    if unknown := sorted(set(clips) - there.keys()):
+        raise StageError(f"{path}: {video_id} has no clip {unknown[0]}; it has 0 to {max(there)}")
+    if "boxes" in sources.stores and sources.stores["boxes"].name != policy:
+        raise StageError(f"{path} has no boxes {policy!r}; it has {sources.stores['boxes'].name}, and perhaps others")
+    done = set(sources.rows_done("boxes", "context").tolist())
+    rows = [row for number, row in sorted(there.items()) if row in done and (not clips or number in clips)]
+    if not rows:
+        raise StageError(f"{path}: no volume of {video_id} is stored; `saliency`, then `crops` make them")
+    return rows if clips else [rows[place] for place in evenly(len(rows), MOST_CLIPS)]

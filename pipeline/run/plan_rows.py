@@ -1,0 +1,95 @@
+"""One video as a row of videos.csv, and as the rows of the plan that follow from it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cache.fingerprint import file_sha256
+from pipeline.config import Config
+from pipeline.data.sampling import eval_start, eval_theta, train_clip
+from pipeline.data.video.find import EXTENSIONS, find_video
+from pipeline.data.video.frames import VideoError
+from pipeline.data.video.sandbox import Prober
+from pipeline.errors import StageError
+
+
+def check_root(config: Config, video_id: str) -> Path:
+    """The folder of videos.
+
+    Args:
+        video_id: one that is annotated, to say what was looked for.
+    Raises:
+        StageError: it is not there.
+    """
+    root = Path(config.data.videos)
+    if not config.data.videos or not root.is_dir():
+        raise StageError(
+            f"data.videos: {root.resolve() if config.data.videos else '(empty)'} is not a folder; looked there for "
+            f"{video_id}.<{'|'.join(EXTENSIONS)}> or a folder of frames {video_id}/, and so on for every video"
+        )
+    return root
+
+
+def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
+    """One row of videos.csv, or (reason, detail) for skipped.csv."""
+    root, clips = Path(config.data.videos), config.clips
+    try:
+        path = find_video(root, video_id)
+        if known and path.is_file() and file_sha256(path) == known["sha256"]:
+            return known
+        info = prober.probe(path, config.data.source_fps or None)
+    except VideoError as error:
+        return type(error).__name__, str(error)
+    resized = eval_theta((info.height, info.width), clips.resize, clips.resized_side, clips.input_side).resized_size
+    return {
+        "path": path.relative_to(root.resolve()).as_posix(),
+        "num_source_frames": info.num_source_frames,
+        "num_frames": info.num_frames(clips.fps or None),
+        "source_fps": round(float(info.source_fps), 6),
+        "duration_seconds": round(float(info.duration_seconds), 6),
+        "height": info.height,
+        "width": info.width,
+        "zoom_y": round(info.height / resized[0], 4),
+        "zoom_x": round(info.width / resized[1], 4),
+        "timing": info.timing,
+        "bytes": info.bytes,
+        "sha256": info.sha256,
+    }
+
+
+def plan_rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> pd.DataFrame:
+    """Rows of a part, video by video: windows and thetas, each from the row's own generator."""
+    clips, rows = config.clips, []
+    for video in videos.to_dict("records"):
+        size, frames = (video["height"], video["width"]), video["num_frames"]
+        for number in numbers:
+            if split == "train":
+                start, theta = train_clip(clips, video["video_id"], number, frames, size)
+            else:
+                start = eval_start(number, clips.eval_clips, frames, clips.num_frames)
+                theta = eval_theta(size, clips.resize, clips.resized_side, clips.input_side)
+            rows.append(
+                {
+                    "video_id": video["video_id"],
+                    "split": split,
+                    "clip_index": 0 if split == "train" else number,
+                    "aug_index": number if split == "train" else 0,
+                    "frame_start": start,
+                    "num_frames": frames,
+                    "fps": clips.fps or video["source_fps"],
+                    "source_height": size[0],
+                    "source_width": size[1],
+                    "theta_resized_height": theta.resized_size[0],
+                    "theta_resized_width": theta.resized_size[1],
+                    "theta_crop_top": theta.crop_top,
+                    "theta_crop_left": theta.crop_left,
+                    "theta_input_height": theta.input_size[0],
+                    "theta_input_width": theta.input_size[1],
+                    "theta_flip": theta.flip,
+                    "video_path": video["path"],
+                    "video_bytes": video["bytes"],
+                    "video_sha256": video["sha256"],
+                    "video_timing": video["timing"],
+                }
+            )
+    return pd.DataFrame(rows)

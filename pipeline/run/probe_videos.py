@@ -1,0 +1,87 @@
+"""Every annotated video is decoded once, whole, by somebody: what it is, or why it cannot be used."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from pipeline.config import Config
+from pipeline.data.annotations import Annotations
+from pipeline.data.video.sandbox import Prober
+from pipeline.errors import DecoderCrashed
+from pipeline.run.plan_rows import check_root, probe_row
+from pipeline.workers.engines import Engine, results
+from pipeline.workers.progress import progress
+from pipeline.workers.shared_paths import Site, shown
+
+VIDEO_COLUMNS = (
+    *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
+    *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
+)
+BLOCK = 16  # videos that a worker of a cluster takes at once: it starts the process that decodes them
+
+
+def probe_all(
+    config: Config, run_dir: Path, annotations: Annotations, known: dict[str, dict], engine: Engine
+) -> tuple[pd.DataFrame, list[list[str]]]:
+    """Probe every annotated video: rows of videos.csv (without labels), rows of skipped.csv, in annotation order.
+
+    Args:
+        known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
+        engine: who decodes.
+    """
+    ids = annotations.videos.video_id.tolist()
+    check_root(config, ids[0])
+    found = dict(progress(_probe_each(config, run_dir, ids, known, engine), len(ids), "prepare", "videos"))
+    videos, skipped = [], []
+    for video_id, split in annotations.videos[["video_id", "split"]].itertuples(index=False, name=None):
+        one = found[video_id]
+        if isinstance(one, dict):  # of a file that is known, its SHA-256 alone
+            videos.append({"video_id": video_id, "split": split, **known.get(video_id, {}), **one})
+        else:
+            skipped.append([video_id, split, *one])
+    return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
+
+
+def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
+    """(id, what `_probe_one` says) of every video, in any order: by threads here, or in blocks by a cluster."""
+    jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
+    if engine.is_here:
+        with _prober(config) as prober:
+            there = _names(Path(config.data.videos))
+            # of what has no file there is nothing to decode, and a thread would take longer to be told so
+            yield from (_probe_one(config, prober, *job) for job in jobs if job[0] not in there)
+            yield from Parallel(n_jobs=config.workers, return_as="generator_unordered", prefer="threads")(
+                delayed(_probe_one)(config, prober, *job) for job in jobs if job[0] in there
+            )
+        return
+    blocks = [tuple(jobs[first : first + BLOCK]) for first in range(0, len(jobs), BLOCK)]
+    with shown(run_dir, Path(config.data.videos)) as site:
+        for _, found in results(partial(_probe_block, config, site), blocks, 1, engine):
+            yield from found
+
+
+def _names(root: Path) -> set[str]:
+    """Names in a folder, with and without extension."""
+    names = os.listdir(root)
+    return {*names, *(name.rpartition(".")[0] for name in names)}
+
+
+def _probe_block(config: Config, site: Site, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
+    """The block, and (id, what `_probe_one` says) of its videos."""
+    if crashed:
+        return block, [(video_id, (DecoderCrashed.__name__, crashed)) for video_id, _ in block]
+    with site.entered(), _prober(config) as prober:
+        return block, [_probe_one(config, prober, *job) for job in block]
+
+
+def _prober(config: Config) -> Prober:
+    return Prober(config.data.video_seconds, round(config.data.video_memory * 2**30))
+
+
+def _probe_one(config: Config, prober: Prober, video_id: str, sha256: str) -> tuple[str, dict | tuple[str, str]]:
+    """The id, and what `probe_row` says; of a file with this SHA-256 only that."""
+    return video_id, probe_row(config, prober, video_id, {"sha256": sha256} if sha256 else None)

@@ -1,0 +1,50 @@
+"""Results of a run: one sealed record each, and results.csv made from them."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from cache.commit import write_file
+from cache.sealed import read_file, read_vouched
+from pipeline.run.folder import Workspace
+
+COLUMNS = (
+    *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
+    *("map_official", "map_windowed", "num_videos", "num_missing", "num_classes", "boxes_on_target", "protocol", "key"),
+)
+
+
+def protocol(workspace: Workspace) -> str:
+    """What stands beside every number."""
+    clips, fusion = workspace.config.clips, workspace.config.fusion
+    text = (
+        f"T_in {clips.num_frames} at {clips.fps:g} fps, {clips.resize} resize to {clips.resized_side}, "
+        f"input {clips.input_side}, box {workspace.config.saliency.box_side}, {clips.eval_clips} clips, max over clips"
+    )
+    if workspace.config.saliency.method != "input_gradient":
+        text += f", saliency {workspace.config.saliency.method}"
+    return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
+
+
+def rebuild(run_dir: Path) -> Path:
+    """results.csv from all result files: the same key is the same row. Returns its path."""
+    results = [read_vouched(path) for path in sorted((run_dir / "results").glob("*.json"))]
+    results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    write_file(run_dir / "results.csv", buffer.getvalue().encode())
+    return run_dir / "results.csv"
+
+
+def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
+    """A result file's facts, the ids of its videos in the order of the annotations, their scores float64 (V, C).
+
+    Raises:
+        DamagedError: one of its files is not what was written.
+    """
+    lines = [line.split(" ") for line in read_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
+    return read_vouched(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)

@@ -1,0 +1,165 @@
+"""prepare: annotations and videos become a table of videos, a snapshot of the labels, and the plan."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from cache.commit import write_file
+from cache.errors import StaleCacheError
+from cache.folder_checks import check_folder, check_locks, check_space
+from cache.plan import Part
+from cache.plan_files import read_plan, write_part
+from pipeline.config import Config, clip_settings
+from pipeline.config_file import to_toml
+from pipeline.data.annotations import Annotations
+from pipeline.data.label_files import read_annotations
+from pipeline.data.plain_csv import labels_csv
+from pipeline.data.strict_csv import csv_bytes
+from pipeline.data.video.frames import VideoMissing
+from pipeline.errors import StageError
+from pipeline.run.folder import Workspace
+from pipeline.run.outcome import Outcome
+from pipeline.run.plan_rows import plan_rows
+from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
+from pipeline.workers.engines import HERE, Engine
+
+log = logging.getLogger(__name__)
+
+SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
+LOW_ZOOM = 1.5  # below, the focused volume can hold hardly more than upscaling
+
+
+def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HERE) -> Outcome:
+    """Probe all annotated videos and fix every row of the run.
+
+    Reads the annotation files and every video, whole. Writes config.toml, videos.csv, skipped.csv, labels.csv,
+    classes.txt and plan/. The same command again changes nothing; with `extend`, new videos and further augmentation
+    seeds become new parts and no earlier file is touched. Where more videos fail than `data.max_skipped` allows, only
+    skipped.csv is written.
+
+    Args:
+        extend: add what is new to the plan.
+        engine: who decodes.
+    Raises:
+        AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
+        StaleCacheError: the run holds another plan.
+    """
+    annotations = read_annotations(config)
+    check_folder(run_dir)
+    check_locks(run_dir, cluster=not engine.is_here)
+    rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
+    check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
+    known = _known_videos(run_dir)
+    videos, skipped = probe_all(config, run_dir, annotations, known, engine)
+    write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
+    _check_found(config, run_dir, annotations, videos, skipped)
+    if flood := _flood(config, len(videos), skipped):
+        return Outcome(run_dir / "skipped.csv", flood, len(skipped))
+    _check_plan(config, run_dir, videos, extend)
+    try:
+        for part in _new_parts(config, run_dir, videos, extend):
+            write_part(run_dir, part)
+    except StaleCacheError as error:
+        raise StaleCacheError(f"{error}; --extend adds videos and augmentation seeds") from error
+    videos["labels"] = [int(n) for n in annotations.video_targets(videos.video_id.tolist()).sum(1)]
+    write_file(run_dir / "videos.csv", csv_bytes(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()))
+    write_file(run_dir / "labels.csv", labels_csv(annotations))
+    write_file(run_dir / "classes.txt", "".join(f"{name}\n" for name in annotations.classes).encode())
+    write_file(run_dir / "config.toml", to_toml(config).encode())
+    return _outcome(config, run_dir, annotations, videos, skipped)
+
+
+def _known_videos(run_dir: Path) -> dict[str, dict]:
+    """Rows of an earlier videos.csv by id, so that only what is new or changed is decoded."""
+    if not (run_dir / "videos.csv").exists():
+        return {}
+    types = dict.fromkeys(("video_id", "split", "path", "timing", "sha256"), str)
+    table = pd.read_csv(run_dir / "videos.csv", dtype=types, keep_default_na=False)
+    columns = [name for name in VIDEO_COLUMNS if name not in ("video_id", "split", "labels")]
+    return {row["video_id"]: {name: row[name] for name in columns} for row in table.to_dict("records")}
+
+
+def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> None:
+    """Refuse before there is a plan, which could not take the videos that are brought later."""
+    missing = sum(reason == VideoMissing.__name__ for _, _, reason, _ in skipped)
+    if missing and config.data.missing_videos == "refuse":
+        raise StageError(
+            f"{missing} annotated videos have no file in {config.data.videos} (listed in {run_dir / 'skipped.csv'}); "
+            'data.missing_videos = "skip" leaves them out'
+        )
+    if not len(videos):
+        raise StageError(
+            f"none of the {len(annotations.videos)} annotated videos can be used; see {run_dir / 'skipped.csv'}"
+        )
+
+
+def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> None:
+    """Refuse, by the field's name, a config with other clips than the plan there has; --extend needs a plan."""
+    if not extend and not any((run_dir / "plan").glob("part-*.json")):
+        return
+    parts = Workspace(run_dir, config).parts
+    splits = dict(videos[["video_id", "split"]].itertuples(index=False, name=None))
+    for part in parts if extend else []:
+        if part.split == "test" and part.rows_per_video != config.clips.eval_clips:
+            raise StageError(
+                f"clips.eval_clips: {config.clips.eval_clips}, the plan has {part.rows_per_video}; "
+                "another number moves every window, so it needs another --run"
+            )
+        moved = [one for one in part.rows.video_id.unique() if splits.get(one, part.split) != part.split]
+        if moved:
+            raise StageError(f"{', '.join(moved)}: planned for {part.split}; another split needs another --run")
+
+
+def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:
+    """The parts that the plan lacks: for known training videos the further seeds, for new videos everything."""
+    old = read_plan(run_dir) if extend else []
+    seeds = {}  # train video -> how many augmentations are planned
+    for part in old:
+        for video_id in part.rows.video_id.unique():
+            seeds[video_id] = seeds.get(video_id, 0) + part.rows_per_video
+    parts = []
+    for split in ("train", "test"):
+        table = videos[videos.split == split]
+        wanted = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
+        planned = table.video_id.map(seeds).fillna(0).astype(int)
+        for first in sorted(set(planned)):
+            chosen = table[planned == first]
+            if first < wanted and len(chosen):
+                name = f"part-{len(old) + len(parts):03d}-{split}"
+                rows = plan_rows(config, chosen, split, range(first, wanted))
+                parts.append(
+                    Part(name, split, rows, wanted - first, config.clips.videos_per_unit, clip_settings(config))
+                )
+    return parts
+
+
+def _flood(config: Config, num_good: int, skipped: list) -> str:
+    """Why nothing shall be planned: more videos fail than may; "" where all is well. Missing files are no failures."""
+    failed = sum(reason != VideoMissing.__name__ for _, _, reason, _ in skipped)
+    if failed <= config.data.max_skipped * (failed + num_good):
+        return ""
+    return (
+        f"nothing is planned: {failed} of {failed + num_good} videos fail, more than "
+        f"data.max_skipped = {config.data.max_skipped:g} allows; --max-skipped 1 goes on with the rest"
+    )
+
+
+def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> Outcome:
+    """Count what was found, and warn."""
+    reasons = Counter(reason for _, _, reason, _ in skipped)
+    missing = reasons.pop(VideoMissing.__name__, 0)
+    failed = sum(reasons.values())
+    parts = [f"{len(videos)} videos ({(videos.split == 'train').sum()} train, {(videos.split == 'test').sum()} test)"]
+    parts += [f"{missing} annotated videos without a file, left out"] * bool(missing)
+    parts += [f"{count} {reason}" for reason, count in sorted(reasons.items())]
+    parts += [f"{count} actions {name}" for name, count in annotations.notes.items() if count and name != "unlabelled"]
+    low = int((videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM).sum())
+    if low:
+        log.warning(
+            "%d of %d videos are less than %.1f times as large as the resized frame: "
+            "their focused volumes can hold hardly more than upscaling",
+            *(low, len(videos), LOW_ZOOM),
+        )
+    return Outcome(run_dir / "plan", "; ".join(parts), failed)

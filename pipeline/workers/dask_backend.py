@@ -1,0 +1,77 @@
+"""joblib's Dask backend, for units: tasks that the scheduler gives up are answered for, instead of waited for."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from distributed import Client, KilledWorker
+from joblib._dask import DaskDistributedBackend
+
+from pipeline.errors import StageError
+from pipeline.workers.engines import KILLED
+
+SECONDS_FOR_WORKERS = 60  # to appear, where there are none yet
+
+
+@contextmanager
+def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["DaskUnits"]:
+    """A backend on the workers of a running scheduler.
+
+    Args:
+        scheduler: its address, or the path of its scheduler file.
+        threads, on_gpu: nothing to Dask; whoever starts the workers gives them cores and GPUs.
+    Raises:
+        StageError: nobody answers there, or a worker has several threads: units in one process would share a network
+            and its number of threads.
+    """
+    is_address = re.match(r"[a-z]+://", scheduler)
+    try:
+        client = Client(scheduler if is_address else None, scheduler_file=None if is_address else scheduler, timeout=20)
+    except (OSError, ValueError) as error:
+        raise StageError(f"--scheduler {scheduler}: no Dask scheduler answers: {error}") from error
+    with client:
+        if several := [worker for worker, number in client.nthreads().items() if number > 1]:
+            raise StageError(f"Dask worker {several[0]} has several threads; start workers with --nthreads 1")
+        try:
+            yield DaskUnits(client=client, wait_for_workers_timeout=SECONDS_FOR_WORKERS)
+        except TimeoutError as error:
+            raise StageError(f"--scheduler {scheduler}: no worker in {SECONDS_FOR_WORKERS} seconds") from error
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Jobs of a task that failed outside our code."""
+
+    jobs: list[tuple]
+    error: BaseException
+
+
+class DaskUnits(DaskDistributedBackend):
+    """Dask moves the tasks of a dead worker to another one, until `distributed.scheduler.allowed-failures` have died.
+
+    joblib 1.6 calls nobody back for a task that ends so, and its Parallel never returns.
+    """
+
+    def effective_n_jobs(self, n_jobs: int) -> int:
+        """Workers there are; never 1, for joblib then works in this very process, and more may be on their way."""
+        return max(super().effective_n_jobs(n_jobs), 2)
+
+    def submit(self, func, callback=None) -> Future:
+        """Hand a batch to the scheduler; the callback hears of every end."""
+        future = super().submit(func, callback)
+        jobs = [arguments[0] for _, arguments, _ in func.items]
+        future.add_done_callback(lambda done: done.exception() and callback(_Lost(jobs, done.exception())))
+        return future
+
+    def retrieve_result_callback(self, out) -> list[tuple]:
+        """The results of a batch."""
+        if isinstance(out, _Lost) and isinstance(out.error, KilledWorker):
+            return [(job, KILLED) for job in out.jobs]
+        error = out.error if isinstance(out, _Lost) else out
+        if isinstance(out, _Lost) or isinstance(error, asyncio.CancelledError | CancelledError):
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise StageError(f"Dask lost a unit ({text}); the same command goes on")
+        return super().retrieve_result_callback(out)

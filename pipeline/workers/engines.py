@@ -1,0 +1,150 @@
+"""Where units are worked on: in processes of this machine (loky), or by the workers of a Dask or Ray cluster.
+
+Clusters are those that people run already; nothing here starts, sizes or schedules one. Every engine is driven through
+joblib. A job that the engine's own retries did not save is done again alone, and then given up by name.
+"""
+
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from pipeline.errors import StageError
+from pipeline.workers import phases
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("loky", "dask", "ray")
+KILLED = "killed"  # in place of a result: the process that worked on the job died, and so did every retry
+TWICE = "the process that worked on this unit was killed, twice"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who does the work.
+
+    Args:
+        backend: "loky" starts processes here; "dask" and "ray" give units to a cluster's workers.
+        scheduler: of Dask, an address or the path of a scheduler file; of Ray, an address, or "" for the cluster that
+            this machine belongs to, or a local one where it belongs to none.
+        devices: torch names, such as "cuda:1"; on each machine, one process at a time computes on each of them.
+            None: every process computes on the config's device.
+    """
+
+    backend: Literal["loky", "dask", "ray"] = "loky"
+    scheduler: str = ""
+    devices: tuple[str, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the workers are children of this process."""
+        return self.backend == "loky"
+
+
+HERE = Engine()
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Torch names of a comma-separated list: "0,1" are the first two GPUs, "cpu" and "cpu:1" stay as they are.
+
+    Raises:
+        ValueError: no such list, or the same device twice.
+    """
+    names = tuple(f"cuda:{one}" if one.isdecimal() else one for one in text.split(",")) if text else ()
+    if not all(re.fullmatch(r"cpu|(cpu|cuda):\d+", name) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"{text!r} is not cpu, or numbers of GPUs such as 0,1, each once")
+    return names
+
+
+def results(
+    call: Callable, jobs: list[tuple], workers: int, engine: Engine = HERE, threads: int = 1, on_gpu: bool = False
+) -> Iterator[tuple[tuple, object]]:
+    """Every job with its result, in any order, whatever becomes of the workers.
+
+    Args:
+        call: call(job) returns (job, result); call(job, crashed=why) gives the job up, and is called in this process.
+        workers: processes of loky. With one, everything runs in this very process. A cluster has as many as it has.
+        threads, on_gpu: what a job needs, for the engines that ask.
+    Raises:
+        StageError: the engine is not installed or cannot be reached.
+    """
+    if not jobs:
+        return
+    with _connected(engine, threads, on_gpu) as backend:
+        suspects = []
+        for job, done in _in_pool(call, jobs, workers) if backend is None else _on_cluster(call, jobs, backend):
+            if isinstance(done, str) and done == KILLED:
+                suspects.append(job)
+            else:
+                yield job, done
+        if suspects:
+            log.warning("workers died; %d units that were begun run again, one by one", len(suspects))
+        alone = _one_by_one(call, suspects) if backend is None else _on_cluster(call, suspects, backend, at_once=1)
+        for job, done in alone:
+            yield call(job, crashed=TWICE) if isinstance(done, str) and done == KILLED else (job, done)
+
+
+@contextmanager
+def _connected(engine: Engine, threads: int, on_gpu: bool) -> Iterator[object]:
+    """joblib's backend for the engine, connected; None for loky."""
+    if engine.is_here:
+        yield None
+        return
+    try:
+        module = importlib.import_module(f"pipeline.workers.{engine.backend}_backend")
+    except ModuleNotFoundError as error:
+        raise StageError(
+            f"--backend {engine.backend}: {error.name} is not installed; "
+            f"pip install -e '.[{engine.backend}]' here and where the workers run"
+        ) from error
+    with module.connected(engine.scheduler, threads, on_gpu) as backend:
+        yield backend
+
+
+def _in_pool(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[tuple, object]]:
+    """Jobs in processes of loky. A worker that dies takes the pool with it: all that was begun counts as KILLED."""
+    left = list(jobs)
+    while left:
+        begun, finished = [], set()
+        try:
+            pool = Parallel(n_jobs=min(workers, len(left)), return_as="generator_unordered")
+            work = pool(delayed(call)(begun.append(job) or job) for job in left)
+            for job, done in phases.each("idle", work):
+                finished.add(job)
+                yield job, done
+            return
+        except TerminatedWorkerError:
+            suspects = [job for job in begun if job not in finished]
+            left = [job for job in left if job not in finished and job not in suspects]
+        yield from ((job, KILLED) for job in suspects)
+
+
+def _one_by_one(call: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, object]]:
+    """Each job alone in a process of this machine."""
+    executor = None
+    for job in jobs:
+        executor = executor or ProcessPoolExecutor(max_workers=1)
+        try:
+            yield executor.submit(call, job).result()
+        except TerminatedWorkerError:
+            executor.shutdown(kill_workers=True)
+            executor = None
+            yield job, KILLED
+    if executor:
+        executor.shutdown()
+
+
+def _on_cluster(
+    call: Callable, jobs: list[tuple], backend: object, at_once: int | str = "2 * n_jobs"
+) -> Iterator[tuple[tuple, object]]:
+    """Jobs as tasks of the cluster, one a task, `at_once` in its hands at a time."""
+    with parallel_config(backend):  # read when the pool is made; it must not reach the code that takes the results
+        pool = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=at_once)
+    yield from phases.each("idle", pool(delayed(call)(job) for job in jobs))

@@ -1,0 +1,133 @@
+"""status, verify, repair, gc: what they count, find and move; and that they say what they did not look at."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from cache.commit import locked
+from cache.upkeep.sweep import sweep
+from cache.upkeep.verify import status, verify
+from pipeline.cli.main import main
+from pipeline.run.units import Share
+from pipeline.stages import crops, saliency
+from tests.cli.test_commands import call, config_file
+from tests.helpers.tiny_data import caches, tree
+
+
+def test_status_counts_every_row_once(own_videos):
+    (own_videos.data / "150E6.mp4").unlink()
+    saliency.run(own_videos.config, own_videos.path, splits=("train",))
+    code, output = call("status", "--run", own_videos.path, "--json")
+    answer = json.loads(output)
+    assert code == 0 and answer["contents_read"] is False
+    counts = {(one["product"], one["part"]): one for one in answer["products"]}
+    base = counts["base", "part-000-train"]
+    assert (base["ok"], base["skipped"], base["todo"], base["total"]) == (6, 2, 0, 8)
+    assert {one["product"] for one in answer["products"]} == {"base", "maps", "boxes"}
+    next(own_videos.path.glob("maps/*/done/000001.json")).unlink()
+    maps = next(one for one in status(own_videos.path) if one.product == "maps")
+    assert (maps.ok + maps.skipped, maps.todo) == (4, 4) and maps.ok + maps.skipped + maps.todo == maps.total
+    assert "contents were not read" in call("status", "--run", own_videos.path)[1]
+
+
+def test_a_sound_run_has_no_findings(tiny_run):
+    assert list(verify(tiny_run.path)) == [] and list(verify(tiny_run.path, fast=True)) == []
+    code, output = call("verify", "--run", tiny_run.path)
+    assert code == 0 and "0 damaged, 0 orphans, 0 temporary files; all contents read" in output
+
+
+def test_damage_is_7_and_repair_makes_just_that_anew(tiny_copy, tiny_run):
+    volume = sorted(tiny_copy.path.glob("crops/*/volumes/*.h5"))[1]
+    data = bytearray(volume.read_bytes())
+    data[len(data) // 2] ^= 1
+    volume.write_bytes(data)
+    code, output = call("verify", "--run", tiny_copy.path)
+    assert code == 7 and f"damaged: {volume}" in output and "1 damaged" in output
+    assert call("verify", "--run", tiny_copy.path, "--fast")[0] == 0  # the size is right, and it says what it did
+    code, output = call("verify", "--run", tiny_copy.path, "--repair")
+    assert code == 7 and output.count("moved to") == 2
+    moved = sorted(str(path.relative_to(tiny_copy.path)) for path in (tiny_copy.path / "quarantine").rglob("*.*"))
+    assert len(moved) == 2 and moved[0].endswith(".json") and moved[1].endswith(volume.name)
+    assert call("verify", "--run", tiny_copy.path)[0] == 0
+    whole = {path: path.stat().st_mtime_ns for path in tiny_copy.path.glob("c*/*/volumes/*.h5")}
+    crops.run(tiny_copy.config, tiny_copy.path, ("entropy",))
+    made = {path for path in tiny_copy.path.glob("c*/*/volumes/*.h5") if path not in whole}
+    assert made == {volume} and all(path.stat().st_mtime_ns == when for path, when in whole.items())
+    assert caches(tiny_copy.path) == caches(tiny_run.path)
+
+
+def test_lost_metadata_costs_no_unit(tiny_copy, tiny_run):
+    path = next(tiny_copy.path.glob("maps/*/arrays.zarr/codes/zarr.json"))
+    path.write_text(path.read_text().replace('"zstd"', '"gzip"'))
+    code, output = call("verify", "--run", tiny_copy.path, "--repair")
+    assert code == 7 and "moved to" in output
+    assert saliency.run(tiny_copy.config, tiny_copy.path).summary.startswith("0 of ")
+    assert caches(tiny_copy.path) == caches(tiny_run.path)
+
+
+def test_gc_deletes_what_nobody_names_and_nothing_else(tiny_copy):
+    before = tree(tiny_copy.path)
+    product = next(tiny_copy.path.glob("crops/*"))
+    litter = [
+        product / "volumes" / "000000-0123456789abcdef.h5",
+        product / "done" / ".000009.json.abc.tmp",
+        next(tiny_copy.path.glob("maps/*/arrays.zarr/codes/c/0")) / "0" / "7.partial",
+        next(tiny_copy.path.glob("models/late*")) / ".checkpoint.tmp",
+        tiny_copy.path / "plan" / "part-009-train.parquet",
+        tiny_copy.path / "boxes" / "0123456789abcdef" / "locks" / "arrays",
+    ]
+    for path in litter:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+    code, output = call("gc", "--run", tiny_copy.path, "--dry")
+    assert code == 0 and "would delete 6 files" in output and all(path.exists() for path in litter)
+    assert call("gc", "--run", tiny_copy.path)[0] == 0
+    assert not any(path.exists() for path in litter)
+    assert tree(tiny_copy.path) == before and sweep(tiny_copy.path) == ([], 0)
+
+
+def test_gc_keeps_off_a_live_run_and_other_folders(tiny_copy, tmp_path):
+    with locked(tiny_copy.path / ".lock", shared=True):
+        code, output = call("gc", "--run", tiny_copy.path)
+    assert code == 4 and "in use" in output
+    code, output = call("gc", "--run", tmp_path)
+    assert code == 4 and "holds no plan" in output
+
+
+def test_parts_of_a_plan_add_up(trained, tiny_run):
+    """Three machines, no shared locks; each does its share alone."""
+    for number in (1, 2, 3):
+        for command in ("saliency", "crops"):
+            arguments = (command, "--config", config_file(trained), "--run", trained.path, "--part", f"{number}/3")
+            assert call(*arguments)[0] == 0
+    assert caches(trained.path, "base", "maps", "boxes", "context", "crops") == caches(
+        tiny_run.path, "base", "maps", "boxes", "context", "crops"
+    )
+    assert [Share(i, 3).units(range(5)) for i in range(3)] == [[0, 3], [1, 4], [2]]
+    for text in ("0/3", "4/3", "1", "a/b", "-1/2", "1/0"):
+        assert CliRunner().invoke(main, ["saliency", "--part", text]).exit_code == 2
+
+
+def test_skipped_videos_are_tried_again_when_asked(own_videos, tiny_run):
+    lost = own_videos.data / "150E6.mp4"
+    lost.rename(own_videos.data / "away")
+    common = ("--config", config_file(own_videos), "--run", own_videos.path)
+    assert call("saliency", *common)[0] == 3 and call("crops", *common)[0] == 3
+    (own_videos.data / "away").rename(lost)
+    assert call("saliency", *common)[0] == 3  # not by itself
+    assert call("saliency", *common, "--retry-skipped")[0] == 0 and call("crops", *common, "--retry-skipped")[0] == 0
+    assert call("gc", "--run", own_videos.path)[0] == 0  # the volumes without the video
+    assert caches(own_videos.path) == caches(tiny_run.path)
+
+
+def test_a_copy_elsewhere_is_as_good(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.path, tmp_path / "moved")
+    assert list(verify(tmp_path / "moved")) == []
+
+
+@pytest.mark.parametrize("option", ["--fast", "--repair"])
+def test_verify_needs_a_plan(tmp_path, option):
+    code, output = call("verify", "--run", tmp_path, option)
+    assert code == 4 and "holds no plan" in output

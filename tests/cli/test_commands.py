@@ -1,0 +1,207 @@
+"""The command line: help everywhere, exit codes, errors in one line that say what to do."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from cache.sealed import read_sealed, seal
+from pipeline.cli.main import main
+from pipeline.config_file import load, to_toml
+from tests.helpers.tiny_data import change
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*arguments):
+    """Exit code and everything printed. Errors that are no refusals come through."""
+    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def config_file(run, **sections):
+    path = run.path.parent / "tiny.toml"
+    path.write_text(to_toml(change(run.config, **sections)))
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help_and_is_in_the_readme(name):
+    command, text = main.commands[name], (ROOT / "README.md").read_text(encoding="utf-8")
+    code, output = call(name, "--help")
+    first = " ".join(command.help.split(". ")[0].split())
+    assert code == 0 and len(first.split()) >= 4
+    assert "".join(first.split()) in "".join(output.split())  # wherever its lines are broken
+    for option in command.params:
+        said = option.help if isinstance(option, click.Option) else f"<{option.name.upper()}>" in command.help
+        assert said, f"{name} {option.opts[0]} has no help"
+    assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"README.md does not name the command {name}"
+
+
+def test_the_group_says_what_the_exit_codes_mean():
+    code, output = call("--help")
+    assert code == 0
+    codes = ("0 all done", "2 wrong usage", "3 done but", "4 input refused", "5 storage refused", "6 the run was")
+    for words in (*codes, "7 verify found"):
+        assert words in " ".join(output.split())
+
+
+def test_help_needs_neither_torch_nor_a_decoder():
+    script = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from pipeline.cli.main import main\n"
+        "for name in [None, *main.commands]:\n"
+        "    assert CliRunner().invoke(main, [name, '--help'] if name else ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'av', 'zarr', 'h5py', 'pandas', 'joblib'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_python_m_pipeline():
+    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "Commands:" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "pipeline", "salience"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "salience" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("crops", "--boxes", "middle"), ("saliency", "--nothing"), ("crops", "--pixels", "x")]
+)
+def test_wrong_usage_is_2(arguments):
+    assert call(*arguments)[0] == 2
+
+
+def test_a_misspelt_setting_is_4_and_named(tiny_run, tmp_path):
+    code, output = call("prepare", "--run", tmp_path / "run", "--set", "clips.num_frame=3")
+    assert code == 4
+    assert (
+        "error: ConfigError:" in output
+        and "unknown setting clips.num_frame; did you mean clips.num_frames?" in output
+        and "Traceback" not in output
+    )
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine.toml").write_text("[salience]\n")
+    code, output = call("inspect", "--config", tmp_path / "mine.toml")
+    assert code == 4 and "mine.toml: unknown setting salience; did you mean saliency?" in output
+
+
+def test_all_stages_of_a_finished_run_are_0_and_quick(tiny_copy):
+    common = ("--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    for name in ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate"):
+        code, output = call(name, *common)
+        assert code == 0 and f"wrote {tiny_copy.path}" in output
+    assert "base" in output and "max over clips" in output
+
+
+def test_demo_runs_everything(tiny_copy):
+    code, output = call("demo", "--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    assert code == 0 and output.count("wrote ") == 7
+    assert "late-entropy-source" in output and str(tiny_copy.path / "results.csv") in output
+
+
+def test_inspect_writes_the_index(tiny_copy, tmp_path):
+    common = ("inspect", "--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    code, output = call(*common)
+    assert code == 0 and "7 videos, 0 skipped, 14 rows" in output
+    for product in ("base", "maps", "boxes", "context", "crops"):
+        assert re.search(rf"^ *{product} ", output, re.MULTILINE)
+    for name, read in (("index.csv", lambda path: pd.read_csv(path, dtype={"video_id": str}, keep_default_na=False)),
+                       ("index.parquet", pd.read_parquet)):  # fmt: skip
+        assert call(*common, "--out", tmp_path / name)[0] == 0
+        table = read(tmp_path / name)
+        assert len(table) == 14 and {"07E49", "NA", "00007"} <= set(table.video_id)
+    assert call(*common, "--out", tmp_path / "index.xls")[0] == 2
+
+
+def test_left_out_videos_are_3(own_videos):
+    """A video that breaks between prepare and saliency; with a missing one prepare itself stays 0 where it may skip."""
+    (own_videos.data / "T0002.mp4").write_bytes(b"no video")
+    common = ("--config", config_file(own_videos), "--run", own_videos.path)
+    code, output = call("saliency", *common)
+    assert code == 3 and "1 video(s) left out" in output and "wrote" in output
+    assert call("crops", *common)[0] == 3 and call("crops", *common)[0] == 3  # said again
+
+    other = ("--config", config_file(own_videos), "--run", own_videos.path.parent / "other")
+    code, output = call("prepare", *other, "--max-skipped", "0.1")
+    assert code == 3 and "nothing is planned" in output and not (own_videos.path.parent / "other" / "plan").exists()
+    code, output = call("prepare", *other)
+    assert code == 3 and "1 VideoUnreadable" in output and (own_videos.path.parent / "other" / "plan").exists()
+    (own_videos.data / "T0002.mp4").unlink()
+    third = ("--config", config_file(own_videos), "--run", own_videos.path.parent / "third")
+    code, output = call("prepare", *third)
+    assert code == 4 and "1 annotated videos have no file" in output
+    code, output = call("prepare", *third, "--set", "data.missing_videos=skip")
+    assert code == 0 and "1 annotated videos without a file, left out" in output
+
+
+def test_what_comes_too_early_is_4_and_says_what_is_missing(tiny_run, tmp_path):
+    run = type(tiny_run)(tiny_run.data, tmp_path / "run", tiny_run.config)
+    common = ("--config", config_file(run), "--run", run.path)
+    code, output = call("saliency", *common)
+    assert code == 4 and "holds no plan" in output and "prepare" in output
+    assert call("prepare", *common)[0] == 0
+    code, output = call("saliency", *common)
+    assert code == 4 and "run train-base first" in output and "Traceback" not in output
+    shutil.copytree(tiny_run.path / "models", run.path / "models", ignore=shutil.ignore_patterns("late*", "concat*"))
+    code, output = call("crops", *common)
+    assert code == 4 and "run saliency first" in output
+    code, output = call("train-fusion", *common)
+    assert code == 4 and re.search("run (saliency|crops) first", output)
+
+
+def test_a_missing_done_record_is_named(tiny_copy):
+    common = ("--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    for record in tiny_copy.path.glob("base/*/done/000001.json"):
+        record.unlink()
+    for path in tiny_copy.path.glob("results/*"):
+        path.unlink()
+    for folder in tiny_copy.path.glob("models/late-*"):
+        shutil.rmtree(folder)
+    code, output = call("train-fusion", *common, "--fusion", "late")
+    assert code == 4 and "units of base are not done" in output and "run saliency first" in output
+
+
+def test_another_config_for_the_run_is_6_and_names_the_field(tiny_copy):
+    common = ("--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    for command in ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate"):
+        code, output = call(command, *common, "--set", "clips.resized_side=36")
+        assert code == 6 and "StaleCacheError" in output and "resized_side: 32 != 36" in output, command
+
+
+def test_a_changed_run_json_is_6(tiny_copy):
+    (tiny_copy.path / "config.toml").unlink()
+    path = next(tiny_copy.path.glob("maps/*/run.json"))
+    run = read_sealed(path)
+    path.write_bytes(seal(run | {"settings": run["settings"] | {"objective": "max_logit"}}))
+    code, output = call("saliency", "--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    assert code == 6 and "objective" in output
+
+
+def test_oracle_options(tiny_copy):
+    common = ("--config", config_file(tiny_copy), "--run", tiny_copy.path)
+    code, output = call("saliency", *common, "--set", 'saliency.objectives=["cross_entropy"]')
+    assert code == 4 and "--use-labels" in output
+    code, output = call("evaluate", *common, "--boxes-eval", "cross_entropy")
+    assert code == 4 and "--use-labels" in output
+
+
+def test_eval_ids_and_extend_reach_their_stages(own_videos):
+    run = own_videos.path.parent / "other"
+    common = ("--config", config_file(own_videos), "--run", run)
+    code, output = call("prepare", *common, "--eval-ids", "07E49, NA")
+    assert code == 0 and "7 videos (2 train, 5 test)" in output
+    assert load(str(run / "config.toml")).data.eval_ids == ("07E49", "NA")
+    code, output = call("prepare", *common, "--eval-ids", "07E49,NA", "--set", "clips.aug_seeds=3", "--extend")
+    assert code == 0 and len(list((run / "plan").glob("*.json"))) == 3
+    code, output = call("prepare", *common, "--eval-ids", "nobody")
+    assert code == 4 and "nobody not in the annotations" in output

@@ -1,0 +1,155 @@
+"""The miniature: generated, decoded, and the proof that only source pixels carry the print."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cache.geometry import Box, Theta
+from cache.plan import Part
+from pipeline import config_file as configs
+from pipeline.data.miniature import draw, generate, script
+from pipeline.data.miniature.truth import ceiling, frame_number, on_target, read_cards, read_print
+from pipeline.errors import StageError
+from pipeline.metrics import mean_average_precision
+from pipeline.recipes import miniature_proof
+from pipeline.run.folder import Workspace
+from pipeline.stages import prepare
+from tests.helpers.small_plan import rows as plan_rows
+from tests.helpers.tiny_data import tree
+
+
+def _config(folder, train_videos, eval_videos, **data):
+    base = configs.load("miniature")
+    files = {"annotations": (f"{folder}/train.csv", f"{folder}/test.csv"), "classes": f"{folder}/classes.txt"}
+    counts = {"train_videos": train_videos, "eval_videos": eval_videos}
+    return replace(base, data=replace(base.data, videos=str(folder), **files, **counts, **data))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """250 evaluation videos, enough for 300 cards."""
+    root = tmp_path_factory.mktemp("miniature")
+    config = _config(root / "data", 2, 250)
+    generate.generate(config)
+    prepare.run(config, root / "run")
+    return Workspace(root / "run", config)
+
+
+def test_only_the_focused_volume_can_be_read(workspace):
+    found = miniature_proof.prove(workspace, 300)
+    assert found["cards"] == 300
+    assert found["input"] <= 0.60
+    assert found["enlarged"] <= 0.60
+    assert found["focused"] >= 0.95
+
+
+def test_a_reader_with_rows_and_columns_swapped_is_always_wrong(workspace, monkeypatch):
+    monkeypatch.setattr(miniature_proof, "read_print", lambda grey, period: read_print(grey, period)[::-1])
+    assert miniature_proof.prove(workspace, 60)["focused"] <= 0.05
+
+
+def test_cards_lie_where_they_are_written_down(workspace):
+    """The pair's colour fills the written box: its hue stands out from grey by far more than clutter does."""
+    part = workspace.parts_of("test")[0]
+    cards = read_cards(workspace.videos_root)
+    saturation = []
+    for row in range(0, 60, part.rows_per_video):
+        index, frame, _ = next(miniature_proof.source_frames(workspace, part, [row]))
+        for places in cards[part.clip(row).video_id].values():
+            fps = places[0][1]
+            where = {number: box for number, _, box in places}
+            box = where.get(frame_number(index, part.rows.fps.iat[row], fps))
+            if box:
+                colour = frame[box.top : box.bottom, box.left : box.right].mean((0, 1)) / 255
+                saturation.append((colour.max() - colour.min()) / colour.max())
+    assert len(saturation) > 20
+    assert min(saturation) > 0.4
+
+
+def test_sources_are_two_to_four_times_the_resized_frame(workspace):
+    rows = workspace.parts_of("test")[0].rows
+    zoom = rows[["source_height", "source_width"]].to_numpy() / script.RESIZED
+    assert zoom.min() >= 2
+    assert zoom.max() <= 4
+    assert (rows.source_height != rows.source_width).mean() > 0.4
+
+
+def test_evaluation_has_hues_of_its_own():
+    rng = np.random.default_rng(0)
+    train = np.concatenate([draw._hues("train", rng) for _ in range(50)]) * 36 // 1 % 2
+    test = np.concatenate([draw._hues("test", rng) for _ in range(50)]) * 36 // 1 % 2
+    assert set(train) == {0}
+    assert set(test) == {1}
+
+
+def test_same_settings_same_files_and_others_are_refused(tmp_path):
+    first, second = _config(tmp_path / "a", 2, 1), _config(tmp_path / "b", 2, 1)
+    generate.generate(first)
+    generate.generate(replace(second, workers=1))
+    ours, theirs = tree(tmp_path / "a"), tree(tmp_path / "b")
+    assert [*ours.values()] == [*theirs.values()]
+    assert generate.generate(first).summary == "already there"
+    with pytest.raises(StageError, match="other settings"):
+        generate.generate(_config(tmp_path / "a", 2, 1, data_seed=1))
+
+
+def test_ceiling_by_hand():
+    """Two videos, one pair. Only the first has cards: one of class 0. Scores (.5, .5) against (0, 0): class 0 is
+    ranked first in every order, and class 1 has no positive."""
+    assert ceiling(np.array([[1, 0], [0, 0]]), draws=10) == 1.0
+    # one card of either class: the scores tie, so class 0 is first or second with equal chance: (1 + 1/2) / 2
+    assert abs(ceiling(np.array([[1, 0], [0, 1]]), draws=4000) - 0.75) < 0.01
+    # two cards of a pair hold each class with 3/4, so that video ranks above one with a single card
+    counts = np.array([[1, 1], [1, 0], [0, 1]])
+    scores = np.array([[0.75, 0.75], [0.5, 0.5], [0.5, 0.5]])
+    one = [mean_average_precision(scores[o], counts[o] > 0).map for o in ([0, 1, 2], [0, 2, 1])]
+    assert abs(ceiling(counts, draws=4000) - np.mean(one)) < 0.01
+
+
+def _one_row(flip=False):
+    rows = plan_rows(1, 1, "test")
+    rows["theta_flip"] = flip
+    return Part("part-000-test", "test", rows, 1, 1, {"num_frames": 2})
+
+
+@pytest.mark.parametrize(
+    ("flip", "box", "held"),
+    [
+        # source 24 x 36, resized 8 x 12 (a third), crop at (0, 1): the card covers rows 2 to 4, columns 2 to 4
+        (False, (2, 2, 2, 2), True),
+        (False, (2, 0, 2, 3), False),  # half of it
+        (False, (2, 2, 1, 4), False),  # half of it, along the other axis
+        (True, (2, 6, 2, 2), True),  # width 10: columns 2 to 4 become 6 to 8
+        (True, (2, 2, 2, 2), False),
+    ],
+)
+def test_on_target_by_hand(flip, box, held):
+    cards = {"00000": {0: [(number, 8, Box(6, 9, 6, 6)) for number in range(4)]}}
+    assert on_target(cards, _one_row(flip), 0, box) is held
+
+
+def test_on_target_wants_every_card_and_the_mean_over_frames():
+    near, far = Box(6, 9, 6, 6), Box(18, 30, 6, 6)
+    both = {"00000": {0: [(n, 8, near) for n in range(4)], 1: [(n, 8, far) for n in range(4)]}}
+    assert not on_target(both, _one_row(), 0, (2, 2, 2, 2))
+    moving = {"00000": {0: [(0, 8, near), (1, 8, far)]}}  # in the box in one of two frames
+    assert not on_target(moving, _one_row(), 0, (2, 2, 2, 2))
+    gone = {"00000": {0: [(0, 8, near)]}}  # visible in the first frame only, and there inside
+    assert on_target(gone, _one_row(), 0, (2, 2, 2, 2))
+
+
+def test_read_print_by_hand():
+    """A grating whose brightness changes from row to row has its energy along y."""
+    rows = np.sin(2 * np.pi * np.arange(14) / 2.6)[:, None] * np.ones((14, 9))
+    along_rows, along_columns = read_print(rows[None], (2.6, 2.6))
+    assert along_rows > 100 * along_columns
+
+
+def test_theta_of_the_hand_worked_rows():
+    assert _one_row().clip(0).theta == Theta((24, 36), (8, 12), 0, 1, (6, 10), False)
+
+
+def test_cards_that_are_gone_are_named_with_what_brings_them_back(tmp_path):
+    with pytest.raises(StageError, match=r"cards\.csv: not there; `prepare` makes the miniature again"):
+        read_cards(tmp_path)

@@ -1,0 +1,149 @@
+"""Boxes on a tiny run: the stored map gives the stored box, theta undone pixel by pixel, and the other policies."""
+
+import numpy as np
+import pytest
+import torch
+
+import cache
+from models import objectives
+from pipeline.data import box_policies
+from pipeline.errors import StageError
+from pipeline.run.folder import Workspace
+from pipeline.run.networks import load_base
+from pipeline.run.stores import open_boxes, open_maps
+from pipeline.stages import crops, saliency
+from pipeline.stages.boxes import run_policy
+from tests.helpers.tiny_data import caches, change
+
+EDGES = ("top", "left", "height", "width")
+
+
+def stored(run, policy):
+    """(part, row, box_input, box_source, share) of every row of the plan."""
+    workspace = Workspace(run.path, run.config)
+    base = load_base(workspace)
+    for part in workspace.parts:
+        store = open_boxes(workspace, part, base.sha256, policy)
+        arrays = [store.read_all(name) for name in ("box_input", "box_source", "saliency_share")]
+        for row, values in enumerate(zip(*arrays, strict=True)):
+            yield part, row, *values
+
+
+def source_box(clip, box):
+    """Undo theta pixel by pixel: the smallest box of whole source pixels that touches all of box_input."""
+    top, left, height, width = map(int, box)
+    rows, columns = set(), set()
+    (source_h, source_w), (resized_h, resized_w) = clip.theta.source_size, clip.theta.resized_size
+    for y in range(top, top + height):
+        low, high = clip.theta.crop_top + y, clip.theta.crop_top + y + 1  # edges of the resized pixel
+        rows |= {r for r in range(source_h) if r * resized_h < high * source_h and (r + 1) * resized_h > low * source_h}
+    for x in range(left, left + width):
+        x = clip.theta.input_size[1] - 1 - x if clip.theta.flip else x
+        low, high = clip.theta.crop_left + x, clip.theta.crop_left + x + 1
+        columns |= {
+            c for c in range(source_w) if c * resized_w < high * source_w and (c + 1) * resized_w > low * source_w
+        }
+    return [min(rows), min(columns), len(rows), len(columns)]
+
+
+def test_stored_map_gives_stored_box_for_every_row(tiny_run):
+    """Brute force over all positions of the stored codes; among equals the first, row by row."""
+    workspace = Workspace(tiny_run.path, tiny_run.config)
+    base = load_base(workspace)
+    rows = 0
+    for part, row, box_input, box_source, share in stored(tiny_run, "entropy"):
+        codes = open_maps(workspace, part, base.sha256, "entropy").read("codes", row).astype(int)
+        sums = {(y, x): codes[y : y + 16, x : x + 16].sum() for y in range(13) for x in range(13)}
+        best = max(sums, key=lambda place: (sums[place], -place[0], -place[1]))
+        assert box_input.tolist() == [*best, 16, 16]
+        assert box_source.tolist() == source_box(part.clip(row), box_input)
+        assert share == pytest.approx(sums[best] / codes.sum(), rel=1e-6) and 0 < share <= 1
+        rows += 1
+    assert rows == 14
+    found = cache.open(tiny_run.path).index
+    assert len({tuple(box) for box in found[[f"box_input_{edge}" for edge in EDGES]].to_numpy()}) > 5
+    flips = [part.clip(row).theta.flip for part, row, *_ in stored(tiny_run, "entropy")]
+    assert any(flips) and not all(flips)
+
+
+def test_constant_map_means_the_first_place(trained, monkeypatch):
+    """Equal everywhere: (0, 0), and the share is that of the areas. Zero everywhere: (0, 0), no share."""
+    for value, share in ((0.25, 16 * 16 / (28 * 28)), (0.0, np.nan)):
+        real = objectives.input_saliency
+
+        def constant(*args, value=value, real=real):
+            logits, maps = real(*args)
+            return logits, {name: torch.full_like(found, value) for name, found in maps.items()}
+
+        run = trained
+        config = change(run.config, saliency={"batch_size": 3 if value else 2})  # a key of its own
+        with monkeypatch.context() as patch:
+            patch.setattr(objectives, "input_saliency", constant)
+            saliency.run(config, run.path)
+        for *_, box_input, _, found in stored(type(run)(run.data, run.path, config), "entropy"):
+            assert box_input.tolist() == [0, 0, 16, 16]
+            assert found == pytest.approx(share, nan_ok=True)
+
+
+@pytest.mark.parametrize("side", [15, 28, 1])
+def test_centre_boxes(looked, side):
+    """In the middle of 28 pixels, rounded to the top and left: 6 for 15, 0 for 28, 13 for 1."""
+    run = type(looked)(looked.data, looked.path, change(looked.config, saliency={"box_side": side}))
+    workspace = Workspace(run.path, run.config)
+    run_policy(workspace, load_base(workspace), "center")
+    edge = {15: 6, 28: 0, 1: 13}[side]
+    for part, row, box_input, box_source, share in stored(run, "center"):
+        assert box_input.tolist() == [edge, edge, side, side]
+        assert box_source.tolist() == source_box(part.clip(row), box_input)
+        assert np.isnan(share)
+
+
+def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looked):
+    workspace = Workspace(looked.path, looked.config)
+    part = workspace.parts[0]
+    places = [
+        box_policies.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)
+    ]
+    assert places == [
+        box_policies.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)
+    ]
+    assert len(set(places)) > 4  # rows of one video differ, and so do videos
+    assert all(box.inside((28, 28)) and (box.height, box.width) == (16, 16) for box in places)
+    found = [
+        box_policies.find_box(change(looked.config, clips={"plan_seed": seed}), part.clip(3), "random", None)
+        for seed in range(600)
+    ]
+    tops, lefts = ([getattr(box, edge) for box, _ in found] for edge in ("top", "left"))
+    for edges in (tops, lefts):
+        assert set(edges) == set(range(13))  # both ends of 28 - 16
+        assert max(np.bincount(edges)) < 90  # 46 expected
+    assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.15
+
+
+def test_random_boxes_are_stored_with_their_source_boxes(looked):
+    workspace = Workspace(looked.path, looked.config)
+    run_policy(workspace, load_base(workspace), "random")
+    for part, row, box_input, box_source, share in stored(looked, "random"):
+        assert box_input.tolist()[:2] == [
+            getattr(box_policies.find_box(workspace.config, part.clip(row), "random", None)[0], edge)
+            for edge in ("top", "left")
+        ]
+        assert box_source.tolist() == source_box(part.clip(row), box_input) and np.isnan(share)
+
+
+def test_boxes_without_maps_are_refused(trained):
+    """Also through crops, which would make them."""
+    workspace = Workspace(trained.path, trained.config)
+    with pytest.raises(StageError, match=r"part-000-train: 2 units have no entropy maps; run saliency first"):
+        run_policy(workspace, load_base(workspace), "entropy")
+    with pytest.raises(StageError, match="run saliency first"):
+        crops.run(trained.config, trained.path, ("random", "entropy"))
+    with pytest.raises(StageError, match=r"'middle' is none of entropy, .*random, center"):
+        run_policy(workspace, load_base(workspace), "middle")
+
+
+def test_again_changes_nothing(tiny_copy):
+    before = caches(tiny_copy.path)
+    workspace = Workspace(tiny_copy.path, tiny_copy.config)
+    run_policy(workspace, load_base(workspace), "entropy")
+    assert caches(tiny_copy.path) == before

@@ -1,0 +1,234 @@
+"""Evaluation by hand: the maximum over clips, who counts as missing, what is an oracle, and the table of results."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cache
+from cache.sealed import read_sealed, seal
+from pipeline.errors import StageError
+from pipeline.run.folder import Workspace
+from pipeline.run.networks import build_base, load_base
+from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
+from pipeline.training import clip_scores as scoring
+from tests.helpers.tiny_data import CLASSES, VIDEOS, change
+
+TEST = [video_id for video_id in VIDEOS if VIDEOS[video_id][0] == "test"]
+NEEDED = ["experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"]
+NEEDED += ["map_official", "map_windowed", "num_videos", "num_missing", "num_classes"]
+
+
+def average_precision(scores, positives):
+    """The official rule: precision at the rank of each positive, ties in the order given."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    hits = [rank for rank, i in enumerate(order, 1) if positives[i]]
+    return sum((n + 1) / rank for n, rank in enumerate(hits)) / len(hits) if hits else None
+
+
+def mean_ap(scores, targets):
+    found = [average_precision(scores[:, c].tolist(), targets[:, c].tolist()) for c in range(scores.shape[1])]
+    found = [value for value in found if value is not None]
+    return sum(found) / len(found), len(found)
+
+
+def targets_of(video_ids):
+    return np.array([[c in VIDEOS[video_id][4] for c in range(3)] for video_id in video_ids], int)
+
+
+def submission(run, experiment):
+    """Scores by video id, as the submission file has them."""
+    (path,) = run.path.glob(f"results/{experiment}-*.scores.txt")
+    lines = [line.split(" ") for line in path.read_text().splitlines()]
+    return {line[0]: np.array([float(text) for text in line[1:]]) for line in lines}
+
+
+def clip_scores(run):
+    """Base's scores of every evaluation clip from the stored logits: {video id: (clips, C)}."""
+    opened = cache.open(run.path, crops="entropy")
+    index = opened.index[opened.index.split == "test"]
+    return {
+        video_id: np.stack([1 / (1 + np.exp(-opened.logits(row).astype(float).mean(0))) for row in rows.row])
+        for video_id, rows in index.groupby("video_id", sort=False)
+    }
+
+
+def test_base_is_scored_by_the_maximum_over_clips(tiny_run):
+    by_clip, found = clip_scores(tiny_run), submission(tiny_run, "base")
+    assert list(found) == TEST
+    for video_id, scores in by_clip.items():
+        assert scores.shape == (2, 3)
+        np.testing.assert_allclose(found[video_id], scores.max(0), rtol=1e-6)
+    assert any(np.abs(scores.max(0) - scores.mean(0)).max() > 1e-5 for scores in by_clip.values())
+
+
+def test_map_of_base_by_hand(tiny_run):
+    scores = np.stack([found.max(0) for found in clip_scores(tiny_run).values()])
+    expected, classes = mean_ap(scores, targets_of(TEST))
+    table = pd.read_csv(tiny_run.path / "results.csv")
+    row = table[table.experiment == "base"].iloc[0]
+    assert row["map"] == pytest.approx(expected) and row.num_classes == classes == 3
+    assert row.map_official == pytest.approx(expected)  # all three are there
+    assert (row.num_videos, row.num_missing, row.eval_clips, row.seed) == (3, 0, 2, 0)
+
+
+def test_windowed_labels_are_those_of_the_frames_that_were_shown(tiny_run):
+    """Labels hold until 0.9 s. Windows of 83654 start at 0 and 7/8 s, of T0002 at 0 and 0.5, of T0003 at 0 and 1."""
+    scores = np.stack([found.max(0) for found in clip_scores(tiny_run).values()])
+    expected, _ = mean_ap(scores, targets_of(TEST))  # every first window lies before 0.9 s
+    table = pd.read_csv(tiny_run.path / "results.csv")
+    assert table[table.experiment == "base"].map_windowed.item() == pytest.approx(expected)
+
+
+def test_windowed_labels_leave_out_what_no_window_shows(tiny_copy, tmp_path):
+    """One class of T0003 at 0.7 s only, between its windows 0 .. 0.375 and 1 .. 1.375: in `map`, not in the other."""
+    text = (tiny_copy.data / "table.csv").read_text() + f"T0003,test,0.65,0.8,{CLASSES[1]}\n"
+    (tmp_path / "more.csv").write_text(text)
+    config = change(tiny_copy.config, data={"annotations": (str(tmp_path / "more.csv"),)})
+    prepare.run(config, tiny_copy.path)
+    table = pd.read_csv(evaluate.run(config, tiny_copy.path).path)
+    row = table[(table.experiment == "base")].iloc[-1]
+    rows = table[table.experiment == "base"]
+    assert len(rows) == 2  # other labels, another result
+    scores = np.stack([found.max(0) for found in clip_scores(tiny_copy).values()])
+    targets = targets_of(TEST)
+    windowed, _ = mean_ap(scores, targets)
+    targets[TEST.index("T0003"), 1] = 1
+    whole, _ = mean_ap(scores, targets)
+    keys = {json.loads(path.read_text())["key"] for path in tiny_copy.path.glob("results/base-*.json")}
+    assert keys == set(rows.key) and row.num_videos == 3
+    assert {round(value, 9) for value in rows["map"]} == {round(windowed, 9), round(whole, 9)}
+    assert rows.map_windowed.tolist() == pytest.approx([windowed, windowed])
+
+
+@pytest.mark.parametrize("fusion", ["late", "concat"])
+def test_fusion_models_by_hand(tiny_run, fusion):
+    """Late: the mean of Base's logits and the branch's. Concatenation: one network on eight frames, context first."""
+    opened = cache.open(tiny_run.path)
+    workspace = Workspace(tiny_run.path, tiny_run.config)
+    network = build_base(workspace, load_base(workspace))
+    (folder,) = tiny_run.path.glob(f"models/{fusion}-*")
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    network.eval()
+    found = submission(tiny_run, fusion)
+    for video_id, rows in opened.index[opened.index.split == "test"].groupby("video_id"):
+        scores = []
+        for row in rows.row:
+            frames = opened.focus(row)
+            if fusion == "concat":
+                frames = np.concatenate([opened.context(row), frames])
+            with torch.no_grad():
+                logits = network(torch.from_numpy(frames)[None].float() / 255)[0].numpy()
+            assert logits.shape == ((4, 3) if fusion == "concat" else (2, 3))
+            if fusion == "late":
+                logits = (logits + opened.logits(row)) / 2
+            scores.append(1 / (1 + np.exp(-logits.mean(0))))
+        np.testing.assert_allclose(found[video_id], np.max(scores, axis=0), rtol=1e-4)
+
+
+def test_results_csv(tiny_copy):
+    """One row a model; again, the same rows; rebuilt when it is lost; a result that is there is not computed again."""
+    table = pd.read_csv(tiny_copy.path / "results.csv")
+    assert set(NEEDED) <= set(table.columns)
+    assert table.experiment.tolist() == ["base", "concat-entropy-source", "late-entropy-source"]
+    assert table.fusion.tolist() == ["none", "concat", "late"] and not table.oracle.any()
+    assert table.boxes_eval.tolist() == ["none", "entropy", "entropy"] and table.key.is_unique
+    for words in ("T_in 4 at 8 fps", "2 clips, max over clips", "S = 2 stored augmentations"):
+        assert table.protocol.str.contains(words).all()
+    before = (tiny_copy.path / "results.csv").read_bytes()
+    (tiny_copy.path / "results.csv").unlink()
+    evaluate.run(tiny_copy.config, tiny_copy.path)
+    assert (tiny_copy.path / "results.csv").read_bytes() == before
+    (path,) = tiny_copy.path.glob("results/base-*.json")
+    path.write_bytes(seal(read_sealed(path) | {"seed": 77}))
+    evaluate.run(tiny_copy.config, tiny_copy.path)
+    assert pd.read_csv(tiny_copy.path / "results.csv").seed.tolist() == [77, 0, 0]
+    assert not list(tiny_copy.path.rglob("*.tmp"))
+
+
+def test_per_class_table(tiny_run):
+    (path,) = tiny_run.path.glob("results/base-*.per_class.csv")
+    table = pd.read_csv(path)
+    assert table["class"].tolist() == list(CLASSES)
+    assert table.positives.tolist() == targets_of(TEST).sum(0).tolist() == [2, 1, 1]
+    scores = np.stack([found.max(0) for found in clip_scores(tiny_run).values()])
+    expected = [average_precision(scores[:, c].tolist(), targets_of(TEST)[:, c].tolist()) for c in range(3)]
+    assert table.ap.tolist() == pytest.approx(expected)
+
+
+def test_some_videos_only(tiny_copy):
+    """One of three: `map` knows this one alone; the official rule ranks the absent two last, in the file's order."""
+    outcome = evaluate.run(tiny_copy.config, tiny_copy.path, eval_ids=("T0002",))
+    table = pd.read_csv(outcome.path)
+    rows = table[table.num_videos == 1]
+    assert len(table) == 6 and len(rows) == 3 and rows.num_missing.tolist() == [2, 2, 2]
+    assert rows["map"].tolist() == [1.0] * 3 and rows.num_classes.tolist() == [1] * 3
+    # red: 83654, T0003 absent, behind T0002: ranks 2 and 3; green: 83654 at 2; blue: T0002 at 1
+    assert rows.map_official.tolist() == pytest.approx([((1 / 2 + 2 / 3) / 2 + 1 / 2 + 1) / 3] * 3)
+    with pytest.raises(StageError, match=r"--eval-ids: 07E49 not among the plan's 3 evaluation videos"):
+        evaluate.run(tiny_copy.config, tiny_copy.path, eval_ids=("T0002", "07E49"))
+
+
+def test_no_evaluation_video(own_videos, tmp_path):
+    lines = (own_videos.data / "table.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join(line for line in lines if ",test," not in line) + "\n")
+    config = change(own_videos.config, data={"annotations": (str(tmp_path / "train.csv"),)})
+    prepare.run(config, tmp_path / "other")
+    with pytest.raises(StageError) as caught:
+        evaluate.run(config, tmp_path / "other")
+    assert str(caught.value) == "the plan has no evaluation video; `prepare --eval-ids ID,...` moves some there"
+    moved = change(config, data={"eval_ids": ("NA", "07E49")}, base={"epochs": 1})
+    prepare.run(moved, tmp_path / "moved")
+    train_base.run(moved, tmp_path / "moved")
+    saliency.run(moved, tmp_path / "moved")
+    assert pd.read_csv(evaluate.run(moved, tmp_path / "moved").path).num_videos.tolist() == [2]
+
+
+def test_boxes_that_know_the_labels_are_an_oracle(tiny_copy):
+    """Trained on entropy, evaluated on cross-entropy boxes: only with --use-labels, and marked."""
+    config = change(tiny_copy.config, saliency={"objectives": ("entropy", "cross_entropy")})
+    saliency.run(config, tiny_copy.path, use_labels=True)
+    with pytest.raises(StageError, match=r"know the labels; say --use-labels"):
+        evaluate.run(config, tiny_copy.path, "cross_entropy")
+    with pytest.raises(StageError, match=r"units of crops are not done .*; run crops first"):
+        evaluate.run(config, tiny_copy.path, "cross_entropy", use_labels=True)
+    crops.run(config, tiny_copy.path, ("cross_entropy",))
+    table = pd.read_csv(evaluate.run(config, tiny_copy.path, "cross_entropy", use_labels=True).path)
+    marked = table[table.oracle]
+    assert marked.experiment.tolist() == [f"{name}-entropy-source-eval-cross_entropy" for name in ("concat", "late")]
+    assert (marked.boxes_train == "entropy").all() and (marked.boxes_eval == "cross_entropy").all()
+    assert len(table) == 5 and not table[~table.oracle].experiment.str.contains("cross").any()
+
+
+def test_scores_are_computed_in_as_many_threads_as_the_config_says(tiny_copy, monkeypatch):
+    """Whatever the process had before, and has again afterwards: another number may change last digits."""
+    used, logits_of = [], scoring.fusion_logits
+    monkeypatch.setattr(
+        scoring, "fusion_logits", lambda *args: used.append(torch.get_num_threads()) or logits_of(*args)
+    )
+    for path in tiny_copy.path.glob("results/late-*"):
+        path.unlink()
+    torch.set_num_threads(2)
+    try:
+        evaluate.run(tiny_copy.config, tiny_copy.path)
+        assert set(used) == {tiny_copy.config.saliency.threads} == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_repeat_has_no_boxes(tiny_copy):
+    train_fusion.run(tiny_copy.config, tiny_copy.path, "late", "repeat")
+    table = pd.read_csv(evaluate.run(tiny_copy.config, tiny_copy.path).path)
+    row = table[table.experiment == "late-repeat"].iloc[0]
+    assert (row.boxes_train, row.boxes_eval, row.pixels, row.num_videos) == ("repeat", "repeat", "input", 3)
+
+
+def test_the_last_epoch_counts_whatever_the_videos_say(tiny_run):
+    """weights.pt is the newest checkpoint's network: nothing is chosen."""
+    for folder in tiny_run.path.glob("models/*"):
+        newest = sorted(folder.glob("checkpoint-*.pt"))[-1]
+        content, weights = (torch.load(path, weights_only=True) for path in (newest, folder / "weights.pt"))
+        assert content["step"] == 0 and content["epoch"] == (2 if folder.name.startswith("base") else 3)
+        assert all(torch.equal(value, weights[name]) for name, value in content["network"].items())

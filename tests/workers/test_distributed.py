@@ -1,0 +1,232 @@
+"""Several processes: what each takes of a batch, and that together they train what one process trains alone."""
+
+import copy
+import os
+import signal
+import socket
+import traceback
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from cache.commit import locked
+from models.shared_batch import synchronise_batchnorm, tell
+from pipeline.config import Training
+from pipeline.training import loop
+from pipeline.training.loop import fit
+from pipeline.workers.distributed import Team, joined, own_team
+
+CPU = torch.device("cpu")
+NUMBERS = torch.Generator().manual_seed(0)
+INPUTS, WANTED = torch.randn(9, 6, 3, generator=NUMBERS), torch.randn(9, 2, 3, generator=NUMBERS)
+
+
+class Net(nn.Module):
+    """(B, 6, T) to (B, 2, T): linear over the channels, batch-norm, dropout, linear."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        torch.manual_seed(5)
+        self.layers = nn.Sequential(nn.Conv1d(6, 8, 1), nn.BatchNorm1d(8), nn.Dropout(dropout), nn.Conv1d(8, 2, 1))
+        self.layers[1].running_var += torch.arange(8)  # frozen statistics that matter
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def load(epoch, numbers):
+    return INPUTS[numbers] + epoch, WANTED[numbers]
+
+
+def squared(network, batch):
+    return (network(batch[0]) - batch[1]).square().mean()
+
+
+def train(folder, loss=squared, dropout=0.0, **changes):
+    """Nine clips in batches of 4, 4 and 1; returns the state dict."""
+    recipe = {"epochs": 2, "learning_rate": 0.1, "drop_epochs": (1,), "batch_size": 4, "batchnorm": "frozen"}
+    network = Net(dropout)
+    fit(network, load, 9, loss, Training(**recipe | changes), folder, 7, CPU, "test")
+    return network.state_dict()
+
+
+def together(size, function):
+    """Run function(team) in forked processes that find each other as those of torchrun do; all must succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child == 0:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+            os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
+            try:
+                with joined(CPU) as team:
+                    function(team)
+                    team.wait()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * size
+
+
+def close(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-5, atol=1e-6)
+
+
+def test_shares_by_hand():
+    shares = [Team(rank, 3).share(5) for rank in range(3)]
+    assert [list(share.own) for share in shares] == [list(share.held) for share in shares] == [[0, 3], [1, 4], [2]]
+    assert [Team(rank, 3).weight(5) for rank in range(3)] == pytest.approx([6 / 5, 6 / 5, 3 / 5])
+    assert [list(Team(rank, 3).share(1).held) for rank in range(3)] == [[0], [0], [0]]  # all take part, one counts
+    assert [list(Team(rank, 3).share(1).own) for rank in range(3)] == [[0], [], []]
+    assert [Team(rank, 3).weight(1) for rank in range(3)] == [3, 0, 0]
+    assert list(Team().share(3).held) == [0, 1, 2] and Team().weight(5) == 1 and Team().leads
+
+
+def test_one_process_is_a_team_of_one(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    network = Net()
+    with joined(CPU) as team:
+        assert team == own_team() == Team(0, 1) and team.wrap(network, synchronise=True) is network
+        assert type(network.layers[1]) is nn.BatchNorm1d
+        assert team.mean(torch.tensor(3.0)) == 3 and team.sum(torch.tensor([3.0])) == 3
+        assert team.send(b"one") == b"one" and team.leaders(True) and not team.leaders(False)
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_processes_tell_each_other():
+    """Bytes and decisions are the first one's; sums are over all."""
+
+    def function(team):
+        assert team.send(b"first" * 1000 if team.leads else b"other") == b"first" * 1000
+        assert team.send(b"" if team.leads else b"other") == b""
+        assert team.leaders(team.leads) and not team.leaders(not team.leads)
+        assert team.sum(torch.tensor([1.5, team.rank])).tolist() == [4.5, 3]
+
+    together(3, function)
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "synchronised"])
+@pytest.mark.parametrize(
+    ("size", "batch_size", "accumulate", "clips"),
+    [
+        # steps of 4, 4, 1 clips; the second process has none of the last: a stand-in
+        (2, 4, 1, [[2, 2, 1], [2, 2, 1]]),
+        (2, 4, 2, [[2, 2, 1], [2, 2, 1]]),
+        (2, 6, 1, [[3, 2], [3, 1]]),
+        (3, 4, 1, [[2, 2, 1], [1, 1, 1], [1, 1, 1]]),
+    ],
+)
+def test_a_team_trains_what_one_process_trains(tmp_path, size, batch_size, accumulate, clips, batchnorm):
+    """Nine clips: the same weights, statistics, losses and files, dropout included, and one writer."""
+    options = {"batch_size": batch_size, "accumulate": accumulate, "batchnorm": batchnorm, "dropout": 0.5}
+    expected = train(tmp_path / "alone", **options)
+
+    def function(team):
+        if not team.leads:
+            loop.write_file = loop.locked = None  # whoever calls them fails
+        seen, exchanges = [], []
+
+        def loss(network, batch):
+            seen.append(len(batch[0]))
+            exchanges.append(network.require_backward_grad_sync)
+            return squared(network, batch)
+
+        state = train(tmp_path / "team", loss, checkpoint_minutes=0.0, **options)
+        assert seen == clips[team.rank] * 2
+        assert exchanges == ([True] * len(seen) if accumulate == 1 else [False, True, True] * 2)
+        torch.save(state, tmp_path / f"{team.rank}.pt")
+
+    together(size, function)
+    for rank in range(size):
+        close(torch.load(tmp_path / f"{rank}.pt"), expected)
+    last = torch.load(next((tmp_path / "team").glob("checkpoint-0002-00000000-*.pt")), weights_only=True)
+    close(last["network"], expected)  # the same names: no "module."
+    tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("alone", "team")]
+    assert tables[0].loss.tolist() == pytest.approx(tables[1].loss.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_synchronised_batchnorm_is_that_of_the_whole_batch(autocast):
+    """Outputs, gradients and statistics against torch's layer on all five clips; in bfloat16 to its precision."""
+    kind = torch.bfloat16 if autocast else torch.float32
+    x = torch.randn(5, 8, 2, 3, 4, generator=torch.Generator().manual_seed(1)).mul(3).add(7).to(kind)
+    whole, theirs = nn.BatchNorm3d(8, momentum=0.3), x.clone().requires_grad_()
+    nn.init.normal_(whole.weight, generator=torch.Generator().manual_seed(2))
+    ours = nn.Sequential(copy.deepcopy(whole))
+    (whole(theirs).square() * torch.arange(5).view(-1, 1, 1, 1, 1)).sum().backward()
+
+    def function(team):
+        synchronise_batchnorm(ours)
+        tell(ours, team.share(5))
+        held = list(team.share(5).held)
+        mine = x[held].clone().requires_grad_()
+        (ours(mine).square() * torch.tensor(held).view(-1, 1, 1, 1, 1)).sum().backward()
+        assert mine.grad.dtype == kind
+        scale = theirs.grad.abs().max().float()
+        assert (mine.grad - theirs.grad[held]).abs().max() <= scale * (0.03 if autocast else 1e-5)
+        for name in ("weight", "bias"):  # sums over processes
+            got, wanted = team.sum(getattr(ours[0], name).grad), getattr(whole, name).grad
+            assert (got - wanted).abs().max() <= wanted.abs().max() * (0.03 if autocast else 1e-5)
+        torch.testing.assert_close(ours[0].running_mean, whole.running_mean, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours[0].running_var, whole.running_var, rtol=1e-3, atol=1e-3)
+        assert ours.state_dict().keys() == {f"0.{name}" for name in whole.state_dict()}
+
+    together(2, function)
+
+
+def test_a_team_goes_on_after_an_interruption_as_if_nothing_had_been(tmp_path):
+    """Interrupted in the fifth of six steps: the same bits, dropout included, which is drawn anew in every step."""
+
+    def function(team):
+        def train_until(name, steps):
+            """Train; return the state and the steps' dropout masks."""
+            masks = []
+
+            def loss(network, batch):
+                if len(masks) == steps:
+                    raise KeyboardInterrupt
+                masks.append(network.module.layers[2](torch.ones(len(batch[0]), 8, 3)) == 0)
+                return squared(network, batch)
+
+            return train(tmp_path / name, loss, dropout=0.5, checkpoint_minutes=0.0), masks
+
+        whole, masks = train_until("whole", 6)
+        with pytest.raises(KeyboardInterrupt):
+            train_until("cut", 4)
+        team.wait()
+        found, masks_after = train_until("cut", 6)
+        assert all(torch.equal(found[name], whole[name]) for name in whole)
+        assert len(masks_after) == 2 and all(map(torch.equal, masks_after, masks[4:]))
+        torch.save([mask[:1] for mask in masks], tmp_path / f"masks-{team.rank}.pt")
+
+    together(2, function)
+    first, second = (torch.cat(torch.load(tmp_path / f"masks-{rank}.pt")) for rank in range(2))
+    assert len(first.unique(dim=0)) == 6 and not (first == second)[[0, 1, 3, 4]].flatten(1).all(1).any()
+    assert torch.equal(first[2], second[2])  # the stand-in of the single clip's step
+
+
+def test_an_error_in_one_process_ends_all(tmp_path):
+    """The folder is locked: the first process refuses, and torchrun ends the second one, which waits for it."""
+
+    def train_in_team():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in torchrun's processes; a forked one has inherited another
+        with joined(CPU):
+            train(tmp_path)
+
+    plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id="test", max_restarts=0)
+    with locked(tmp_path / ".lock"), pytest.raises(ChildFailedError) as error:
+        elastic_launch(plan, train_in_team)()
+    (failure,) = error.value.failures.values()
+    assert failure.local_rank == 0
+    assert not list(tmp_path.glob("*.pt"))

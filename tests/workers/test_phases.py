@@ -1,0 +1,141 @@
+"""--profile: phases that add up, in one process and over several, and nothing where nobody asked."""
+
+import re
+import shutil
+import threading
+import time
+
+import pytest
+from click.testing import CliRunner
+from joblib import Parallel, delayed
+
+from pipeline.cli.main import main
+from pipeline.config_file import to_toml
+from pipeline.stages import train_fusion
+from pipeline.workers import phases
+from pipeline.workers.prefetch import buffered
+from tests.helpers.tiny_data import caches, change
+
+
+@pytest.fixture
+def shown():
+    """What `taken` showed."""
+    return []
+
+
+def _table(text: str) -> dict[str, dict[str, float]]:
+    """Seconds by phase of each part of a report, and its total under ""."""
+    parts, found = {}, None
+    for line in text.splitlines()[1:]:
+        name, value = re.fullmatch(r" +(\S.*?) +(\d+\.\d+) s.*", line).groups()
+        if line.startswith("    "):
+            found[name] = float(value)
+        else:
+            found = parts.setdefault(name, {"": float(value)})
+    return parts
+
+
+def test_an_inner_phase_stops_the_outer_one(shown):
+    start = time.perf_counter()
+    with phases.taken(shown.append, "test"):
+        with phases.phase("network"):
+            time.sleep(0.2)
+            with phases.phase("write"):
+                time.sleep(0.1)
+            time.sleep(0.1)
+        time.sleep(0.15)
+    wall = time.perf_counter() - start
+    found = _table(shown[0])["all processes"]
+    assert found.keys() == {"", "network", "write", "other"}
+    assert 0.3 <= found["network"] < 0.3 + wall - 0.55 + 0.02 and found["write"] >= 0.1 and found["other"] >= 0.15
+    assert found[""] == pytest.approx(wall, abs=0.02)
+    assert sum(found.values()) == pytest.approx(2 * found[""], abs=0.03)
+
+
+def test_what_a_thread_does_ahead_is_apart(shown):
+    def items():
+        for number in range(3):
+            with phases.phase("decode"):
+                time.sleep(0.05)
+            yield number
+
+    with phases.taken(shown.append, "test"):
+        assert list(buffered(items())) == [0, 1, 2]
+    parts = _table(shown[0])
+    assert parts["meanwhile, ahead of them"]["decode"] >= 0.15
+    assert parts["all processes"].keys() == {"", "wait", "other"} and parts["all processes"]["wait"] >= 0.12
+
+
+def _encode() -> str:
+    with phases.phase("encode"):
+        time.sleep(0.2)
+    return "done"
+
+
+def test_workers_lend_what_they_measured(shown):
+    """Two processes of 0.2 seconds each are 0.4 seconds of encoding, and the parent's waiting counts nowhere."""
+    with phases.taken(shown.append, "test"):
+        pool = Parallel(n_jobs=2, return_as="generator")
+        for result, seconds in phases.each("idle", pool(delayed(phases.lent)(phases.owner(), _encode) for _ in "ab")):
+            assert result == "done"
+            phases.collect(seconds)
+    found = _table(shown[0])["all processes"]
+    assert 0.4 <= found["encode"] < 0.5 and "idle" not in found
+
+
+def test_off_means_off():
+    assert phases.phase("decode") is phases.phase("write") and phases.owner() is None
+    assert phases.lent(None, lambda: 3) == (3, {})
+    phases.collect({("decode", False): 1.0})  # a worker's, after the profile has ended
+
+
+def test_the_clocks_of_threads_do_not_meet(shown):
+    def other():
+        with phases.phase("resize"):
+            time.sleep(0.1)
+
+    with phases.taken(shown.append, "test"), phases.phase("network"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    parts = _table(shown[0])
+    assert parts["all processes"]["network"] >= 0.1 and parts["meanwhile, ahead of them"]["resize"] >= 0.1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stages_name_every_phase_and_write_the_same(trained, tiny_run, tmp_path, workers):
+    """Over processes, too; what is stored does not know of it."""
+    (tmp_path / "tiny.toml").write_text(to_toml(change(trained.config, workers=workers)))
+    wanted = {
+        "saliency": ({"network", "transfer", "encode", "write"}, {"decode", "resize"}),
+        "crops": ({"decode", "resize", "encode", "write"}, set()),
+        "train-fusion": ({"transfer", "network", "write", "wait"}, {"decode"}),
+        "evaluate": ({"transfer", "network", "wait"}, {"decode"}),
+    }
+    for command, (foreground, ahead) in wanted.items():
+        options = ["--config", str(tmp_path / "tiny.toml"), "--run", str(trained.path), "--profile"]
+        result = CliRunner().invoke(main, [command, *options])
+        assert result.exit_code == 0, result.output
+        report = result.stderr[result.stderr.index(f"where the time of {command} went") :]
+        parts = _table("\n".join(line for line in report.splitlines() if line.startswith(("where", "  "))))
+        assert foreground <= parts["all processes"].keys(), report
+        assert ahead <= parts.get("meanwhile, ahead of them", {}).keys(), report
+        for found in parts.values():
+            assert sum(found.values()) == pytest.approx(2 * found[""], abs=0.1)
+    assert caches(trained.path) == caches(tiny_run.path)
+
+
+def test_loader_processes_count_as_ahead(tiny_run, tmp_path, shown):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run, ignore=shutil.ignore_patterns("late*", "concat*"))
+    with phases.taken(shown.append, "test"):
+        train_fusion.run(change(tiny_run.config, fusion={"loader_workers": 1, "epochs": 1}), run, "late")
+    parts = _table(shown[0])
+    assert "decode" in parts["meanwhile, ahead of them"] and "decode" not in parts["all processes"]
+
+
+def test_a_stage_that_fails_still_says_where_its_time_went(shown, tmp_path):
+    with pytest.raises(FileNotFoundError), phases.taken(shown.append, "test"):
+        (tmp_path / "nothing").read_bytes()
+    assert shown
+    assert phases.owner() is None

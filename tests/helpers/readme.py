@@ -12,13 +12,10 @@ from pipeline.cli.main import main
 from pipeline.config_file import CONFIGS, load
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for path in ROOT.rglob("README.md")
-    if not any(part.startswith(".") or part == "runs" for part in path.relative_to(ROOT).parts)
-)
+FOLDERS = [folder for folder in ROOT.iterdir() if folder.is_dir() and folder.name[0] != "." and folder.name != "runs"]
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for top in FOLDERS for page in top.rglob("README.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-ELSEWHERE = ("dask", "eval", "rm", "tensorboard")  # programs of others
+ELSEWHERE = ("dask", "rm", "tensorboard")  # programs of others
 STARTS = ("make ", "python ", ".venv/bin/", "focused-attention ", "torchrun ", "pip ")
 
 
@@ -75,7 +72,7 @@ def check(command: str, own_videos: set[str]) -> None:
 
 def _check_make(words: list[str], own_videos: set[str]) -> None:
     """Put the values of the line into the recipes of its targets, and check what they call."""
-    recipes = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    recipes = dict(re.findall(r"^([a-z0-9-]+):.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text(), re.MULTILINE))
     given = dict(word.split("=", 1) for word in words if re.match("[A-Z]+=", word))
     assert given.keys() <= {"CONFIG", "RUN", "ARGS"}, words
     values = {"CONFIG": "miniature", "RUN": "runs/miniature", "ARGS": "", "BIN": ".venv/bin"} | given
@@ -98,12 +95,12 @@ def _check_module(module: str, words: list[str], own_videos: set[str]) -> None:
         return
     assert module.split(".")[0] in ("pipeline", "benchmarks"), module
     if module == "pipeline":
-        command, words = (main, words) if words[0].startswith("-") else (main.commands[words[0]], words[1:])
+        command, words = (main.commands[words[0]], words[1:]) if words and words[0][0] != "-" else (main, words)
     else:
         command = importlib.import_module("benchmarks.__main__" if module == "benchmarks" else module).main
     try:
         given = command.make_context(module, list(words)).params
-    except click.exceptions.Exit:  # --help
+    except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError):  # --help, or the bare group
         return
     if config := given.get("config_name"):
         known = (CONFIGS / f"{config}.toml").exists()

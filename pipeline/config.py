@@ -9,9 +9,10 @@ Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"] 
 Policy = Literal[Objective, "random", "center"]  # where to cut; an objective reads its saliency map
 Focus = Literal[Policy, "repeat"]  # "repeat": the second volume is V_in again
 Pixels = Literal["source", "input"]
-Fusion = Literal["late", "concat"]
+FusionKind = Literal["late", "concat"]
+SaliencyFrom = Literal["base", "current"]  # whose gradient: Base's, or that of the network being trained
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
-PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
+PIXELS, FUSIONS = get_args(Pixels), get_args(FusionKind)
 
 # of Training: these change no number, so no key holds them
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")

@@ -44,7 +44,7 @@ def _prepare(config, run_dir: Path, eval_ids: str = "", max_skipped: float | Non
         data = replace(data, max_skipped=max_skipped)
     config = replace(config, data=data)
     if data.format == "miniature":
-        generate.generate(config)
+        generate.generate(data, config.workers)
     return stage.run(config, run_dir, **options)
 
 

@@ -1,4 +1,4 @@
-"""How to add an objective, a backbone, a metric, an annotation format: the READMEs' edits, made in a copy, work."""
+"""How to add an objective, a backbone, a metric, an annotation format: the READMEs' edits, made in a copy, work, in each page that has them."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import cache
-from tests.helpers.readme import ROOT, blocks, text_of
+from tests.helpers.readme import PAGES, ROOT, blocks, text_of
 
 CALL = """
 import json, pathlib, sys
@@ -60,6 +60,16 @@ def call(code: Path, run: Path, *commands: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(text_of(page), "diff")])
+def test_every_edit_of_a_page_can_be_made(code, page):
+    for text in blocks(text_of(page), "diff"):
+        for room in ("cache", "models", "pipeline"):  # each starts from the code as it is
+            shutil.copytree(ROOT / room, code / room, dirs_exist_ok=True)
+        edit(code, text)
+        for name in re.findall(r"^# (\S+)$", text, re.MULTILINE):
+            compile((code / name).read_text(), name, "exec")
 
 
 def test_an_objective(code, trained):

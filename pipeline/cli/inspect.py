@@ -5,11 +5,10 @@ from pathlib import Path
 
 import click
 
+from cache.layout import PRODUCTS, TABLES
 from pipeline.cli.options import stage_options
 
-NAMES = ("stores", "index", "classes", "videos", "skipped")  # cache.summary.TABLES, which would need pandas here
-PRODUCTS = ("base", "maps", "boxes", "context", "crops")
-# What fits beside each other on a terminal; a file gets every column.
+# The columns that are printed, few enough for a terminal; a file gets all of them.
 SHOWN = {
     "stores": ["product", "name", "part", "units_done", "units", "rows_done", "bytes"],
     "index": [
@@ -26,7 +25,7 @@ SHOWN = {
 @click.command()
 @stage_options
 @click.option(
-    "--table", type=click.Choice(NAMES), default=None, help="Which table.  [default: stores; for --out index]"
+    "--table", type=click.Choice(TABLES), default=None, help="Which table.  [default: stores; for --out index]"
 )
 @click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="Print so many rows of it.")
 @click.option("--out", default=None, metavar="FILE", help="Write the whole table as .csv or .parquet.")

@@ -1,4 +1,4 @@
-"""`plan`: what every stage will take, before anything runs; as a table, as JSON, or as job scripts for Slurm."""
+"""The commands before a long run: `plan` estimates what every stage will take, `doctor` looks for problems."""
 
 import json
 import sys
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import EXIT_REFUSED, EXIT_STORAGE, stage_options
+from pipeline.cli import stages
+from pipeline.cli.options import stage_options
+from pipeline.errors import EXIT_REFUSED, EXIT_STORAGE
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
-STAGES = ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate")
+STAGES = tuple(command.name for command in stages.COMMANDS)
 
 
 def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import EXIT_DAMAGED, run_option
+from pipeline.cli.options import run_option
+from pipeline.errors import EXIT_DAMAGED
 
 
 @click.command()

@@ -16,9 +16,8 @@ from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
 READER = TypeAdapter(Annotated[Config, AfterValidator(check_together)])
-# keys by section; those outside any section are under ""
-SECTIONS = {name: list(get_type_hints(kind)) for name, kind in get_type_hints(Config).items() if is_dataclass(kind)}
-SECTIONS[""] = list(get_type_hints(Config))
+KEYS = get_type_hints(Config)
+SECTIONS = {name: list(get_type_hints(kind)) for name, kind in KEYS.items() if is_dataclass(kind)}
 # by pydantic's name of the error
 EXPECTED = {
     **{"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"},
@@ -85,14 +84,14 @@ def _mistakes(errors: list[ErrorDetails]) -> list[str]:
     """One sentence for each unknown setting and each wrong value."""
     mistakes, expected = [], {}
     for error in errors:
-        place = error["loc"]
-        setting = ".".join(place[: 2 if place and place[0] in SECTIONS else 1])
         if error["type"] == "value_error":  # raised by `check_together`
-            mistakes.append(str(error["ctx"]["error"]))
-        elif error["type"] == "unexpected_keyword_argument":
-            mistakes.append(f"unknown setting {setting}{_hint(setting)}")
+            return [str(error["ctx"]["error"])]
+        first, *inner = error["loc"]  # inner: the key, and then the item of a list or the type of a union
+        section, key = (f"{first}.", inner[0]) if first in SECTIONS and inner else ("", first)
+        if error["type"] == "unexpected_keyword_argument":
+            mistakes.append(f"unknown setting {section}{key}{_hint(section, key)}")
         else:  # a value that fits none of several types has an error for each of them
-            expected.setdefault((setting, repr(error["input"])), []).append(_expected(error))
+            expected.setdefault((section + key, repr(error["input"])), []).append(_expected(error))
     for (setting, value), words in expected.items():
         mistakes.append(f"{setting}: expected {' or '.join(words)}, got {value}")
     return mistakes
@@ -105,12 +104,12 @@ def _expected(error: ErrorDetails) -> str:
     return EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
 
 
-def _hint(setting: str) -> str:
+def _hint(section: str, key: str) -> str:
     """The nearest name of the same section, or the section where such a name belongs, or all names."""
-    section, dot, key = setting.rpartition(".")
-    if near := difflib.get_close_matches(key, SECTIONS[section], n=1):
-        return f"; did you mean {section}{dot}{near[0]}?"
-    everywhere = [f"{name}.{own}" for name, keys in SECTIONS.items() if name for own in keys]
-    near = [name for name in everywhere if name.split(".")[1] == key]
-    near = near or difflib.get_close_matches(setting, everywhere, n=1)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(SECTIONS[section])}"
+    known = SECTIONS[section[:-1]] if section else list(KEYS)
+    if near := difflib.get_close_matches(key, known, n=1):
+        return f"; did you mean {section}{near[0]}?"
+    everywhere = {f"{name}.{own}": own for name, keys in SECTIONS.items() for own in keys}
+    near = [name for name, own in everywhere.items() if own == key]
+    near = near or difflib.get_close_matches(section + key, everywhere, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"

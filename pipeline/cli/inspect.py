@@ -48,7 +48,7 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
 
 
 def _chosen(use: tuple[str, ...]) -> dict[str, str]:
-    """Keyword arguments of `cache.open` from PRODUCT=NAME."""
+    """Parse PRODUCT=NAME into keyword arguments of `cache.open`."""
     chosen = {}
     for text in use:
         product, equals, name = text.partition("=")
@@ -61,7 +61,7 @@ def _chosen(use: tuple[str, ...]) -> dict[str, str]:
 
 
 def _print(table, columns: list[str] | None, rows: int) -> None:
-    """The first rows, as many columns beside each other as the terminal takes."""
+    """Print the first rows, in lines as wide as the terminal."""
     shown = table[columns] if columns else table
     if len(shown):
         width = shutil.get_terminal_size((160, 24)).columns
@@ -74,7 +74,7 @@ def _print(table, columns: list[str] | None, rows: int) -> None:
 
 
 def _cell(value) -> str:
-    """Missing values of every type as a dash."""
+    """A value as text; a dash for missing values of every type."""
     if str(value) in ("nan", "<NA>"):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -84,7 +84,7 @@ def profile_option(command: Callable) -> Callable:
 
 
 def parse_share(context, parameter, text: str):
-    """A callback of --part: "2/4" is the second of four shares of all units."""
+    """Parse --part: "2/4" is the second of four shares of all units."""
     from pipeline.run.units import Share
 
     number, _, of = text.partition("/")
@@ -110,7 +110,7 @@ def engine_options(command: Callable) -> Callable:
         type=click.Choice(BACKENDS),
         default="loky",
         show_default=True,
-        help="Who works: processes here, or a cluster's workers.",
+        help="Processes of this machine, or the workers of a cluster.",
     )
     @click.option(
         "--scheduler", default="", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file."
@@ -129,7 +129,11 @@ def engine_options(command: Callable) -> Callable:
 
 
 def with_devices(config, engine, text: str):
-    """Config and engine that compute on the devices of --devices."""
+    """Put the devices of --devices into the engine; the CPU alone goes into the config.
+
+    Raises:
+        click.UsageError: `text` is no list of devices, or the engine takes none.
+    """
     from pipeline.workers.engines import parse_devices
 
     try:
@@ -146,25 +150,25 @@ def with_devices(config, engine, text: str):
 def online_options(command: Callable) -> Callable:
     """--online and --saliency-from, which become `online`: whose saliency, or None for training from the caches."""
 
-    @click.option("--online", is_flag=True, help="Decode, look and cut in the training loop; reads no cache.")
+    @click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
     @click.option(
         "--saliency-from",
         type=click.Choice(SALIENCY_FROM),
         default="base",
         show_default=True,
-        help="With --online: who looks, Base or the network being trained.",
+        help="With --online: saliency of Base, or of the network being trained.",
     )
     @functools.wraps(command)
     def wrapped(*args, online: bool, saliency_from: str, **options) -> None:
         if saliency_from != "base" and not online:
-            raise click.UsageError("--saliency-from says who looks in the training loop; it needs --online")
+            raise click.UsageError("--saliency-from chooses the network of --online; give both")
         command(*args, online=saliency_from if online else None, **options)
 
     return wrapped
 
 
 def caches_option(command: Callable) -> Callable:
-    """--caches, which becomes a local folder: the one that is named, or a mirror of the URL."""
+    """--caches, which becomes a local folder, the given one or a mirror of the given URL; None without the option."""
 
     @click.option("--caches", default="", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
     @functools.wraps(command)

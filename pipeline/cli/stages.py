@@ -26,7 +26,7 @@ from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES
 @click.option("--max-skipped", type=float, default=None, help="Plan nothing where a larger share of videos fails.")
 @engine_options
 def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: float | None, engine) -> None:
-    """Probe all videos, fix every row of the run.
+    """Decode all videos once and plan every clip of the run.
 
     Writes videos.csv, skipped.csv, labels.csv and plan/. With the miniature config the videos are generated first.
     """
@@ -50,7 +50,7 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: flo
 @click.option("--init", default=None, metavar="FILE", help="Weights to start from (base.init).")
 @click.option("--new-head", is_flag=True, help="Leave the classifier of these weights out (base.new_head).")
 def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
-    """Fine-tune the network that says where to look (Charades-Base)."""
+    """Fine-tune Base, the network whose saliency says where to cut (the paper's Charades-Base)."""
     from pipeline.stages import train_base as stage
 
     base = replace(config.base, init=init or config.base.init, new_head=new_head or config.base.new_head)
@@ -62,7 +62,7 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 @profile_option
 @click.option("--workers", type=int, default=None, help="Processes of this machine on the CPU (workers).")
 @click.option("--devices", default="", metavar="0,1|cpu", help="GPUs, one process each, on every machine; or the CPU.")
-@click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which looks at labels, on evaluation videos.")
+@click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which needs labels, on evaluation videos.")
 @unit_options
 @engine_options
 def saliency(config, run_dir: Path, workers: int | None, devices: str, use_labels: bool, engine, **options) -> None:
@@ -108,7 +108,7 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
 )
 @click.option("--boxes", type=click.Choice(FOCI), default="entropy", show_default=True, help="repeat = V_in again.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="As given to crops.")
-@click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs after which the network looks anew.")
+@click.option("--refresh-every", "every", type=click.IntRange(1), help="Make the caches anew every so many epochs.")
 @online_options
 @caches_option
 def train_fusion(
@@ -116,10 +116,11 @@ def train_fusion(
 ) -> None:
     """Stage 3: late fusion and temporal concatenation, trained from the caches.
 
-    With --online as the paper did it; with --refresh-every the caches follow the network.
+    With --online nothing is cached, as in the paper; with --refresh-every the caches are made anew with the network as
+    it is by then.
     """
     if online and every:
-        raise click.UsageError("--online looks anew in every step; --refresh-every is for training from the caches")
+        raise click.UsageError("--online reads no cache; --refresh-every is for training from the caches")
     if caches and (online or every):
         raise click.UsageError("--caches is for training from caches that stay as they are")
     if online:

@@ -1,4 +1,4 @@
-"""Which of torchrun's processes this is; imports nothing, so that --help stays quick."""
+"""Which of torchrun's processes this is. Does not import torch, so that --help stays quick."""
 
 import os
 

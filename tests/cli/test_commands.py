@@ -1,5 +1,6 @@
 """The command line: help everywhere, exit codes, errors in one line that say what to do."""
 
+import errno
 import re
 import shutil
 import subprocess
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from cache.errors import DamagedError, StaleCacheError, StorageError
 from cache.sealed import read_sealed, seal
+from models.checkpoint import WeightsError
 from pipeline.cli.main import main
+from pipeline.cli.options import run_option
 from pipeline.config_file import load, to_toml
+from pipeline.errors import AnnotationError, ConfigError, StageError, VideoTruncated
 from tests.helpers.tiny_data import change
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +77,38 @@ def test_python_m_pipeline():
     assert done.returncode == 0 and "Commands:" in done.stdout
     done = subprocess.run([sys.executable, "-m", "pipeline", "salience"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "salience" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        *((kind("words"), 4) for kind in (StageError, ConfigError, AnnotationError, VideoTruncated, WeightsError)),
+        *((DamagedError("words"), 4), (StorageError("words"), 5), (StaleCacheError("words"), 6)),
+        *(
+            (OSError(number, "words"), 5)
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+        ),
+    ],
+)
+def test_errors_have_exit_codes(error, code):
+    @click.command()
+    @run_option
+    def fails(run_dir):
+        raise error
+
+    result = CliRunner().invoke(fails, [])
+    name = "StorageError" if isinstance(error, OSError) else type(error).__name__
+    assert result.exit_code == code and result.output == f"error: {name}: {error}\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("words"), FileNotFoundError(errno.ENOENT, "words"), KeyError("words")])
+def test_errors_that_are_bugs_come_through(error):
+    @click.command()
+    @run_option
+    def fails(run_dir):
+        raise error
+
+    assert CliRunner().invoke(fails, []).exception is error
 
 
 @pytest.mark.parametrize(

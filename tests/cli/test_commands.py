@@ -83,6 +83,7 @@ def test_python_m_pipeline():
     ("error", "code"),
     [
         *((kind("words"), 4) for kind in (StageError, ConfigError, AnnotationError, VideoTruncated, WeightsError)),
+        (OSError(errno.ENOSPC, "words"), 5),
         *((DamagedError("words"), 4), (StorageError("words"), 5), (StaleCacheError("words"), 6)),
         *(
             (OSError(number, "words"), 5)
@@ -144,6 +145,18 @@ def test_demo_runs_everything(tiny_copy):
     code, output = call("demo", "--config", config_file(tiny_copy), "--run", tiny_copy.path)
     assert code == 0 and output.count("wrote ") == 7
     assert "late-entropy-source" in output and str(tiny_copy.path / "results.csv") in output
+
+
+def test_training_on_the_fly(tiny_copy):
+    """A model that learned from its own saliency gets the caches of its evaluation clips at once."""
+    common = ("train-fusion", "--config", config_file(tiny_copy), "--run", tiny_copy.path, "--fusion", "concat")
+    for wrong in (("--online", "--refresh-every", "1"), ("--saliency-from", "current"), ("--online", "--caches", "x")):
+        assert call(*common, *wrong)[0] == 2
+    for saliency_from in ("base", "current"):
+        code, output = call(*common, "--online", "--saliency-from", saliency_from)
+        (model,) = tiny_copy.path.glob(f"models/concat-entropy-source-online-{saliency_from}-*")
+        assert code == 0 and output.count("wrote ") == 1 and str(model) in output
+        assert (model / "generation-eval").exists() == (saliency_from == "current")
 
 
 def test_inspect_writes_the_index(tiny_copy, tmp_path):

@@ -9,11 +9,11 @@ Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"] 
 Policy = Literal[Objective, "random", "center"]  # where to cut; an objective reads its saliency map
 Focus = Literal[Policy, "repeat"]  # "repeat": the second volume is V_in again
 Pixels = Literal["source", "input"]  # cut the focused volume from the source video, or enlarge V_in
-FusionKind = Literal["late", "concat"]
+Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
-PIXELS, FUSIONS = get_args(Pixels), get_args(FusionKind)
+PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 SALIENCY_FROM, BACKENDS = get_args(SaliencyFrom), get_args(Backend)
 
 # settings of Training that change no result; the keys of trained models leave them out

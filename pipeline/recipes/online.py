@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import Config, Focus, FusionKind, Pixels, SaliencyFrom
+from pipeline.config import Config, Focus, Fusion, Pixels, SaliencyFrom
 from pipeline.recipes.refresh import evaluation_boxes
 from pipeline.run.folder import Workspace
 from pipeline.run.outcome import Outcome
@@ -15,7 +15,7 @@ from pipeline.workers.rank import is_first_process
 def run(
     config: Config,
     run_dir: Path,
-    fusions: Iterable[FusionKind],
+    fusions: Iterable[Fusion],
     focus: Focus,
     pixels: Pixels,
     saliency_from: SaliencyFrom,

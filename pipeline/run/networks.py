@@ -17,7 +17,7 @@ from cache.remote.fetch import fetch_vouched
 from cache.sealed import read_vouched, write_vouched
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
-from pipeline.config import NO_NUMBERS, Config, Focus, FusionKind, Pixels, clip_settings
+from pipeline.config import NO_NUMBERS, Config, Focus, Fusion, Pixels, clip_settings
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, files_sha256
 from pipeline.run.outcome import Outcome
@@ -142,7 +142,7 @@ class Variant(NamedTuple):
         pixels: of the second volume: cut from the "source", or enlarged from the "input" (the paper's "upscaled").
     """
 
-    fusion: FusionKind = "late"
+    fusion: Fusion = "late"
     boxes: Focus = "entropy"
     pixels: Pixels = "source"
 

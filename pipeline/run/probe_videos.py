@@ -47,7 +47,7 @@ def probe_all(
 
 
 def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
-    """Yield what `_probe_one` says of every video, in any order: from threads of this process, or blocks of a cluster."""
+    """Yield what `_probe_one` says of every video, in any order, from threads of this process or tasks of a cluster."""
     jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
     if engine.is_here:
         with _prober(config) as prober:
@@ -83,5 +83,5 @@ def _prober(config: Config) -> Prober:
 
 
 def _probe_one(config: Config, prober: Prober, video_id: str, sha256: str) -> tuple[str, dict | tuple[str, str]]:
-    """Return the id and what `probe_row` says. A file with this SHA-256 is not decoded: only the SHA-256 is returned."""
+    """Return the id and what `probe_row` says; of a file with this SHA-256 nothing but the SHA-256."""
     return video_id, probe_row(config, prober, video_id, {"sha256": sha256} if sha256 else None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Config, Focus, FusionKind, Pixels
+from pipeline.config import Config, Focus, Fusion, Pixels
 from pipeline.errors import StageError
 from pipeline.run import networks
 from pipeline.run.networks import Variant, build_base, model_folder, write_model
@@ -23,7 +23,7 @@ from pipeline.workers.distributed import joined
 def run(
     config: Config,
     run_dir: Path,
-    fusion: FusionKind = "late",
+    fusion: Fusion = "late",
     focus: Focus = "entropy",
     pixels: Pixels = "source",
     caches: Path | None = None,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import OBJECTIVES, Config, Focus, FusionKind, Pixels, SaliencyFrom, clip_settings
+from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings
 from pipeline.errors import StageError
 from pipeline.run import networks
 from pipeline.run.folder import RunFolder, open_folder
@@ -27,7 +27,7 @@ from pipeline.workers.distributed import joined
 def run(
     config: Config,
     run_dir: Path,
-    fusion: FusionKind = "late",
+    fusion: Fusion = "late",
     focus: Focus = "entropy",
     pixels: Pixels = "source",
     saliency_from: SaliencyFrom = "base",

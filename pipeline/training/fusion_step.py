@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from models.fusion import concat_targets, concat_time, late_fusion
 from models.i3d import as_input
 from models.losses import charades_loss
-from pipeline.config import Fusion, FusionKind
+from pipeline.config import Fusion, FusionTraining
 
 
 class FusionBatch(NamedTuple):
@@ -26,9 +26,7 @@ class FusionBatch(NamedTuple):
     frame_targets: Tensor
 
 
-def fusion_logits(
-    network: nn.Module, batch: FusionBatch, fusion: FusionKind, fuse: Literal["logits", "scores"]
-) -> Tensor:
+def fusion_logits(network: nn.Module, batch: FusionBatch, fusion: Fusion, fuse: Literal["logits", "scores"]) -> Tensor:
     """Return the fused logits, float32 (B, T_out, C); twice as many time steps with concatenation (paper 4.3)."""
     if fusion == "late":
         return late_fusion(batch.first_look, network(as_input(batch.focused, batch.focused.device)).float(), fuse)
@@ -36,7 +34,7 @@ def fusion_logits(
     return network(as_input(volumes, volumes.device)).float()
 
 
-def fusion_loss(network: nn.Module, batch: FusionBatch, fusion: FusionKind, recipe: Fusion) -> Tensor:
+def fusion_loss(network: nn.Module, batch: FusionBatch, fusion: Fusion, recipe: FusionTraining) -> Tensor:
     """Return the training loss of paper 5.2 on the fused logits; a concatenated clip has its frame labels twice."""
     frame_targets = concat_targets(batch.frame_targets) if fusion == "concat" else batch.frame_targets
     logits = fusion_logits(network, batch, fusion, recipe.fuse)

@@ -1,4 +1,4 @@
-"""How to add an objective, a backbone, a metric, an annotation format: the READMEs' edits, made in a copy, work, in each page that has them."""
+"""How to add an objective, a backbone, a metric, an annotation format: the edits of the READMEs, made in a copy, work."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How to add an objective, a backbone, a metric, an annotation format: the edits of the READMEs, made in a copy, work."""
+"""How to add an objective, a backbone, a metric, an annotation format: the edits that READMEs show, made in a copy."""
 
 import json
 import os

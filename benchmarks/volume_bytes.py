@@ -9,7 +9,9 @@ SHARE, DECIBELS = 0.12, 37.0
 def measure() -> Result:
     with stored() as volumes:
         product = volumes.store.product
-        size = sum(file["bytes"] for unit in range(volumes.part.num_units) for file in product.vouch(unit)["files"])
+        size = sum(
+            file["bytes"] for unit in range(volumes.part.num_units) for file in product.checked_record(unit)["files"]
+        )
         exact = volumes.cut()
         quality = decibels(volumes.read(), exact)
         source = volumes.source()

@@ -1,6 +1,7 @@
-"""A record that vouches for the files beside it: how a trained network and a result are kept, outside the products.
+"""Sealed JSON, which carries a checksum of itself, and records: sealed JSON that names files with size and SHA-256.
 
-The files come first, then the sealed JSON that says what they are and names them with size and SHA-256.
+A trained network and a result are each kept as files and a record beside them, which is written last. The commit
+records of the products are sealed as well, see `cache.stores.product_folder`.
 """
 
 import hashlib
@@ -12,12 +13,12 @@ from cache.errors import DamagedError
 from cache.fingerprint import canonical
 
 
-def write_vouched(record: Path, facts: dict, files: dict[str, bytes]) -> None:
-    """Write files into the record's folder, and the record last.
+def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
+    """Write files, and then the record that names them.
 
     Args:
-        record: where the record belongs.
-        facts: plain JSON for people and stages.
+        record: path of the record; the files go into its folder.
+        facts: plain JSON, kept in the record.
         files: content by name.
     """
     for name, data in files.items():
@@ -28,9 +29,11 @@ def write_vouched(record: Path, facts: dict, files: dict[str, bytes]) -> None:
     write_file(record, seal(facts | {"files": entries}))
 
 
-def read_vouched(record: Path, *names: str) -> dict:
-    """The facts of a record, which must hold these names. Says nothing about the files, see `read_file`.
+def read_record(record: Path, *names: str) -> dict:
+    """The facts of a record; its files are not looked at, `read_recorded_file` does that.
 
+    Args:
+        names: fields that the record must have.
     Raises:
         DamagedError: as `read_sealed`.
     """
@@ -39,11 +42,11 @@ def read_vouched(record: Path, *names: str) -> dict:
     return facts
 
 
-def read_file(record: Path, name: str) -> bytes:
+def read_recorded_file(record: Path, name: str) -> bytes:
     """The content of a file that the record names.
 
     Raises:
-        DamagedError: it is missing, or not what was written.
+        DamagedError: the file is missing, or is not what was written.
     """
     known = {file["name"]: file["sha256"] for file in read_sealed(record, "files")["files"]}
     path = record.parent / name
@@ -59,14 +62,16 @@ def read_file(record: Path, name: str) -> bytes:
 
 
 def seal(content: dict) -> bytes:
-    """JSON text that vouches for itself: its field sha256 is that of all others in canonical form."""
-    text = json.dumps(_sealed(content), indent=1, sort_keys=True, allow_nan=False)
-    return f"{text}\n".encode()
+    """JSON text with a field sha256: the checksum of all other fields in canonical form."""
+    sealed = content | {"sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}
+    return f"{json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)}\n".encode()
 
 
 def read_sealed(path: Path, *names: str) -> dict:
-    """What `seal` wrote, without its checksum.
+    """Read what `seal` made, without its checksum.
 
+    Args:
+        names: fields that it must have.
     Raises:
         DamagedError: the file is missing, differs from what was written in any bit, or lacks one of the fields.
     """
@@ -78,19 +83,15 @@ def read_sealed(path: Path, *names: str) -> dict:
 
 
 def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:
-    """As `read_sealed`, of bytes that are at path."""
+    """As `read_sealed`, for the bytes of a file; the path is for messages."""
     try:
         content = json.loads(data)
         if not isinstance(content, dict) or not set(names) <= content.keys():
             raise DamagedError(f"{path} lacks one of {', '.join(names)}")
         content.pop("sha256", None)
         whole = data == seal(content)
-    except (ValueError, RecursionError) as error:  # seal refuses what no JSON of ours holds, such as NaN
+    except (ValueError, RecursionError) as error:  # `seal` refuses what it never writes, such as NaN
         raise DamagedError(f"{path}: {error}") from error
     if not whole:
         raise DamagedError(f"{path} is not what was written: its checksum does not fit")
     return content
-
-
-def _sealed(content: dict) -> dict:
-    return content | {"sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}

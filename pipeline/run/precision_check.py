@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache.geometry import Box
+from cache.geometry import iou
 from models.box_search import best_box, quantise
 from models.i3d import as_input
 from models.objectives import saliency_maps
@@ -67,19 +67,11 @@ def box_agreement(
         known = targets if "cross_entropy" in config.saliency.objectives else None
         _, maps = saliency_maps(network, video, config.saliency.objectives, one, known)
         found.append([_box(values, config) for batch in maps.values() for values in batch.float().cpu().numpy()])
-    overlaps = [overlap(exact, rough) for exact, rough in zip(*found, strict=True)]
-    equal = sum(exact == rough for exact, rough in zip(*found, strict=True))
-    return Agreement(len(overlaps), equal, float(np.mean(overlaps)))
+    exact, rough = map(np.array, found)
+    return Agreement(len(exact), int((exact == rough).all(1).sum()), float(iou(exact, rough).mean()))
 
 
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    height = max(0, min(a.bottom, b.bottom) - max(a.top, b.top))
-    width = max(0, min(a.right, b.right) - max(a.left, b.left))
-    return height * width / (a.height * a.width + b.height * b.width - height * width)
-
-
-def _box(values: np.ndarray, config: Config) -> Box:
+def _box(values: np.ndarray, config: Config) -> tuple[int, int, int, int]:
     side = config.saliency.box_side
     top, left, _ = best_box(quantise(values)[0], side, side)
-    return Box(top, left, side, side)
+    return top, left, side, side

@@ -57,7 +57,7 @@ def _do_unit(
         box_source = np.zeros((len(rows), 4), np.int32)
         share = np.full(len(rows), np.nan, np.float32)
         maps = open_maps(workspace, part, base.sha256, policy) if policy in OBJECTIVES else None
-        skipped = maps.product.vouch(unit)["skipped"] if maps else []
+        skipped = maps.product.checked_record(unit)["skipped"] if maps else []
         failed = {entry["video_id"] for entry in skipped}
         done = [local for local, row in enumerate(rows) if part.video_ids[row] not in failed]
         codes = maps.read_rows("codes", np.array([rows[local] for local in done])) if maps else [None] * len(done)

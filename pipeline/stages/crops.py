@@ -84,7 +84,7 @@ def run(
         for store in _stores(workspace, part, policies, pixels, context).values():
             skipped |= skipped_videos(store)
             units = set(range(part.num_units)) - set(store.product.todo())
-            size += sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
+            size += sum(file["bytes"] for unit in units for file in store.product.checked_record(unit)["files"])
     names = ", ".join((*["context"] * context, *policies))
     summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
     return Outcome(run_dir / "crops", summary, len(skipped))
@@ -202,11 +202,11 @@ def _seen(workspace: Workspace, part: Part, unit: int, policies: tuple[Policy, .
         values = _by_row(open_boxes(workspace, part, base.sha256, policy), unit, "box_input")
         boxes[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
     store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
-    return _Seen(boxes, _by_row(store, unit, "frame_crc") if store.product.done(unit) else None)
+    return _Seen(boxes, _by_row(store, unit, "frame_crc") if store.product.is_done(unit) else None)
 
 
 def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
     """An array of a unit by row, without the videos that its record names as left out."""
-    failed = {entry["video_id"] for entry in store.product.vouch(unit)["skipped"]}
+    failed = {entry["video_id"] for entry in store.product.checked_record(unit)["skipped"]}
     rows = [row for row in store.part.unit_rows(unit) if store.part.video_ids[row] not in failed]
     return dict(zip(rows, store.read_rows(array, np.array(rows, np.int64)), strict=True))

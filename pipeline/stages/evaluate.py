@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cache.fingerprint import fingerprint
-from cache.sealed import write_vouched
+from cache.sealed import write_record
 from pipeline.config import Config, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
@@ -173,7 +173,7 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
     path.parent.mkdir(exist_ok=True)
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
-    write_vouched(path, finite, files)
+    write_record(path, finite, files)
 
 
 def boxes_on_target(workspace: Workspace, base: BaseWeights, policy: Policy) -> float:

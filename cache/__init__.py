@@ -16,6 +16,6 @@ def open(run_dir, *, base=None, maps=None, boxes=None, context=None, crops=None)
         CacheError: the folder has no plan or stale or damaged files, or a choice fits no store or several, which the
             message then lists, or the URL cannot be read.
     """
-    from cache.reader import open_run  # `import cache` alone is quick: pandas and zarr load when a run is opened
+    from cache.reader import Run  # `import cache` alone is quick: pandas and zarr load when a run is opened
 
-    return open_run(run_dir, base=base, maps=maps, boxes=boxes, context=context, crops=crops)
+    return Run(run_dir, {"base": base, "maps": maps, "boxes": boxes, "context": context, "crops": crops})

@@ -62,13 +62,13 @@ class Store:
 
     @property
     def name(self) -> str:
-        """Objective of maps, policy of boxes, POLICY/PIXELS of crops, else the product. Several stores may share a name."""
+        """Objective of maps, policy of boxes, POLICY/PIXELS of crops, else the product; not always unique."""
         settings = self.lineage.get("boxes" if self.product == "crops" else self.product, {})
         name = settings.get("objective") or settings.get("policy") or self.product
         return f"{name}/{self.lineage['crops']['pixels']}" if self.product == "crops" else name
 
     def answers(self, selector: str) -> bool:
-        """Whether a selector names this store: its name, the name before the "/", or 6 first digits of a fingerprint or key."""
+        """Whether a selector means this store: its name, that up to "/", or 6 first digits of a fingerprint or key."""
         keys = [fingerprint(self.lineage[self.product]), *(one.key for one in self.directories.values())]
         keys += [fingerprint(one.settings) for one in self.directories.values()]
         if selector in (self.name, self.name.split("/")[0]):

@@ -2,6 +2,7 @@
 
 A file is written under a temporary name, fsynced and renamed (or linked, where exactly one writer may win); then its
 directory is fsynced. Both stores, the plan and the checkpoints of training write through this module alone.
+All functions raise StorageError where the file system refuses.
 """
 
 import fcntl
@@ -47,23 +48,13 @@ def make_durable(files: list[Path], root: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write or replace a file: readers, kills and power cuts leave the old content or the new, never a mixture.
-
-    Raises:
-        StorageError: the file system refuses.
-    """
+    """Write or replace a file: after a kill or a power cut it has the old content or the new, never a mixture."""
     with storage_errors(path), _temporary(path, data) as temporary:
         os.replace(temporary, path)
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Create a file if it is absent; of several processes exactly one does.
-
-    Returns:
-        whether this call created it.
-    Raises:
-        StorageError: the file system refuses.
-    """
+    """Create a file if it is absent; return whether this call did. Of several processes exactly one does."""
     with storage_errors(path), _temporary(path, data) as temporary:
         try:
             os.link(temporary, path)
@@ -97,8 +88,6 @@ def locked(path: Path, wait: bool = False, shared: bool = False, sign: bool = Fa
         sign: write into the file who holds it, see `holder`.
     Yields:
         whether the lock is held: False without `wait` where another process has it.
-    Raises:
-        StorageError: the file system refuses.
     """
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -13,7 +13,7 @@ from cache.commit import storage_errors, write_file, write_once
 from cache.errors import StorageError
 
 log = logging.getLogger(__name__)
-MOUNTS = Path("/proc/self/mounts")
+MOUNTS = Path("/proc/self/mounts")  # a line a mount: device, place, kind, options
 LOCAL_LOCKS = {  # kind of file system -> mount options with which flock does not reach other machines
     "nfs": {"nolock", "local_lock=all", "local_lock=flock"},
     "nfs4": {"nolock", "local_lock=all", "local_lock=flock"},
@@ -98,7 +98,7 @@ class Mount:
     options: frozenset[str]
 
 
-def check_locks(folder: Path, cluster: bool, mounts: Path | None = None) -> None:
+def check_locks(folder: Path, cluster: bool) -> None:
     """Warn, or raise before a cluster starts, where the locks in a folder do not reach other machines.
 
     Two machines could then do the same unit at once. Each file would still be whole, but two GPUs may differ in the
@@ -107,11 +107,10 @@ def check_locks(folder: Path, cluster: bool, mounts: Path | None = None) -> None
     Args:
         folder: the run folder.
         cluster: whether workers on other machines will do units.
-        mounts: a table of mounts instead of this machine's.
     Raises:
         StorageError: with a cluster, where locks do not reach other machines.
     """
-    mount = mount_of(folder, mounts)
+    mount = mount_of(folder)
     if mount is None:
         return
     if reasons := LOCAL_LOCKS.get(mount.kind, set()) & mount.options:
@@ -127,10 +126,10 @@ def check_locks(folder: Path, cluster: bool, mounts: Path | None = None) -> None
         )
 
 
-def mount_of(folder: Path, mounts: Path | None = None) -> Mount | None:
-    """The mount that a folder is on, the last one where several share a place; None where there is no table of mounts."""
+def mount_of(folder: Path) -> Mount | None:
+    """The mount that a folder is on, the last of several on one place; None where MOUNTS cannot be read."""
     try:
-        lines = (mounts or MOUNTS).read_text().splitlines()
+        lines = MOUNTS.read_text().splitlines()
     except OSError:
         return None
     folder, found = folder.resolve(), None

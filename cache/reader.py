@@ -9,7 +9,7 @@ import pandas as pd
 
 from cache.catalog import Store, find_stores
 from cache.errors import NoStoreError, NotDoneError, StoreAmbiguousError
-from cache.layout import PRODUCTS, VOLUME_PRODUCTS
+from cache.layout import VOLUME_PRODUCTS
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.remote.fetch import is_url
@@ -21,13 +21,8 @@ from cache.stores.zarr_store import ZarrStore
 _BOX_COLUMNS = [f"box_{frame}_{edge}" for frame in ("input", "source") for edge in ("top", "left", "height", "width")]
 
 
-def open_run(run_dir: str | Path, **chosen: str | None) -> "Run":
-    """Open a run folder; see `cache.open`."""
-    return Run(mirror(run_dir) if is_url(run_dir) else Path(run_dir), chosen)
-
-
 class Run:
-    """What a run folder holds. Rows are global: they count through all parts of the plan.
+    """What a run folder holds, opened with `cache.open`. Rows are global: they count through all parts of the plan.
 
     Opening reads the plan and the run.json files only. `index` is made when it is first used and then stays as it is.
 
@@ -35,16 +30,13 @@ class Run:
         path: the folder. parts: the plan's parts. num_rows: of all parts.
     """
 
-    def __init__(self, path: Path, chosen: dict[str, str | None]):
-        self.path, self.parts = path, read_plan(path)
+    def __init__(self, run_dir: str | Path, chosen: dict[str, str | None]):
+        self.path = mirror(run_dir) if is_url(run_dir) else Path(run_dir)
+        self.parts = read_plan(self.path)
         self.num_rows = sum(part.num_rows for part in self.parts)
-        self._stores = find_stores(path, {part.name: part for part in self.parts})
-        self._chosen, self._open = {}, {}
-        for product, selector in chosen.items():
-            if product not in PRODUCTS:
-                raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
-            if selector is not None:
-                self._chosen[product] = selector
+        self._stores = find_stores(self.path, {part.name: part for part in self.parts})
+        self._chosen = {product: selector for product, selector in chosen.items() if selector is not None}
+        self._open = {}  # (product, name of the part) -> open store
         for product in self._chosen:
             self.store(product)
 
@@ -92,19 +84,23 @@ class Run:
 
     def saliency(self, row: int) -> np.ndarray:
         """The saliency map of a row, float32 (H_in, W_in) in the input frame."""
-        return self.read("maps", "codes", [row])[0].astype(np.float32) * self.read("maps", "scale", [row])[0]
+        maps, local = self._place("maps", row)
+        return maps.read("codes", local).astype(np.float32) * maps.read("scale", local)
 
     def logits(self, row: int) -> np.ndarray:
         """Base's outputs of a row before the sigmoid, float32 (T_out, C)."""
-        return self.read("base", "logits", [row])[0]
+        base, local = self._place("base", row)
+        return base.read("logits", local)
 
     def focus(self, row: int) -> np.ndarray:
         """The focused volume of a row, uint8 (T, S, S, 3) RGB."""
-        return self._volume("crops", row)
+        crops, local = self._place("crops", row)
+        return crops.volume(local)
 
     def context(self, row: int) -> np.ndarray:
         """The context volume V_in of a row, uint8 (T, S, S, 3) RGB."""
-        return self._volume("context", row)
+        context, local = self._place("context", row)
+        return context.volume(local)
 
     def locate(self, row: int) -> tuple[int, int]:
         """(number of the part, local row) of a global row."""
@@ -180,9 +176,10 @@ class Run:
             self._open[product, part.name] = reader
         return self._open[product, part.name]
 
-    def _volume(self, product: str, row: int) -> np.ndarray:
+    def _place(self, product: str, row: int) -> tuple[ZarrStore | VolumeStore, int]:
+        """The open store that holds a global row of a product, and the local row in it."""
         number, local = self.locate(row)
-        return self._reader(product, self.parts[number]).volume(local)
+        return self._reader(product, self.parts[number]), local
 
     def _index_of(self, part: Part) -> pd.DataFrame:
         """The rows of one part in `index`. A new column is set here."""

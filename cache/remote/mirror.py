@@ -69,7 +69,7 @@ def _known_sha256(folder: Path) -> dict[str, str]:
 
 
 def _check_of(name: str, num_bytes: int, version: str, sha256: str | None) -> Callable[[bytes], bool]:
-    """Make a check whether bytes are the file. Without a SHA-256, a seal or an MD5 as version it must arrive twice alike."""
+    """A check whether bytes are the file. Without a SHA-256, a seal or an MD5 as version it must arrive twice alike."""
     arrived = set()
 
     def check(data: bytes) -> bool:

@@ -177,12 +177,9 @@ class ProductDir:
 
     @contextmanager
     def lock(self, unit: int, wait: bool = False) -> Iterator[bool]:
-        """Hold a unit's lock while it is computed and committed.
+        """Hold a unit's lock, with `wait` after other processes; yield whether the unit is to be done.
 
-        Args:
-            wait: until another process frees the lock.
-        Yields:
-            whether to do the unit: False where it is done by now or, without `wait`, another process does it.
+        It is not where it is done by now or, without `wait`, another process is at work on it.
         """
         with commit.locked(self.path / "locks" / f"{unit:06d}", wait) as mine:
             yield mine and not self.is_done(unit)
@@ -205,14 +202,7 @@ class ProductDir:
         record = extra | {
             "unit": unit,
             "status": "ok",
-            "files": [
-                {
-                    "name": file.relative_to(self.path).as_posix(),
-                    "bytes": file.stat().st_size,
-                    "sha256": file_sha256(file),
-                }
-                for file in files
-            ],
+            "files": [self._entry(file) for file in files],
             "rows": [rows.start, rows.stop],
             "key": self.key,
             "skipped": list(skipped),
@@ -225,10 +215,9 @@ class ProductDir:
         return first
 
     def withdraw(self, unit: int) -> bool:
-        """Delete the commit record of a unit, so that it is done anew. Its files stay until replaced or swept.
+        """Delete a unit's commit record, so that it is done anew; return False where another process is at work on it.
 
-        Returns:
-            False where another process is at work on the unit.
+        Its files stay until they are replaced or swept.
         """
         with commit.locked(self.path / "locks" / f"{unit:06d}") as mine:
             if mine:
@@ -239,24 +228,22 @@ class ProductDir:
             return mine
 
     def fetch(self, unit: int, below: str = "") -> None:
-        """Download the files of a done unit, where they lie elsewhere. To be called before they are opened.
+        """Download the files of a done unit whose names begin with `below`, where they lie elsewhere.
 
-        Args:
-            below: only files whose name begins so.
         Raises:
-            NotDoneError, DamagedError: as `checked_record`. StorageError: a download keeps failing.
+            NotDoneError, DamagedError: as `checked_record`. StorageError: a download fails every time.
         """
         for file in self.checked_record(unit)["files"] if self.remote else ():
             if file["name"].startswith(below):
                 self.remote.fetch(self.path / file["name"], file["bytes"], file["sha256"])
 
     def verify(self, unit: int, below: str = "") -> None:
-        """Compare the files of a done unit with their SHA-256, once in a process as long as they do not change.
+        """Compare the files of a done unit whose names begin with `below` with their SHA-256.
 
-        Args:
-            below: only files whose name begins so.
+        A process compares a file once, and again where its size, time of change or inode changed.
+
         Raises:
-            NotDoneError, DamagedError, StorageError: as `fetch`; a file is not what was committed.
+            NotDoneError, DamagedError, StorageError: as `fetch`. DamagedError: a file is not what was committed.
         """
         self.fetch(unit, below)
         for file in self.checked_record(unit)["files"]:
@@ -270,6 +257,11 @@ class ProductDir:
             if file_sha256(path) != file["sha256"]:
                 raise DamagedError(f"{path} does not have the SHA-256 of its record")
             self._verified[path] = state
+
+    def _entry(self, file: Path) -> dict:
+        """How the commit record names a file."""
+        name = file.relative_to(self.path).as_posix()
+        return {"name": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name, fsynced and renamed (or linked, where exactly one writer may win); then its
 directory is fsynced. Both stores, the plan and the checkpoints of training write through this module alone.
-All functions raise StorageError where the file system refuses.
+Where the file system refuses, functions that write or lock raise StorageError.
 """
 
 import fcntl

@@ -70,7 +70,8 @@ def check_space(folder: Path, num_bytes: int, num_files: int) -> None:
     """
     free, inodes = free_space(folder)
     if num_bytes and free < num_bytes + SPARE_BYTES:
-        raise StorageError(f"{folder}: about {_mb(num_bytes)} will be written, {_mb(free)} are free; not started")
+        needed = f"{folder}: about {num_bytes / 1e6:,.0f} MB will be written"
+        raise StorageError(f"{needed}, {free / 1e6:,.0f} MB are free; not started")
     if num_files and inodes is not None and inodes < num_files + SPARE_FILES:
         raise StorageError(f"{folder}: about {num_files} files will be written, {inodes} inodes are free; not started")
 
@@ -83,10 +84,6 @@ def free_space(folder: Path) -> tuple[int, int | None]:
     with storage_errors(folder):
         found = os.statvfs(folder)
         return shutil.disk_usage(folder).free, found.f_favail if found.f_files else None
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.0f} MB"
 
 
 @dataclass(frozen=True)

@@ -77,12 +77,10 @@ def fetch_recorded_files(record: Path) -> None:
 
 
 def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:
-    """Download files in blocks; whatever fails, or is not whole, is requested again, ATTEMPTS times in all.
+    """Download files, and yield (URL, bytes) in any order.
 
-    Args:
-        checks: by URL, whether the bytes that arrived are the file.
-    Yields:
-        URL and bytes, in any order.
+    What fails, or is not the file by its check, is requested again, ATTEMPTS times in all.
+
     Raises:
         DamagedError, StorageError: as `Remote.fetch`.
     """

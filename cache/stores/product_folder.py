@@ -70,11 +70,8 @@ def open_product(root: Path, product: str, part: Part, settings: dict) -> "Produ
 
 
 def read_product(path: Path, parts: dict[str, Part]) -> "ProductDir":
-    """Open the folder of a product that exists.
+    """Open the folder of a product that exists; `parts` are the plan's parts by name.
 
-    Args:
-        path: the folder.
-        parts: the plan's parts by name.
     Raises:
         StaleCacheError: run.json names another format, part or plan, or does not belong to the folder's name.
         DamagedError: run.json is missing or unreadable.
@@ -107,16 +104,16 @@ class ProductDir:
         self._checked = {}  # unit -> record whose files were there; a record never changes
 
     def todo(self) -> list[int]:
-        """Units without a commit record. Lists done/, reads nothing."""
+        """Units without a commit record; lists done/ and reads nothing."""
         names = {entry.name for entry in os.scandir(self.path / "done")}
         return [unit for unit in range(self.part.num_units) if f"{unit:06d}.json" not in names]
 
     def done_units(self) -> list[int]:
-        """Units with a commit record. Lists done/, reads nothing."""
+        """Units with a commit record; lists done/ and reads nothing."""
         return sorted(set(range(self.part.num_units)) - set(self.todo()))
 
     def is_done(self, unit: int) -> bool:
-        """Whether the unit has a commit record, which is not read."""
+        """Whether the unit has a commit record; does not read it."""
         return record_path(self.path, unit).exists()
 
     def record(self, unit: int) -> dict | None:
@@ -155,7 +152,7 @@ class ProductDir:
         return self._checked[unit]
 
     def check_row(self, row: int) -> None:
-        """Raise NotDoneError where a local row is not done or its video was skipped, else as `checked_record`."""
+        """Raise NotDoneError where a local row is not done or its video was skipped; else raise as `checked_record`."""
         for skip in self.checked_record(row // self.part.rows_per_unit)["skipped"]:
             if skip["video_id"] == self.part.video_ids[row]:
                 raise NotDoneError(f"row {row} of {self.part.name}: {skip['video_id']} was skipped, {skip['error']}")
@@ -166,9 +163,7 @@ class ProductDir:
         for unit in self.done_units():
             rows = self.part.unit_rows(unit)
             skipped = {skip["video_id"] for skip in self.checked_record(unit)["skipped"]}
-            done[rows.start : rows.stop] = (
-                [self.part.video_ids[row] not in skipped for row in rows] if skipped else True
-            )
+            done[rows.start : rows.stop] = [self.part.video_ids[row] not in skipped for row in rows]
         return done
 
     def skips(self) -> dict[int, list[dict]]:

@@ -74,7 +74,8 @@ class ZarrStore:
             make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
-            found, wanted = _layout(store.arrays[spec.name]), _layout_of(spec, product.part)
+            array, wanted = store.arrays[spec.name], _layout_of(spec, product.part)
+            found = (array.shape, array.dtype, array.chunks, array.shards)
             if found != wanted:
                 raise StaleCacheError(f"{root / spec.name}: (shape, dtype, chunks, shards) {found} != {wanted}")
         return store
@@ -178,15 +179,10 @@ def _layout_of(spec: ArraySpec, part: Part) -> tuple:
     return (part.num_rows, *spec.row_shape), np.dtype(spec.dtype), chunks, shards
 
 
-def _layout(array: zarr.Array) -> tuple:
-    return array.shape, array.dtype, array.chunks, array.shards
-
-
 def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
     """Write the zarr.json of the group and of some arrays.
 
-    Zarr fsyncs nothing, so after a power cut a file of its own may be empty. It therefore writes into a temporary
-    folder, and the files are copied from there.
+    Zarr fsyncs nothing: after a power cut its files may be empty. So they are made in a temporary folder and copied.
     """
     with TemporaryDirectory() as folder:
         draft = Path(folder) / root.name

@@ -11,11 +11,8 @@ from cache.stores.product_folder import ProductDir, read_product
 
 
 def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
-    """The stores of a run, ordered by product, then name.
+    """The stores of the run folder at path, by product, then name; `parts` are the plan's parts by name.
 
-    Args:
-        path: the run folder.
-        parts: the plan's parts by name.
     Raises:
         StaleCacheError, DamagedError: as `read_product`.
         StoreAmbiguousError: two folders of one part differ only in the settings of clips.

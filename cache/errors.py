@@ -2,13 +2,9 @@
 
 
 class CacheError(Exception):
-    """Base class of all errors of the cache.
+    """Base class of all errors of the cache."""
 
-    Attributes:
-        exit_code: what a command ends with when this error stops it.
-    """
-
-    exit_code = 4
+    exit_code = 4  # of a command that ends with this error
 
 
 class StaleCacheError(CacheError):

@@ -192,11 +192,7 @@ class Part:
 
 
 def as_table(name: str, rows: pd.DataFrame) -> pa.Table:
-    """Rows as an Arrow table with the columns of SCHEMA.
-
-    Raises:
-        ValueError: a column is missing, unknown or of another type, or a value is missing.
-    """
+    """Rows as an Arrow table of SCHEMA; ValueError where columns or their types differ, or a value is missing."""
     if unknown := sorted(set(rows.columns) - set(SCHEMA.names)):
         raise ValueError(f"{name}: columns the plan does not have: {', '.join(unknown)}")
     try:

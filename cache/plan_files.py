@@ -16,10 +16,8 @@ FORMAT = 2
 
 
 def write_part(run_dir: Path, part: Part) -> Path:
-    """Write a part to run_dir/plan; nothing changes where the same one is there.
+    """Write a part to run_dir/plan, unless the same one is there; return the path of its JSON file.
 
-    Returns:
-        the path of its JSON file.
     Raises:
         StaleCacheError: another part of this name is there; the message names the first field that differs.
         ValueError: a row's crop leaves its frame.

@@ -14,13 +14,7 @@ from cache.fingerprint import canonical
 
 
 def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
-    """Write files, and then the record that names them.
-
-    Args:
-        record: path of the record; the files go into its folder.
-        facts: plain JSON, kept in the record.
-        files: content by name.
-    """
+    """Write files, content by name, into the folder of the record; then the record, with facts in plain JSON."""
     for name, data in files.items():
         write_file(record.parent / name, data)
     entries = [
@@ -30,10 +24,8 @@ def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
 
 
 def read_record(record: Path, *names: str) -> dict:
-    """The facts of a record; its files are not looked at, `read_recorded_file` does that.
+    """The facts of a record, which must have the fields `names`; its files are read by `read_recorded_file`.
 
-    Args:
-        names: fields that the record must have.
     Raises:
         DamagedError: as `read_sealed`.
     """
@@ -68,10 +60,8 @@ def seal(content: dict) -> bytes:
 
 
 def read_sealed(path: Path, *names: str) -> dict:
-    """Read what `seal` made, without its checksum.
+    """Read what `seal` made, without its checksum; it must have the fields `names`.
 
-    Args:
-        names: fields that it must have.
     Raises:
         DamagedError: the file is missing, differs from what was written in any bit, or lacks one of the fields.
     """

@@ -66,20 +66,14 @@ def remote_of(folder: Path) -> Remote | None:
 
 
 def fetch_recorded_files(record: Path) -> None:
-    """Download the files that a record models/<name>/<record> names, where it lies in a mirror.
-
-    Raises:
-        DamagedError, StorageError: as `Remote.fetch`.
-    """
+    """Download the files that a record models/<name>/<record> names, where it lies in a mirror; see `Remote.fetch`."""
     if remote := remote_of(record.parents[2]):
         for file in read_sealed(record, "files")["files"]:
             remote.fetch(record.parent / PurePosixPath(file["name"]).name, file["bytes"], file["sha256"])
 
 
 def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:
-    """Download files, and yield (URL, bytes) in any order.
-
-    What fails, or is not the file by its check, is requested again, ATTEMPTS times in all.
+    """Download files and yield (URL, bytes); what fails, or fails its check, is requested ATTEMPTS times.
 
     Raises:
         DamagedError, StorageError: as `Remote.fetch`.
@@ -87,9 +81,7 @@ def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, b
     urls = list(checks)
     for first in range(0, len(urls), BLOCK):
         waiting, why = urls[first : first + BLOCK], {}
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        for _ in _attempts():
             system, _ = storage(waiting[0])
             paths = {system._strip_protocol(url): url for url in waiting}
             for path, data in system.cat(list(paths), on_error="return").items():
@@ -110,15 +102,17 @@ def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, b
             raise error
 
 
-def tried(url: str, action: Callable):
-    """The result of an action on storage, which is tried ATTEMPTS times.
-
-    Raises:
-        DamagedError: there is no such object. StorageError: it fails every time.
-    """
+def _attempts() -> Iterator[None]:
+    """ATTEMPTS times, with pauses between them."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        yield
+
+
+def tried(url: str, action: Callable):
+    """The result of an action on storage, tried ATTEMPTS times; else raise DamagedError (no object) or StorageError."""
+    for _ in _attempts():
         try:
             return action()
         except FileNotFoundError as error:
@@ -129,11 +123,7 @@ def tried(url: str, action: Callable):
 
 
 def storage(url: str):
-    """fsspec's file system for a URL, and the path in it. Each process makes its own.
-
-    Raises:
-        CacheError: its driver is not installed, or the URL has an unknown scheme.
-    """
+    """fsspec's file system for a URL, and the path in it; CacheError where there is no driver for the URL."""
     try:
         from fsspec.core import url_to_fs
 

@@ -36,13 +36,7 @@ def find(sha256: str, num_bytes: int) -> Path | None:
 
 
 def keep(sha256: str, data: bytes) -> Path:
-    """Keep a file; several processes may keep the same one at once.
-
-    Args:
-        sha256: of the data, compared by the caller.
-    Raises:
-        StorageError: the file system refuses.
-    """
+    """Keep a file, whose SHA-256 the caller has compared; several processes may keep the same one at once."""
     path = _place(sha256)
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,8 @@ def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[b
         frames: uint8 (T, H, W, 3) RGB.
         codec: "jpeg" (chroma at half resolution, 4:2:0) or "png" (lossless).
         quality: of JPEG, 1 to 100; PNG ignores it.
-    Returns:
-        T files.
     Raises:
-        ValueError: other shape, dtype or codec.
+        ValueError: another shape, dtype or codec.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"a volume is uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
@@ -38,15 +36,13 @@ def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[b
 
 
 def decode_frame(content: bytes, codec: Codec, size: tuple[int, int], place: str) -> np.ndarray:
-    """Decode a frame; what its header says of its size is compared first.
+    """Decode a frame to uint8 (H, W, 3) RGB, after its header says that it has this size.
 
     Args:
         size: (height, width) that it must have.
         place: where it comes from, for messages.
-    Returns:
-        uint8 (H, W, 3) RGB.
     Raises:
-        DamagedError: it has another size, or is no such file.
+        DamagedError: it has another size, or cannot be decoded.
     """
     try:
         if codec == "jpeg":

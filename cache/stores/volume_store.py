@@ -95,9 +95,7 @@ class VolumeStore:
 
         Args:
             rows: `encode` of every row of the unit; None for rows of skipped videos.
-            skipped: as in `ProductDir.commit`.
-        Returns:
-            as `ProductDir.commit`.
+            skipped, return value: as of `ProductDir.commit`.
         """
         planned, failed = self.part.unit_rows(unit), {skip["video_id"] for skip in skipped}
         if len(rows) != len(planned):

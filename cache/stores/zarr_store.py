@@ -82,11 +82,7 @@ class ZarrStore:
 
     @classmethod
     def open(cls, product: ProductDir) -> "ZarrStore":
-        """Open the arrays that are there.
-
-        Raises:
-            DamagedError: the metadata of one is not what this module writes.
-        """
+        """Open the arrays that are there; DamagedError where the metadata is not what this module writes."""
         _check_version()
         return cls(product, _open_arrays(product))
 
@@ -96,9 +92,7 @@ class ZarrStore:
         Args:
             values: of every array (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
                 does not matter, but must be the same in every run.
-            skipped: as in `ProductDir.commit`.
-        Returns:
-            as `ProductDir.commit`.
+            skipped, return value: as of `ProductDir.commit`.
         """
         rows = self.part.unit_rows(unit)
         if values.keys() != self.arrays.keys():

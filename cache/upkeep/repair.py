@@ -11,15 +11,12 @@ from cache.upkeep.verify import Finding, commit_records, named_files, other_reco
 def repair(run_dir: Path, findings: Iterable[Finding]) -> list[Path]:
     """Move damaged files, and the records that name them, to run_dir/quarantine; delete nothing.
 
-    The next run of the stages makes exactly these units, networks and results anew. Of a zarr.json it makes the file
-    alone.
+    The next run of the stages makes exactly these units, networks and results anew, and of a zarr.json the file alone.
 
     Args:
-        findings: of `verify`; those of other kinds than "damaged" are ignored.
+        findings: of `verify`; only those of kind "damaged" count.
     Returns:
         where the files are now.
-    Raises:
-        StorageError: the file system refuses.
     """
     moved = []
     for path in [finding.path for finding in findings if finding.kind == "damaged"]:

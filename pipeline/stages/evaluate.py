@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cache.fingerprint import fingerprint
-from cache.sealed import write_vouched
+from cache.sealed import write_record
 from pipeline.config import Config, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
@@ -174,7 +174,7 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     path.parent.mkdir(exist_ok=True)
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
-    write_vouched(path, finite, files)
+    write_record(path, finite, files)
 
 
 def boxes_on_target(stores: Stores, policy: Policy) -> float:

@@ -2,22 +2,14 @@
 
 import re
 
-import pytest
 import torch
 
-from cache.geometry import Box
 from models.backbones import build
 from models.frozen.fold import fold
 from pipeline.run import precision_check
-from pipeline.run.precision_check import Agreement, box_agreement, overlap
+from pipeline.run.precision_check import Agreement, box_agreement
 from pipeline.stages import saliency
 from tests.helpers.tiny_data import change, tiny_config
-
-
-def test_overlap_by_hand():
-    assert overlap(Box(0, 0, 4, 4), Box(0, 0, 4, 4)) == 1
-    assert overlap(Box(0, 0, 4, 4), Box(2, 1, 4, 4)) == pytest.approx(2 * 3 / (32 - 6))
-    assert overlap(Box(1, 2, 4, 4), Box(5, 2, 4, 4)) == 0 == overlap(Box(0, 0, 2, 2), Box(3, 3, 2, 2))
 
 
 def _video() -> torch.Tensor:

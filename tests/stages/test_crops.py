@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cache
-from cache.sealed import write_vouched
+from cache.sealed import write_record
 from pipeline.data import clips
 from pipeline.data.pixels import resize
 from pipeline.data.video.frames import read_frames
@@ -61,7 +61,7 @@ def moving(request, tmp_path_factory):
     prepare.run(config, root / "run")
     folder = Workspace(root / "run", config).base_folder
     folder.mkdir(parents=True)
-    write_vouched(folder / "base.json", {"weights": "0" * 64, "num_classes": 3, "out_frames": 4}, {})
+    write_record(folder / "base.json", {"weights": "0" * 64, "num_classes": 3, "out_frames": 4}, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saliency, "_network", lambda *_: (RedSeeker(), torch.device("cpu")))
         saliency.run(config, root / "run")

@@ -13,7 +13,7 @@ from pipeline.data.miniature.truth import ceiling, frame_number, on_target, read
 from pipeline.errors import StageError
 from pipeline.metrics import mean_average_precision
 from pipeline.recipes import miniature_proof
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.stages import prepare
 from tests.helpers.small_plan import rows as plan_rows
 from tests.helpers.tiny_data import tree
@@ -31,9 +31,9 @@ def workspace(tmp_path_factory):
     """250 evaluation videos, enough for 300 cards."""
     root = tmp_path_factory.mktemp("miniature")
     config = _config(root / "data", 2, 250)
-    generate.generate(config)
+    generate.generate(config.data, config.workers)
     prepare.run(config, root / "run")
-    return Workspace(root / "run", config)
+    return open_folder(root / "run", config), config
 
 
 def test_only_the_focused_volume_can_be_read(workspace):

@@ -67,7 +67,7 @@ def test_modules_that_it_names_exist(page):
 
 
 def programs(page):
-    """The snippets of a page that are whole; the others are lines for a place in a file, which its room's tests know."""
+    """The whole snippets of a page. Others are lines for a place in a file; tests of its room put them there."""
     return [code for code in blocks(text_of(page), "python") if code.startswith(("import ", "from "))]
 
 

@@ -1,4 +1,4 @@
-"""Own data in ten minutes: the README's page, followed to the letter with five invented videos."""
+"""Own data in ten minutes: the steps of pipeline/data/README.md, followed to the letter with five invented videos."""
 
 import re
 import shlex
@@ -12,19 +12,20 @@ from click.testing import CliRunner
 import cache
 from pipeline.cli.main import main
 from tests.helpers.make_video import write_video
+from tests.helpers.readme import blocks, text_of
 
-ROOT = Path(__file__).parents[1]
 COLOURS = {"pouring": (210, 60, 40), "stirring": (40, 80, 210)}
 
 
 def _page() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text[text.index("## Your own videos") : text.index("## The cache, array by array")]
+    text = text_of("pipeline/data/README.md")
+    start = text.index("## Your own videos")
+    return text[start : text.index("\n## ", start)]
 
 
 def _block(language: str) -> str:
     """The page's first block of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", _page(), re.DOTALL)[0]
+    return blocks(_page(), language)[0]
 
 
 def _commands() -> list[list[str]]:

@@ -40,7 +40,7 @@ def config_file(run, **sections):
 
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_help_and_is_in_the_readme(name):
-    command, text = main.commands[name], (ROOT / "README.md").read_text(encoding="utf-8")
+    command, text = main.commands[name], (ROOT / "pipeline/cli/README.md").read_text(encoding="utf-8")
     code, output = call(name, "--help")
     first = " ".join(command.help.split(". ")[0].split())
     assert code == 0 and len(first.split()) >= 4
@@ -48,7 +48,7 @@ def test_every_command_has_help_and_is_in_the_readme(name):
     for option in command.params:
         said = option.help if isinstance(option, click.Option) else f"<{option.name.upper()}>" in command.help
         assert said, f"{name} {option.opts[0]} has no help"
-    assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"README.md does not name the command {name}"
+    assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), f"pipeline/cli/README.md does not name the command {name}"
 
 
 def test_the_group_says_what_the_exit_codes_mean():

@@ -84,7 +84,7 @@ def test_colours_on_a_terminal_only():
 
 
 def test_shell_completion_as_the_readme_says():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "pipeline/cli/README.md").read_text(encoding="utf-8")
     assert "_FOCUSED_ATTENTION_COMPLETE=bash_source" in text
     start = "from pipeline.cli.main import main; main(prog_name='focused-attention')"
 

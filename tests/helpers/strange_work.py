@@ -1,49 +1,81 @@
-"""Work for `run_units` that dies, refuses or tells its device. Workers import this file; it imports hardly anything."""
+"""Work for `run_units` that dies, refuses or tells its device. Workers import this file."""
 
-import importlib
 import os
 import signal
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from cache.stores import product_folder
 from pipeline.errors import StageError
+from pipeline.run.unit_commits import Unit, UnitWork
+from pipeline.stages.crops import CropWork
+from pipeline.stages.saliency import SaliencyWork
 
 
-def dies_once(stage, marks, *arguments, **options):
-    """`_do_unit` of a stage; the process that is the first to stand between a unit's data and its record is killed."""
+@dataclass(frozen=True)
+class DiesOnce(UnitWork):
+    """Work whose first process to stand between a unit's data and its record is killed.
 
-    def write_once(path, data):
-        if path.parent.name == "done" and not list(marks.glob(f"{stage}-*")):
-            (marks / f"{stage}-{os.getpid()}").touch()
+    Attributes:
+        marks: folder that gets a file <class>-<pid> by the process that dies.
+    """
+
+    marks: Path = field(kw_only=True)
+
+    def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
+        name = type(self).__name__
+
+        def write_once(path, data):
+            if path.parent.name == "done" and not list(self.marks.glob(f"{name}-*")):
+                (self.marks / f"{name}-{os.getpid()}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(path, data)
+
+        real, product_folder.commit.write_once = product_folder.commit.write_once, write_once
+        try:
+            return super().do(unit, wait, crashed)
+        finally:
+            product_folder.commit.write_once = real
+
+
+@dataclass(frozen=True)
+class DyingSaliency(DiesOnce, SaliencyWork):
+    """Stage 1 with a worker that dies."""
+
+
+@dataclass(frozen=True)
+class DyingCrops(DiesOnce, CropWork):
+    """Stage 2 with a worker that dies."""
+
+
+class AlwaysDies(UnitWork):
+    """Unit 3 kills the process that takes it."""
+
+    def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
+        if crashed:
+            (self.run_dir / f"{unit.number}-skipped-{os.getpid()}").touch()
+            return 0
+        with open(self.run_dir / f"{unit.number}-begun", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        if unit.number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(path, data)
-
-    real, product_folder.commit.write_once = product_folder.commit.write_once, write_once
-    try:
-        return importlib.import_module(stage)._do_unit(*arguments, **options)
-    finally:
-        product_folder.commit.write_once = real
+        time.sleep(0.05)
+        return 1
 
 
-def always_dies(run_dir, config, unit, wait=False, crashed=""):
-    """Unit 3 kills whoever takes it."""
-    if crashed:
-        (run_dir / f"{unit}-skipped-{os.getpid()}").touch()
-        return 0
-    with open(run_dir / f"{unit}-begun", "a") as file:
-        file.write(f"{os.getpid()}\n")
-    if unit == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.05)
-    return 1
+class Refuses(UnitWork):
+    """Raises an error of ours."""
+
+    def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
+        raise StageError(f"unit {unit.number} refuses")
 
 
-def refuses(run_dir, config, unit, wait=False, crashed=""):
-    raise StageError(f"unit {unit} refuses")
+class TellsDevice(UnitWork):
+    """Writes the device that it was given."""
 
-
-def device_of(run_dir, config, unit, wait=False, crashed=""):
-    with open(run_dir / f"{os.getpid()}", "a") as file:
-        file.write(f"{config.device}\n")
-    time.sleep(0.1)
-    return 1
+    def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
+        with open(self.run_dir / f"{os.getpid()}", "a") as file:
+            file.write(f"{self.config.device}\n")
+        time.sleep(0.1)
+        return 1

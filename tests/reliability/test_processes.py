@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import cache
 from cache.upkeep.verify import status
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
+from pipeline.run.unit_commits import Unit, UnitWork
 from pipeline.run.units import run_units
 from pipeline.stages import crops, saliency
+from pipeline.stages.crops import CropWork
+from pipeline.stages.saliency import SaliencyWork
 from tests.cli.test_commands import call, config_file
 from tests.helpers.tiny_data import change
 
@@ -65,19 +69,26 @@ def test_readers_in_other_processes(method, workers, tiny_run, count):
     count("T13", f"DataLoader, {workers} workers, {method}: the same batches", got == want, 1)
 
 
-def _die(run_dir, config, unit, victim, number, times, wait=False, crashed=""):
+@dataclass(frozen=True)
+class Dies(UnitWork):
     """Work that dies by a signal on its victim, once or always."""
-    marks = run_dir / "marks"
-    if crashed:
-        (marks / f"{unit}-skipped").touch()
-        return 0
-    died = len(list(marks.glob(f"{unit}-died-*")))
-    if unit == victim and died < times:
-        (marks / f"{unit}-died-{died}").touch()
-        os.kill(os.getpid(), number)
-    (marks / f"{unit}-done").touch()
-    time.sleep(0.01)
-    return 1
+
+    victim: int
+    signal: int
+    times: int
+
+    def do(self, unit, wait=False, crashed=""):
+        marks, number = self.run_dir / "marks", unit.number
+        if crashed:
+            (marks / f"{number}-skipped").touch()
+            return 0
+        died = len(list(marks.glob(f"{number}-died-*")))
+        if number == self.victim and died < self.times:
+            (marks / f"{number}-died-{died}").touch()
+            os.kill(os.getpid(), self.signal)
+        (marks / f"{number}-done").touch()
+        time.sleep(0.01)
+        return 1
 
 
 def test_workers_killed(tiny_run, tmp_path, trials, count):
@@ -87,8 +98,8 @@ def test_workers_killed(tiny_run, tmp_path, trials, count):
         folder = tmp_path / str(trial)
         (folder / "marks").mkdir(parents=True)
         kill, times, victim = (signal.SIGKILL, signal.SIGSEGV)[trial % 2], (9, 1)[(trial + trial // 2) % 2], trial % 10
-        workspace = Workspace(folder, change(tiny_run.config, workers=2))
-        run_units(_die, workspace, [(unit, victim, kill, times) for unit in range(10)], 2, "test")
+        work = Dies(folder, change(tiny_run.config, workers=2), victim, kill, times)
+        run_units(work, [Unit("part", number) for number in range(10)], 2, "test")
         names = {path.name for path in (folder / "marks").iterdir()}
         want = {f"{unit}-done" for unit in range(10) if unit != victim or times == 1}
         want |= {f"{victim}-died-{n}" for n in range(min(times, 2))} | ({f"{victim}-skipped"} if times > 1 else set())
@@ -98,10 +109,11 @@ def test_workers_killed(tiny_run, tmp_path, trials, count):
 
 def test_a_unit_that_kills_is_a_committed_skip(trained, count):
     """Both stages write the records of such a unit."""
-    config, part = trained.config, Workspace(trained.path, trained.config).parts[0]
-    saliency._do_unit(trained.path, config, part.name, 0, crashed="killed twice")
+    config, part = trained.config, open_folder(trained.path, trained.config).parts[0]
+    SaliencyWork(trained.path, config).do(Unit(part.name, 0), crashed="killed twice")
     saliency.run(config, trained.path)
-    crops._do_unit(trained.path, config, part.name, 1, ("entropy",), "source", True, crashed="killed twice")
+    work = CropWork(trained.path, config, ("entropy",), "source", True)
+    work.do(Unit(part.name, 1), crashed="killed twice")
     crops.run(config, trained.path, ("entropy",))
     found = {(one.product, one.part): one for one in status(trained.path)}
     unit = len(part.unit_rows(0))

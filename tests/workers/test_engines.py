@@ -13,14 +13,14 @@ import torch
 from cache.upkeep.sweep import sweep
 from cache.upkeep.verify import verify
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.unit_commits import Unit
 from pipeline.run.units import Share, run_units
 from pipeline.stages import crops, prepare, saliency
 from pipeline.workers.device_claims import claimed
 from pipeline.workers.engines import HERE, Engine, parse_devices
 from pipeline.workers.shared_paths import Site
 from tests.cli.test_commands import call, config_file
-from tests.helpers.strange_work import always_dies, device_of, dies_once, refuses
+from tests.helpers.strange_work import AlwaysDies, DyingCrops, DyingSaliency, Refuses, TellsDevice
 from tests.helpers.tiny_data import caches, change, tree
 
 ROOT = Path(__file__).parents[2]
@@ -70,22 +70,26 @@ def test_a_worker_killed_changes_no_byte(engine, trained, tiny_run, tmp_path, mo
     """In both stages, in the middle of a unit. What the plain run has written is what everybody must write."""
     config = change(trained.config, workers=2)
     engine = Engine(devices=("cpu:0", "cpu:1")) if engine.is_here else engine
-    for stage in (saliency, crops):
-        monkeypatch.setattr(stage, "_do_unit", partial(dies_once, stage.__name__, tmp_path))
+    monkeypatch.setattr(saliency, "SaliencyWork", partial(DyingSaliency, marks=tmp_path))
+    monkeypatch.setattr(crops, "CropWork", partial(DyingCrops, marks=tmp_path))
     monkeypatch.chdir(trained.path.parent)  # workers of clusters are elsewhere
     saliency.run(config, Path(trained.path.name), engine=engine)
     crops.run(config, Path(trained.path.name), ("entropy",), engine=engine)
-    victims = {int(path.name.rsplit("-")[-1]) for path in tmp_path.glob("pipeline.*-*")}
+    victims = {int(path.name.rsplit("-")[-1]) for path in tmp_path.glob("Dying*-*")}
     assert len(victims) == 2 and os.getpid() not in victims
     sweep(trained.path)  # what the killed ones had written, and no record names
     assert caches(trained.path) == caches(tiny_run.path)
     assert list(verify(trained.path)) == []
 
 
+def units(numbers):
+    """Of a part that nobody opens."""
+    return [Unit("part", number) for number in numbers]
+
+
 def test_a_unit_that_always_kills_is_given_up(engine, tiny_run, tmp_path):
     """By the process that asked for it, after the engine's retries and one more alone; all others are done."""
-    workspace = Workspace(tmp_path, tiny_run.config)
-    done = run_units(always_dies, workspace, [(unit,) for unit in range(8)], 2, "test", engine)
+    done = run_units(AlwaysDies(tmp_path, tiny_run.config), units(range(8)), 2, "test", engine)
     assert done == 7
     assert [path.name for path in tmp_path.glob("*-skipped-*")] == [f"3-skipped-{os.getpid()}"]
     victims = (tmp_path / "3-begun").read_text().split()
@@ -95,7 +99,7 @@ def test_a_unit_that_always_kills_is_given_up(engine, tiny_run, tmp_path):
 def test_errors_of_workers_arrive(engine, tiny_run, tmp_path):
     """As themselves, so that the command ends with their exit code; and nothing is taken for a dead worker."""
     with pytest.raises(StageError, match=r"^unit \d refuses$"):
-        run_units(refuses, Workspace(tmp_path, tiny_run.config), [(1,), (2,)], 2, "test", engine)
+        run_units(Refuses(tmp_path, tiny_run.config), units([1, 2]), 2, "test", engine)
 
 
 def test_a_scheduler_that_dies_is_named():
@@ -124,7 +128,7 @@ def test_prepare_makes_the_same_plan(engine, tiny_run, own_videos, tmp_path):
 def test_every_worker_has_a_device_of_its_own(tiny_run, tmp_path):
     """The same one for all its units."""
     engine = Engine(devices=("cpu:0", "cpu:1", "cpu:2"))
-    run_units(device_of, Workspace(tmp_path, tiny_run.config), [(n,) for n in range(18)], 3, "test", engine, True)
+    run_units(TellsDevice(tmp_path, tiny_run.config), units(range(18)), 3, "test", engine, on_device=True)
     used = {path.name: set(path.read_text().split()) for path in tmp_path.iterdir() if path.name.isdecimal()}
     assert len(used) == 3 and sorted(map(tuple, used.values())) == [("cpu:0",), ("cpu:1",), ("cpu:2",)]
 
@@ -153,9 +157,9 @@ def test_devices_are_parsed():
 
 
 def test_threads_are_those_of_the_key(trained, monkeypatch):
-    """In every call in this process, also where the network is there already; afterwards they are as before."""
-    seen, real = [], saliency._compute
-    monkeypatch.setattr(saliency, "_compute", lambda *args: seen.append(torch.get_num_threads()) or real(*args))
+    """In every batch in this process, also where the network is there already; afterwards they are as before."""
+    seen, real = [], saliency.saliency_maps
+    monkeypatch.setattr(saliency, "saliency_maps", lambda *args: seen.append(torch.get_num_threads()) or real(*args))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -164,7 +168,7 @@ def test_threads_are_those_of_the_key(trained, monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen == [2] * 4
+    assert seen == [2] * 7  # batches of 3: units of 4, 4, 4 and 2 rows
 
 
 def test_workers_that_see_another_folder_refuse(tmp_path):

@@ -81,9 +81,7 @@ def _time_trainings(config: Config, counts: Counts, spare: Round, seconds: float
     if not videos:
         return {}
     each, batch = seconds / (1 + len(FUSIONS)), min(config.fusion.batch_size, videos)
-    found = {
-        fusion: _in_new_process(time_fusion, spare.config, spare.run, fusion, batch, each) for fusion in FUSIONS
-    }
+    found = {fusion: _in_new_process(time_fusion, spare.config, spare.run, fusion, batch, each) for fusion in FUSIONS}
     if config.base.epochs:
         batch = min(config.base.batch_size, videos)
         found["base"] = _in_new_process(time_base, spare.config, spare.run, batch, each)

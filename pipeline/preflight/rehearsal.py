@@ -3,13 +3,13 @@
 import io
 import logging
 import math
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event, Thread
 
 from joblib.externals.loky import get_reusable_executor
 
@@ -23,7 +23,7 @@ from pipeline.preflight.counts import Counts, count, spread
 from pipeline.run.folder import Workspace
 from pipeline.run.plan_rows import probe_row
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
-from pipeline.workers.peak_memory import peak_bytes, reset_peak
+from pipeline.workers.peak_memory import RSS_UNIT, peak_bytes, reset_peak
 
 CODECS = ("jpeg", "png")
 GROWTH = 4  # a round has at most that many times the videos of the one before
@@ -38,7 +38,7 @@ class Round:
     Attributes:
         config: of the spare run: annotations of its own, one epoch, small units.
         run: the spare run folder.
-        seconds, memory, written: by stage: its time, the bytes of its largest process at its peak, and the files that
+        seconds, memory, written: by stage: its time, about the peak bytes of its largest process, and the files that
             it wrote, relative to the run folder. What `crops` writes in the other codec is under that codec's name.
     """
 
@@ -56,10 +56,11 @@ class Round:
     def measure(self, stage: str, work: Callable[[], object]) -> None:
         """Do the work of a stage and note what it took and wrote."""
         before, started = self._files(), time.perf_counter()
-        with _watched_memory() as peaks:
-            work()
+        reset_peak()
+        work()
         self.seconds[stage] = time.perf_counter() - started
-        self.memory[stage] = max(peaks)
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT  # of those that have ended
+        self.memory[stage] = max(peak_bytes(), workers)
         self.written[stage] = sorted(self._files() - before)
 
     def _files(self) -> set[Path]:
@@ -87,7 +88,7 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
 
     def run_round(number: int) -> float:
         started, own = time.monotonic(), folder / str(len(rounds))
-        rounds.append(Round(_spare_config(config, counts, readable, number, own / "data"), own / "run"))
+        rounds.append(Round(spare_config(config, counts, readable, number, own / "data"), own / "run"))
         _run_stages(rounds[-1], base, counts.annotations is None, rounds[0] if len(rounds) > 1 else None)
         return time.monotonic() - started
 
@@ -150,7 +151,7 @@ def _cut_in_other_codec(spare: Round) -> None:
     spare.measure(other, lambda: crops.run(config, spare.run, (crops_policy(config),)))
 
 
-def _spare_config(config: Config, counts: Counts, readable: dict[str, str], number: int, folder: Path) -> Config:
+def spare_config(config: Config, counts: Counts, readable: dict[str, str], number: int, folder: Path) -> Config:
     """The config of a spare run of so many videos, in the proportion of the splits, at least one of each.
 
     Writes its annotations into `folder`; a miniature will be generated there.
@@ -212,32 +213,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-@contextmanager
-def _watched_memory() -> Iterator[list[int]]:
-    """Note the peak bytes of this process and of those that it starts inside; the list grows until the end."""
-    known, peaks, ended = _children(), [0], Event()
-
-    def watch() -> None:
-        while not ended.wait(0.1):
-            peaks.extend(peak_bytes(child) for child in _children() - known)
-
-    reset_peak()
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peaks
-    finally:
-        ended.set()
-        thread.join()
-        peaks.append(peak_bytes())
-
-
-def _children() -> set[int]:
-    """Processes that this one has started; none where the kernel does not say."""
-    found = set()
-    with suppress(OSError):
-        for file in Path("/proc/self/task").glob("*/children"):
-            found |= set(map(int, file.read_text().split()))
-    return found

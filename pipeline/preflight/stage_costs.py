@@ -119,9 +119,7 @@ class Measured:
         size = _by_codec(_sum_bytes(first.run, written))
         return StageEstimate(stage, len(costs) * recipe.epochs * videos, len(written), size, seconds, memory, 1)
 
-    def _by_units(
-        self, stage: str, files: int, size: dict[str, int], workers: int, row_memory: int
-    ) -> StageEstimate:
+    def _by_units(self, stage: str, files: int, size: dict[str, int], workers: int, row_memory: int) -> StageEstimate:
         """A stage whose workers take a unit at a time and hold `row_memory` bytes of each of its rows."""
         seconds = self._seconds(stage, lambda counts: busiest_worker_rows(counts.parts, workers))
         larger = max(_unit_rows(self.counts) - _unit_rows(self.rounds[0].counts), 0)

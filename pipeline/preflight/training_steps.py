@@ -113,9 +113,7 @@ def _time_steps(network, load, loss, recipe, device: torch.device, seconds: floa
     if device.type == "cuda":
         memory = max(memory, torch.cuda.max_memory_allocated(device))
     if size < recipe.batch_size:
-        step, memory = (
-            extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2)
-        )
+        step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
         return TrainingCost(step, 0.0, round(memory), is_exact=False)
     steps = min(max(int((seconds - (time.monotonic() - started)) / one), 2), STEPS)
     step = max(train(steps, size) - one, 0.0) / (steps - 1)

@@ -13,8 +13,8 @@ from benchmarks.result import table
 from pipeline.cli.preflight import size
 from pipeline.workers.peak_memory import run_measured
 
-PLACES = {  # what each stage writes, in a run that held nothing before
-    "prepare": ("[!r]*.csv", "*.txt", "*.toml", ".lock", "plan/*"),  # results.csv is evaluate's
+PLACES = {  # what each stage writes; the lock of the run folder is no stage's own
+    "prepare": ("[!r]*.csv", "*.txt", "*.toml", "plan/*"),  # results.csv is evaluate's
     "train-base": ("models/base-*/*",),
     "saliency": ("base/**/*", "maps/**/*", "boxes/**/*"),
     "crops": ("context/**/*", "crops/**/*"),

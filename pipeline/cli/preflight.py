@@ -53,11 +53,11 @@ def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slur
     Some of the videos go through decoder, network, codecs and stores, with a clock beside them. Works before `prepare`,
     and exactly by the plan after it. Exits with 5 where the disk has no room.
     """
-    from pipeline.preflight.estimate import forecast
+    from pipeline.preflight.estimate import estimate
 
     if slurm and as_json:
         raise click.UsageError("--slurm prints a script, --json an object; choose one")
-    found = forecast(config, run_dir, seconds)
+    found = estimate(config, run_dir, seconds)
     codec = config.crops.codec
     if slurm:
         from pipeline.preflight.slurm import submit_script
@@ -86,7 +86,7 @@ def _same_options(run_dir: Path) -> list[str]:
 def _print(config, run_dir: Path, found, rates: dict[str, float]) -> None:
     source = "by its plan" if found.counts.planned else "by annotations and files, before prepare"
     parts = ", ".join(f"{part.num_videos} {part.split} videos x {part.rows_per_video}" for part in found.counts.parts)
-    click.echo(f"{run_dir}, {source}: {parts}; {found.counts.num_missing} annotated videos without a file")
+    click.echo(f"{run_dir}, {source}: {parts}; {len(found.counts.missing)} annotated videos without a file")
     head = f"{'stage':<13} {'rows':>10} {'files':>9} {'jpeg':>10} {'png':>10} {'time here':>10}"
     click.echo(head + (f" {'at rate':>10}" if rates else "") + f" {'memory':>10}")
     for stage in found.stages:

@@ -1,8 +1,10 @@
-"""What `doctor` looks at in the data: annotations, weights, some of the videos, what two decoders make of them."""
+"""Check the data of a run: annotations, weights, some of the videos, and what a second decoder makes of them."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -11,25 +13,29 @@ from cache.fingerprint import file_sha256
 from models.backbones import build, head_names
 from models.checkpoint import WeightsError, load_weights, read_state, state_hash
 from models.i3d import inflate_2d
-from pipeline.config import Config
+from pipeline.config import Base, Config
 from pipeline.data.label_files import read_annotations
+from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.video.container import traits
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import AnnotationError, StageError, VideoError
 from pipeline.preflight import other_decoders
-from pipeline.preflight.counts import Counts, count
+from pipeline.preflight.counts import Counts, count, spread
 from pipeline.preflight.finding import Finding
 from pipeline.run.folder import Workspace
 from pipeline.run.plan_rows import probe_row
 
-LOW_ZOOM = 1.5
 UNEVEN = 1.5  # longest time between frames / shortest
-NOT_SQUARE = 0.02
-SHOWN = 5  # ids in a finding
+NOT_SQUARE = 0.02  # how far the aspect ratio of pixels may be from 1
+SHOWN = 5  # video ids that a finding names
 
 
 def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
-    """Annotations first, for all others need them."""
+    """Check annotations first, which all other checks need.
+
+    Args:
+        videos: number of videos to probe and to compare between decoders.
+    """
     if config.data.format == "miniature" and not Path(config.data.videos).is_dir():
         yield Finding("data", "note", f"{config.data.videos} is not there yet", "prepare generates the miniature")
         return
@@ -37,70 +43,71 @@ def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
         classes = len(read_annotations(config).classes)
         counts = count(config, run_dir)
     except (AnnotationError, StageError) as error:
-        yield Finding(
-            "data", "problem", str(error), "see README.md, own videos or Charades; paths are set under [data]"
-        )
+        fix = "see README.md, own videos or Charades; paths are set under [data]"
+        yield Finding("data", "problem", str(error), fix)
         return
-    yield from check_counts(config, counts)
+    yield check_counts(config, counts)
     yield from check_weights(config, run_dir, classes)
     yield from check_skipped(run_dir)
     rows = yield from check_videos(config, counts, videos)
     yield from check_decoders(config, rows)
 
 
-def check_counts(config: Config, counts: Counts) -> Iterator[Finding]:
-    """Videos of each split, and annotated ones without a file."""
-    text = (
-        f"{counts.videos('train')} training and {counts.videos('test')} evaluation videos, {counts.num_classes} classes"
-    )
-    if counts.num_missing and config.data.missing_videos == "refuse":
+def check_counts(config: Config, counts: Counts) -> Finding:
+    """Count the videos of each split, and annotated ones without a file."""
+    train, test, missing = counts.videos("train"), counts.videos("test"), len(counts.missing)
+    text = f"{train} training and {test} evaluation videos, {len(counts.annotations.classes)} classes"
+    text += f"; {missing} annotated videos have no file" if missing else ""
+    if missing and config.data.missing_videos == "refuse":
         fix = f"put them into {config.data.videos}, or --set data.missing_videos=skip leaves them out"
-        yield Finding("data", "problem", f"{text}; {counts.num_missing} annotated videos have no file", fix)
-    elif not counts.videos("train") or not counts.videos("test"):
+        return Finding("data", "problem", text, fix)
+    if not train or not test:
         fix = (
             "prepare --eval-ids ID,ID moves videos to the evaluation split; without training videos nothing is trained"
         )
-        yield Finding("data", "note", text, fix)
-    else:
-        missing = f"; {counts.num_missing} annotated videos have no file" if counts.num_missing else ""
-        yield Finding("data", "ok", text + missing)
+        return Finding("data", "note", text, fix)
+    return Finding("data", "ok", text)
 
 
 def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Finding]:
-    """The file that Base starts from: its hash, its head, whether it fits; and a trained Base against its record."""
+    """Check the weights that Base starts from, and a trained Base against its record.
+
+    Args:
+        classes: number of classes in the annotations.
+    """
     if config.base.init:
-        yield _init(config, Path(config.base.init), classes)
+        yield _check_init(config.base, classes)
     else:
-        yield Finding("weights", "note", f"base.init is empty: {config.base.network} starts from nothing",
-                      "name a file of Kinetics weights with base.init for real data")  # fmt: skip
+        text = f"base.init is empty: {config.base.network} starts from nothing"
+        yield Finding("weights", "note", text, "name a file of Kinetics weights with base.init for real data")
     try:
         folder = Workspace(run_dir, config).base_folder
     except StageError:
         return  # base.init is not there, which has been said
-    if (folder / "base.json").exists():
-        wanted = json.loads((folder / "base.json").read_text())["weights"]
-        try:
-            found = state_hash(read_state(folder / "weights.pt"))
-        except (OSError, WeightsError) as error:
-            found = str(error)
-        if found != wanted:
-            text = f"{folder / 'weights.pt'} is not what base.json records: {found[:60]}, expected {wanted[:12]}"
-            yield Finding(
-                "base", "problem", text, f"verify names what is damaged; or delete {folder} and run train-base"
-            )
-        else:
-            yield Finding("base", "ok", f"trained, weights {wanted[:12]}, as recorded")
+    if not (folder / "base.json").exists():
+        return
+    wanted = json.loads((folder / "base.json").read_text())["weights"]
+    try:
+        found = state_hash(read_state(folder / "weights.pt"))
+    except (OSError, WeightsError) as error:
+        found = str(error)
+    if found == wanted:
+        yield Finding("base", "ok", f"trained, weights {wanted[:12]}, as recorded")
+    else:
+        text = f"{folder / 'weights.pt'} is not what base.json records: {found[:60]}, expected {wanted[:12]}"
+        fix = f"verify names what is damaged; or delete {folder} and run train-base"
+        yield Finding("base", "problem", text, fix)
 
 
-def _init(config: Config, path: Path, classes: int) -> Finding:
+def _check_init(base: Base, classes: int) -> Finding:
+    """Check the file `base.init`: its hash, its classifier, whether it fits the network."""
+    path = Path(base.init)
     if not path.is_file():
         return Finding("weights", "problem", f"base.init = {path}: no such file", "see README.md for where to get it")
-    network = build(config.base.network, classes)
+    network, new_head = build(base.network, classes), base.new_head or base.inflate
     try:
         state = read_state(path)
-        text = f"{path}, SHA-256 {file_sha256(path)[:16]}, state {state_hash(state)[:12]}"
-        convert = (lambda given: inflate_2d(given, network)) if config.base.inflate else None
-        new_head = config.base.new_head or config.base.inflate
+        convert = (lambda given: inflate_2d(given, network)) if base.inflate else None
         load_weights(network, path, head_names(network), new_head, convert)
     except (OSError, WeightsError) as error:
         lines = str(error).splitlines()
@@ -111,53 +118,60 @@ def _init(config: Config, path: Path, classes: int) -> Finding:
         return Finding("weights", "problem", " ".join(line.strip() for line in lines[:3]) + more, fix)
     heads = ", ".join(f"{name} {tuple(state[name].shape)}" for name in head_names(network) if name in state)
     kept = "a new one is made" if new_head else "kept"
+    text = f"{path}, SHA-256 {file_sha256(path)[:16]}, state {state_hash(state)[:12]}"
     return Finding("weights", "ok", f"{text}; head {heads or 'none'}, {kept} for {classes} classes")
 
 
 def check_skipped(run_dir: Path) -> Iterator[Finding]:
-    """What `prepare` left out."""
+    """Report the videos that `prepare` left out, by reason; missing files are counted elsewhere."""
     path = run_dir / "skipped.csv"
     if not path.exists():
         return
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table = table[table.reason != "VideoMissing"]
     for reason, group in table.groupby("reason"):
-        yield Finding("skipped", "note", f"{len(group)} {reason}: {_names(group.video_id)}",
-                      f"{path} has the details; mend or replace the files, then prepare --extend")  # fmt: skip
+        fix = f"{path} has the details; mend or replace the files, then prepare --extend"
+        yield Finding("skipped", "note", f"{len(group)} {reason}: {_names(group.video_id)}", fix)
 
 
-def check_videos(config: Config, counts: Counts, number: int):
-    """Probe some videos, each in its own process, and look for what is odd. Returns rows of videos.csv of the good."""
-    columns = counts.candidates.values()  # both splits in turn
-    longest = max(map(len, columns))
-    jobs = [column[place] for place in range(longest) for column in columns if place < len(column)][:number]
-    rows, odd, failed = [], {}, []
+def check_videos(config: Config, counts: Counts, number: int) -> Generator[Finding, None, list[dict]]:
+    """Probe some videos of both splits, each in a process of its own, and look for what is odd.
+
+    Returns:
+        rows of videos.csv of the videos that can be used.
+    """
+    own = [spread(ids, math.ceil(number / 2)) for ids in counts.video_ids.values()]
+    ids = [video_id for pair in zip_longest(*own) for video_id in pair if video_id][:number]
+    rows, odd, failed = [], {}, {}
     with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
-        for video_id, _ in jobs:
+        for video_id in ids:
             found = probe_row(config, prober, video_id, None)
             if isinstance(found, tuple):
-                failed.append((video_id, found[0]))
+                failed[video_id] = found[0]
                 continue
             rows.append({"video_id": video_id, **found})
             for kind in _oddities(Path(config.data.videos) / found["path"], found):
                 odd.setdefault(kind, []).append(video_id)
     if failed:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in failed).items())
-        names = _names(name for name, _ in failed)
-        text = f"{len(failed)} of {len(jobs)} sampled videos cannot be used ({reasons}): {names}"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(failed.values()).items())
+        text = f"{len(failed)} of {len(ids)} sampled videos cannot be used ({reasons}): {_names(failed)}"
         yield Finding("videos", "problem", text, "download or re-encode them; prepare leaves such videos out, by name")
-    for (text, fix), ids in odd.items():
-        yield Finding("videos", "note", f"{len(ids)} of {len(jobs)} sampled videos {text}: {_names(ids)}", fix)
+    for (text, fix), some in odd.items():
+        yield Finding("videos", "note", f"{len(some)} of {len(ids)} sampled videos {text}: {_names(some)}", fix)
     if not failed and not odd:
         yield Finding("videos", "ok", f"{len(rows)} sampled videos decode whole and have nothing odd")
     return rows
 
 
 def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
-    """(what is odd, what to do) about a video that can be used."""
+    """(what is odd, what to do) about a video that can be used.
+
+    Args:
+        row: of videos.csv.
+    """
     if min(row["zoom_y"], row["zoom_x"]) < LOW_ZOOM:
-        yield (f"are less than {LOW_ZOOM} times as large as the resized frame",
-               "use the videos in original size: here the focused volume holds hardly more than upscaling")  # fmt: skip
+        text = f"are less than {LOW_ZOOM} times as large as the resized frame"
+        yield text, "use the videos in original size: the focused volume of these holds hardly more than upscaling"
     if path.is_dir():
         return
     try:
@@ -171,16 +185,18 @@ def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
     if found.rotation:
         yield "are turned by their metadata", "nothing: frames are turned before use; boxes are in the turned frame"
     if abs(found.pixel_aspect - 1) > NOT_SQUARE:
-        yield (
-            "have pixels that are not square",
-            "nothing where all are alike: square resizing ignores it; else re-encode",
-        )
+        fix = "nothing where all are alike: square resizing ignores it; else re-encode"
+        yield "have pixels that are not square", fix
     if found.interlaced:
         yield "are interlaced", "deinterlace them (ffmpeg -i IN -vf bwdif OUT.mp4), for frames are taken as they come"
 
 
 def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
-    """The first frames of the sampled videos, through PyAV and through every other decoder that is installed."""
+    """Compare the first frames of videos between PyAV and every other decoder that is installed.
+
+    Args:
+        rows: of videos.csv.
+    """
     found, missing = other_decoders.available()
     if not found:
         fix = "python -m pip install -e .[doctor] brings OpenCV"
@@ -188,19 +204,20 @@ def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
         return
     files = [(row, path) for row in rows if (path := Path(config.data.videos) / row["path"]).is_file()]
     for name, read in found.items():
-        wrong = [
-            (row["video_id"], difference)
+        compared = [
+            (row["video_id"], other_decoders.compare(path, row["timing"], (row["height"], row["width"]), read))
             for row, path in files
-            if (difference := other_decoders.compare(path, row["timing"], (row["height"], row["width"]), read))
         ]
+        wrong = [f"{video_id}: {difference}" for video_id, difference in compared if difference]
         if wrong:
-            text = f"{name} and PyAV differ on {len(wrong)} of {len(files)} videos; {wrong[0][0]}: {wrong[0][1]}"
+            text = f"{name} and PyAV differ on {len(wrong)} of {len(files)} videos; {wrong[0]}"
             fix = "trust neither before you have looked (`show VIDEO_ID`); re-encoding such videos settles it"
             yield Finding("decoders", "problem", text, fix)
         else:
             yield Finding("decoders", "ok", f"{name} and PyAV show the same first frames of {len(files)} videos")
 
 
-def _names(ids) -> str:
+def _names(ids: Iterable[str]) -> str:
+    """The first few ids, for a finding."""
     ids = list(ids)
     return ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")

@@ -1,8 +1,7 @@
-"""What `doctor` looks at on the machine: Python, libraries, device, decoder, disk, shared memory, open files."""
+"""Check the machine: Python, libraries, device, decoder, disk, shared memory, open files."""
 
 import os
 import platform
-import re
 import resource
 import shutil
 import sys
@@ -11,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from cache.errors import StorageError
 from cache.folder_checks import check_folder, free_space
@@ -26,47 +27,50 @@ LEAST_BYTES, LEAST_INODES = 1 << 30, 10_000
 
 
 def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
-    """The interpreter's version."""
+    """Check the version of the interpreter."""
     text = f"Python {'.'.join(map(str, found))} on {platform.system()} {platform.machine()}"
     if found[:2] < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
-        yield Finding(
-            "python", "problem", text, f"Python {oldest} or later is needed: make setup PYTHON=python{oldest}"
-        )
+        fix = f"Python {oldest} or later is needed: make setup PYTHON=python{oldest}"
+        yield Finding("python", "problem", text, fix)
     else:
         yield Finding("python", "ok", text)
 
 
 def check_libraries(wanted: list[str] | None = None, version_of: Callable[[str], str] = version) -> Iterator[Finding]:
-    """Every library that the project needs, by its installed metadata."""
+    """Check the version of every library that the project needs.
+
+    Args:
+        wanted: requirements as in metadata, "torch>=2.10"; by default those of the installed project.
+        version_of: finds the installed version by a library's name.
+    """
     try:
         wanted = requires("focused-attention") or [] if wanted is None else wanted
     except PackageNotFoundError:
         yield Finding("libraries", "note", "the project is not installed, so its needs are not known", "make setup")
         return
-    wanted = [line for line in wanted if "extra ==" not in line]
-    bad = []
-    for line in wanted:
-        name, oldest = re.fullmatch(r"([\w-]+)\s*(?:>=\s*([\d.]+))?.*", line).groups()
+    needed = [one for one in map(Requirement, wanted) if one.marker is None or one.marker.evaluate({"extra": ""})]
+    bad = {}
+    for one in needed:
+        oldest = next((bound.version for bound in one.specifier if bound.operator == ">="), "0")
         try:
-            found = version_of(name)
+            found = version_of(one.name)
         except PackageNotFoundError:
-            bad.append((line, f"{name} is missing"))
+            bad[str(one)] = f"{one.name} is missing"
             continue
-        if oldest and _numbers(found) < _numbers(oldest):
-            bad.append((line, f"{name} {found} is older than {oldest}"))
+        if Version(found) < Version(oldest):
+            bad[str(one)] = f"{one.name} {found} is older than {oldest}"
     if bad:
-        fix = "python -m pip install " + " ".join(f"'{line}'" for line, _ in bad)
-        yield Finding("libraries", "problem", "; ".join(text for _, text in bad), fix)
+        fix = "python -m pip install " + " ".join(f"'{line}'" for line in bad)
+        yield Finding("libraries", "problem", "; ".join(bad.values()), fix)
     else:
-        yield Finding("libraries", "ok", f"all {len(wanted)} that are needed, torch {torch.__version__}")
+        yield Finding("libraries", "ok", f"all {len(needed)} that are needed, torch {torch.__version__}")
 
 
 def check_device(config: Config) -> Iterator[Finding]:
-    """The device that the config asks for, and whether workers and cores fit each other."""
-    cores = len(os.sched_getaffinity(0))
-    there = torch.cuda.is_available()
-    if there:
+    """Check that the config's device is there, and that workers and cores fit each other."""
+    cores, has_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
+    if has_gpu:
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         yield Finding("device", "ok", f"{len(names)} CUDA device(s): {', '.join(names)}")
     elif config.device == "cuda":
@@ -74,14 +78,14 @@ def check_device(config: Config) -> Iterator[Finding]:
         yield Finding("device", "problem", "device = cuda, and PyTorch sees no GPU", fix)
     else:
         yield Finding("device", "ok", f"CPU, {cores} cores for this process")
-    busy = config.workers * (config.saliency.threads if not there else 1)
+    busy = config.workers * (config.saliency.threads if not has_gpu else 1)
     if busy > cores:
         text = f"workers = {config.workers} with {config.saliency.threads} thread(s) each on {cores} cores"
         yield Finding("workers", "note", text, f"--set workers={max(1, cores // config.saliency.threads)}")
 
 
 def check_decoder() -> Iterator[Finding]:
-    """PyAV, the FFmpeg it brings, and the codecs that videos are usually in."""
+    """Check that PyAV decodes the codecs that videos are usually in."""
     text, missing = decoder_versions()
     if missing:
         fix = "a PyAV from PyPI decodes all of them: python -m pip install --force-reinstall av"
@@ -91,14 +95,13 @@ def check_decoder() -> Iterator[Finding]:
 
 
 def check_folder_of(run_dir: Path) -> Iterator[Finding]:
-    """Room, and what commits rest on, where the run folder is or will be."""
+    """Check the disk where the run folder is or will be: its room, and the renames, links and locks of its system."""
     free, inodes = free_space(run_dir)
     counted = "inodes not counted" if inodes is None else f"{inodes:,} inodes"
     text = f"{free / 1e9:,.1f} GB and {counted} free at {run_dir}"
     if free < LEAST_BYTES or (inodes is not None and inodes < LEAST_INODES):
-        yield Finding(
-            "disk", "problem", text, "free some, or put the run elsewhere with --run; `plan` says what it takes"
-        )
+        fix = "free some, or put the run elsewhere with --run; `plan` says what it takes"
+        yield Finding("disk", "problem", text, fix)
     else:
         yield Finding("disk", "ok", f"{text}; `plan` says what the run takes")
     existing = run_dir.resolve()
@@ -114,7 +117,7 @@ def check_folder_of(run_dir: Path) -> Iterator[Finding]:
 
 
 def check_shared_memory(config: Config, folder: Path = SHARED_MEMORY) -> Iterator[Finding]:
-    """Room in /dev/shm for the batches that loader workers read ahead."""
+    """Check that the batches that loader workers read ahead fit into shared memory."""
     if not folder.is_dir():
         yield Finding("shared memory", "note", f"{folder} is not there", "loader_workers = 0 needs none")
         return
@@ -136,7 +139,7 @@ def check_shared_memory(config: Config, folder: Path = SHARED_MEMORY) -> Iterato
 
 
 def check_open_files(config: Config, limit: int | None = None) -> Iterator[Finding]:
-    """The limit of open files against stores, workers and what passes between them."""
+    """Check the limit of open files against what stores and workers need."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
     readers = max(config.base.loader_workers, config.fusion.loader_workers)
     need = 100 + 2 * OPEN_FILES + readers * PREFETCH * 4 + 10 * config.workers
@@ -145,8 +148,3 @@ def check_open_files(config: Config, limit: int | None = None) -> Iterator[Findi
         yield Finding("open files", "problem", text, f"ulimit -n {max(4096, need)}")
     else:
         yield Finding("open files", "ok", text)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """2.14.1+cu130 as (2, 14, 1)."""
-    return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0]))

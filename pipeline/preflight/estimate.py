@@ -1,45 +1,38 @@
-"""plan: what every stage will take on this machine, scaled up from a timed sample of the user's own videos."""
+"""plan: what every stage will take on this machine, scaled up from a rehearsal on a few of the user's own videos."""
 
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from joblib import Parallel, delayed
-
 from cache.folder_checks import free_space
-from pipeline.config import Config, Policy
-from pipeline.errors import StageError
-from pipeline.preflight.counts import Counts, count, with_miniature
-from pipeline.preflight.rehearsal import end_workers, rehearse
-from pipeline.preflight.sample_clips import Sample, SampledVideo, measure
-from pipeline.preflight.sample_prepare import measure_prepare
-from pipeline.preflight.sample_stores import measure_stores
-from pipeline.preflight.sample_training import TrainingCost, measure_training
-from pipeline.preflight.stage_costs import Measured, StageForecast, Startup
+from pipeline.config import FUSIONS, Config
+from pipeline.preflight.counts import Counts, count, count_miniature
+from pipeline.preflight.rehearsal import Round, rehearse
+from pipeline.preflight.stage_costs import Measured, StageEstimate
+from pipeline.preflight.training_steps import TrainingCost, time_base, time_fusion
 from pipeline.run.folder import Workspace
-from pipeline.workers.device import pick_device
-from pipeline.workers.peak_memory import run_measured
-from pipeline.workers.shared_paths import here
 
-SAMPLED_MINIATURE = 80  # videos of each split that are made where there are none yet
+ACCURACY = (
+    "accuracy: bytes and files within a tenth, times within a quarter on a machine that does nothing else; "
+    "memory is a rough figure"
+)
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimate:
     """The stages of a run, and what the numbers rest on.
 
     Attributes:
-        free_bytes, free_inodes: of the disk (None where its file system counts no inodes). held_bytes, held_files:
-            what the run folder holds already.
-        notes: in sentences: what was sampled, and what could only be guessed.
+        free_bytes, free_inodes: of the disk; inodes are None where its file system counts none.
+        held_bytes, held_files: what the run folder holds already.
+        notes: in sentences: what was rehearsed, how accurate it is, what could only be guessed.
     """
 
-    stages: list[StageForecast]
+    stages: list[StageEstimate]
     counts: Counts
     free_bytes: int
     free_inodes: int | None
@@ -48,10 +41,12 @@ class Forecast:
     notes: list[str]
 
     def total(self, codec: str) -> int:
+        """Bytes of all stages."""
         return sum(stage.bytes[codec] for stage in self.stages)
 
     @property
     def files(self) -> int:
+        """Files of all stages."""
         return sum(stage.files for stage in self.stages)
 
     def fits(self, codec: str) -> bool:
@@ -60,96 +55,43 @@ class Forecast:
         return inodes and self.total(codec) - self.held_bytes <= self.free_bytes
 
 
-def forecast(
-    config: Config, run_dir: Path, seconds: float = 60.0, policies: tuple[Policy, ...] = ("entropy",)
-) -> Forecast:
-    """Sample for about so many seconds, and scale up. Writes nothing into the run folder.
+def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
+    """Rehearse all stages for about so many seconds, and scale up. Writes nothing into the run folder.
 
-    Args:
-        policies: boxes that `crops` will be asked for.
+    At least one video of each split goes through all stages, however long that takes.
+
     Raises:
-        AnnotationError, StageError: as `prepare` would.
+        AnnotationError, StageError: as the stages would.
     """
+    generated = config.data.format == "miniature" and not Path(config.data.videos).is_dir()
+    counts = count_miniature(config) if generated else count(config, run_dir)
+    base = Workspace(run_dir, config).base_folder
     with tempfile.TemporaryDirectory(prefix="plan-") as spare:
-        spare, made = Path(spare), 0.0
-        if config.data.format == "miniature" and not Path(config.data.videos).is_dir():
-            started = time.monotonic()
-            with_miniature(config, spare / "first", 1)  # starts the workers
-            first = time.monotonic()
-            config_here, counts = with_miniature(config, spare / "data", SAMPLED_MINIATURE)
-            each = (time.monotonic() - first) / (2 * SAMPLED_MINIATURE)
-            made = first - started + each * (counts.videos("train") + counts.videos("test") - 2)
-        else:
-            config_here, counts = config, count(config, run_dir)
-        base = Workspace(run_dir, config).base_folder / "weights.pt"
-        weights = base if base.exists() else None
-        starts = {
-            "prepare": _startup("pipeline.cli.main", "pipeline.stages.prepare", "cache.upkeep.sweep"),
-            "stage": _startup("pipeline.stages.saliency", "pipeline.training.cached_volumes"),
-            "training": _startup("pipeline.stages.train_fusion", "torch._dynamo"),  # the optimiser loads that
-        }
-        samples, pool = _sample(config_here, counts, 0.3 * seconds, weights)
-        videos = [video for sample in samples for video in sample.videos]
-        if not videos:
-            raise StageError(f"none of the sampled videos can be read: {', '.join(samples[0].failed[:5])}")
-        splits = {video.part.split for video in videos}
-        own = {split: [video for video in videos if video.part.split == split] for split in splits}
-        stores = {split: measure_stores(config, own[split], spare / split) for split in splits}
-        numbers = {split: counts.videos(split) for split in counts.candidates}
-        rows_of = [video.row for video in videos]
-        prepared = _fresh(measure_prepare, config_here, run_dir, rows_of, numbers, counts.num_missing)
-        costs = _trainings(config, counts, videos, 0.4 * seconds)
-        row = float(np.mean([sample.row_seconds for sample in samples if sample.row_seconds] or [0.0]))
-        rehearsed = rehearse(config_here, counts, videos, row, weights, policies, spare / "rehearsal", 0.3 * seconds)
-        measured = Measured(config, counts, policies, samples, stores, costs, rehearsed, prepared, starts, pool, made)
-        return Forecast(measured.stages(), counts, *free_space(run_dir), *_held(run_dir), _notes(measured, weights))
+        started = time.time()
+        rounds, entered = _in_new_process(rehearse, config, counts, base, Path(spare), 0.6 * seconds)
+        trainings = _time_trainings(config, counts, rounds[-1], 0.4 * seconds)
+        stages = Measured(config, counts, rounds, trainings, entered - started).stages()
+        notes = _notes(rounds, trainings, (base / "base.json").exists())
+    return Estimate(stages, counts, *free_space(run_dir), *_held(run_dir), notes)
 
 
-def _sample(config: Config, counts: Counts, seconds: float, weights: Path | None) -> tuple[list[Sample], float]:
-    """One sample for each process that stage 1 will have, all at work at a time; and what starting them took."""
-    workers = config.workers if pick_device(config).type == "cpu" else 1
-    workers = max(1, min(workers, max(map(len, counts.candidates.values()))))
-    jobs = []
-    for number in range(workers):
-        columns = [candidates[number::workers] for candidates in counts.candidates.values()]
-        longest = max(map(len, columns))
-        jobs.append([column[row] for row in range(longest) for column in columns if row < len(column)])
-    end_workers()  # those that made videos: starting is a part of what is measured
-    started = time.time()
-    calls = (delayed(here(measure))(config, own, seconds, weights, counts.num_classes) for own in jobs)
-    samples = Parallel(n_jobs=workers)(calls)
-    return samples, max(sample.entered for sample in samples) - started
-
-
-def _trainings(config: Config, counts: Counts, videos: list[SampledVideo], seconds: float) -> dict[str, TrainingCost]:
-    """Costs of train-base, late fusion and temporal concatenation; none where there is nothing to train on."""
-    if not counts.videos("train"):
+def _time_trainings(config: Config, counts: Counts, spare: Round, seconds: float) -> dict[str, TrainingCost]:
+    """Costs of train-base and of both fusions, each in a process of its own; none where no video is to train on."""
+    videos = counts.videos("train")
+    if not videos:
         return {}
-    clips = np.concatenate([video.clips for video in videos])[:64]
-    trainings = {"base": (config.base, clips)} if config.base.epochs else {}
-    trainings |= {"late": (config.fusion, clips), "concat": (config.fusion, np.concatenate([clips, clips], 1))}
-    found = {}
-    for name, (training, volumes) in trainings.items():
-        batch = min(training.batch_size, counts.videos("train"))
-        own = seconds / len(trainings)
-        job = config, replace(training, batch_size=batch), volumes[:batch], counts.num_classes, own
-        found[name] = _fresh(measure_training, *job)
+    each, batch = seconds / (1 + len(FUSIONS)), min(config.fusion.batch_size, videos)
+    found = {fusion: _in_new_process(time_fusion, spare.config, spare.run, fusion, batch, each) for fusion in FUSIONS}
+    if config.base.epochs:
+        batch = min(config.base.batch_size, videos)
+        found["base"] = _in_new_process(time_base, spare.config, spare.run, batch, each)
     return found
 
 
-def _fresh(measure: Callable, *arguments):
-    """Its answer in a process that has done nothing else, as those of the stages are."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(here(measure), *arguments).result()
-
-
-def _startup(*modules: str) -> Startup:
-    code = (
-        f"import {', '.join(modules)}, pipeline.workers.peak_memory; print(pipeline.workers.peak_memory.held_bytes())"
-    )
-    started = time.monotonic()
-    held, peak, _ = run_measured(["-c", code], Path(__file__).parents[2])
-    return Startup(time.monotonic() - started, int(held), max(peak - int(held), 0))
+def _in_new_process(function: Callable, *arguments):
+    """What the function returns in a process that has done nothing else, as those of the stages are."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 def _held(run_dir: Path) -> tuple[int, int]:
@@ -157,18 +99,13 @@ def _held(run_dir: Path) -> tuple[int, int]:
     return sum(sizes), len(sizes)
 
 
-def _notes(measured: Measured, weights: Path | None) -> list[str]:
-    videos = measured.videos
-    looked = sum(len(video.rows) for video in videos if video.logits is not None)
-    cut = sum(len(video.rows) for video in videos)
-    notes = [f"sampled: {len(videos)} videos decoded, {looked} clips looked at, {cut} clips cut and encoded"]
-    failed = sum(len(sample.failed) for sample in measured.samples)
-    notes += [f"{failed} of the sampled videos cannot be read; prepare will leave such videos out"] * bool(failed)
-    notes += ["the sample's boxes are those of a network with random weights, for Base is not trained yet"] * (
-        not weights
-    )
-    for name, cost in measured.trainings.items():
-        notes += [f"{name}: a whole batch was too much for the sample; its time and memory are extrapolated"] * (
-            not cost.exact
-        )
+def _notes(rounds: list[Round], trainings: dict[str, TrainingCost], trained: bool) -> list[str]:
+    last = rounds[-1]
+    videos, rows = last.counts.videos("train", "test"), last.counts.rows("train", "test")
+    notes = [f"rehearsed in {len(rounds)} rounds, the last one with {videos} videos in {rows} rows", ACCURACY]
+    if not trained:
+        notes.append("the boxes of the rehearsal are those of one epoch on one video, for Base is not trained yet")
+    for name, cost in trainings.items():
+        if not cost.is_exact:
+            notes.append(f"{name}: time or memory did not last for a whole batch; its figures are extrapolated")
     return notes

@@ -8,12 +8,13 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found.
+    """What one check found.
 
     Attributes:
-        check: what was looked at, in a word.
+        check: what was checked, in a word.
         level: "problem" stops a stage or spoils its results, "note" is worth knowing.
-        text: what was found, with the numbers. fix: what to do; "" where all is well.
+        text: what was found, with the numbers.
+        fix: what to do about it; "" where all is well.
     """
 
     check: str

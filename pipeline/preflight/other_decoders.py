@@ -1,4 +1,4 @@
-"""A second opinion on what a video shows: frames through another decoder, where one is installed."""
+"""Compare the frames of a video with those of another decoder, where one is installed."""
 
 import shutil
 import subprocess
@@ -18,9 +18,9 @@ TOLERANCE = 4.0  # mean absolute difference in levels: decoders convert colours 
 
 
 def available() -> tuple[dict[str, Reader], list[str]]:
-    """Readers by the name of their decoder, and the names of those that are not installed.
+    """Return readers by the name of their decoder, and the names of decoders that are not installed.
 
-    A reader takes (path, count, size) to uint8 (N, H, W, 3), the first `count` frames or fewer.
+    A reader takes (path, count, (height, width)) and returns the first `count` frames or fewer, uint8 (N, H, W, 3) RGB.
     """
     found, missing = {}, []
     for name, load in (("torchcodec", _torchcodec), ("opencv", _opencv), ("ffmpeg", _ffmpeg)):
@@ -32,23 +32,23 @@ def available() -> tuple[dict[str, Reader], list[str]]:
 
 
 def compare(path: Path, timing: str, size: tuple[int, int], read: Reader) -> str:
-    """How another decoder's first frames differ from ours; "" where they agree.
+    """Say how another decoder's first frames differ from ours; "" where they agree.
 
     Args:
         path: a video file that was probed.
-        timing: VideoInfo.timing. size: (height, width) after rotation.
-        read: the other decoder.
+        timing: VideoInfo.timing.
+        size: (height, width) after rotation.
+        read: the other decoder, see `available`.
     """
     frames = read_frames(path, range(FRAMES), None, timing)
     ours = np.stack([frame for _, frame in islice(_until_the_end(frames), FRAMES)]).astype(np.float32)
     try:
         theirs = read(path, FRAMES, size).astype(np.float32)
-    except Exception as error:  # whatever another library makes of it
+    except Exception as error:  # other libraries raise what they like
         return f"cannot read it: {error}"
     if theirs.shape[1:] != ours.shape[1:]:
-        return (
-            f"frames of {theirs.shape[1]} x {theirs.shape[2]}, ours {ours.shape[1]} x {ours.shape[2]} (height x width)"
-        )
+        (height, width), (own_height, own_width) = theirs.shape[1:3], ours.shape[1:3]
+        return f"frames of {height} x {width}, ours {own_height} x {own_width} (height x width)"
     count = min(len(ours), len(theirs))
     if count < len(ours):
         return f"{count} frames, ours {len(ours)}"

@@ -1,109 +1,94 @@
 """The stages as jobs for Slurm: one shell script that submits them all, each waiting for what it reads.
 
-Plain text from plain numbers: whoever has another scheduler reads off what to ask it for.
+The script is the template slurm.sh.jinja; this module works out its numbers.
 """
 
 import math
 import shlex
 
-from pipeline.preflight.estimate import Forecast
-from pipeline.preflight.stage_costs import StageForecast
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.preflight.estimate import Estimate
+from pipeline.preflight.stage_costs import StageEstimate
 
 MARGIN_TIME, MARGIN_MEMORY = 1.5, 1.3
 LEAST_MINUTES, LEAST_MEGABYTES = 10, 1000
 ARRAYS, TRAININGS = ("saliency", "crops"), ("train-base", "train-fusion")
-AFTER = {"train-base": "prepare", "saliency": "train-base", "crops": "saliency", "train-fusion": "crops"}
-AFTER["evaluate"] = "train-fusion"
+WITH_NETWORK = ("saliency", *TRAININGS, "evaluate")
+AFTER = {
+    "train-base": "prepare",
+    "saliency": "train-base",
+    "crops": "saliency",
+    "train-fusion": "crops",
+    "evaluate": "train-fusion",
+}
 
 
 def submit_script(
-    found: Forecast, common: list[str], python: str, tasks: int, gpus: int, workers: int, rates: dict[str, float]
+    found: Estimate, common: list[str], python: str, tasks: int, gpus: int, workers: int, rates: dict[str, float]
 ) -> str:
     """A bash script of one sbatch call per stage.
 
-    Stages 1 and 2 are job arrays: task i does `--part i/N`, and crops' task i waits for saliency's task i alone, for a
-    share is the same units in both. Trainings start a process per GPU through torchrun, within one node.
+    Stages 1 and 2 are job arrays: task i does `--part i/N`, and task i of crops waits for task i of saliency alone, for
+    both do the same units. Trainings start a process per GPU through torchrun, within one node.
 
     Args:
         found: what the stages will take.
         common: arguments of every command: --config, --run, --set.
         python: the interpreter on the cluster, unless $PYTHON says another.
         tasks: of each array, at most; never more than there are units.
-        gpus: of each job that runs a network; 0 for none.
+        gpus: of each training; other jobs that run a network get one; 0 for none.
         workers: processes of a task of stages 1 and 2 (on the CPU).
         rates: rows a second by stage, where the user knows better than this machine.
     """
-    units = sum(len(part.units) for part in found.counts.parts)
+    units = found.counts.units
     tasks = max(1, min(tasks, units))
-    lines = [
-        "#!/bin/bash",
-        "# All stages as jobs for Slurm; `bash` this file on a login node, in the folder of the project.",
-        f"# Times are the plan's x {MARGIN_TIME}, at least {LEAST_MINUTES} min; memory x {MARGIN_MEMORY}. "
-        + (
-            "Measured where `plan` ran; --rows-per-second states other rates."
-            if not rates
-            else f"Stated rates: {rates}."
-        ),
-        "# Exit code 3, some videos were left out, does not hold up the jobs behind.",
-        "set -euo pipefail",
-        f'export PYTHON="${{PYTHON:-{python}}}"',
-    ]
-    for stage in found.stages:
-        lines += ["", *_job(stage, common, tasks, units, gpus, workers, rates.get(stage.stage))]
-    names = " ".join(f"${_variable(stage.stage)}" for stage in found.stages)
-    return "\n".join([*lines, "", f'echo "submitted: {names}"']) + "\n"
+    share = math.ceil(units / tasks) / max(units, 1)  # of all units, that one task has at most
+    jobs = [_job(stage, common, share, gpus, workers, rates.get(stage.stage)) for stage in found.stages]
+    environment = Environment(
+        loader=PackageLoader("pipeline.preflight", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # a shell script; arguments are quoted by shlex
+    )
+    environment.filters |= {"variable": lambda stage: stage.replace("-", "_"), "clock": clock}
+    margins = {"margin_time": MARGIN_TIME, "margin_memory": MARGIN_MEMORY, "least_minutes": LEAST_MINUTES}
+    template = environment.get_template("slurm.sh.jinja")
+    return template.render(jobs=jobs, tasks=tasks, python=python, rates=rates, **margins)
 
 
 def _job(
-    stage: StageForecast, common: list[str], tasks: int, units: int, gpus: int, workers: int, rate: float | None
-) -> list[str]:
-    """The lines that submit one stage and keep its job's number."""
-    name, seconds = stage.stage, stage.rows / rate if rate else stage.seconds
-    processes, arguments = stage.processes, [name, *common]
-    options = [f"--job-name={name}", f"--output={name}-%j.log"]
+    stage: StageEstimate, common: list[str], share: float, gpus: int, workers: int, rate: float | None
+) -> dict[str, object]:
+    """What the template needs to submit one stage."""
+    name, seconds, processes = stage.stage, stage.rows / rate if rate else stage.seconds, stage.processes
+    arguments = [name, *common]
     if name in ARRAYS:
-        # no task has more than its share, rounded up to whole units
-        seconds *= math.ceil(units / tasks) / max(units, 1)
-        options = [f"--job-name={name}", f"--array=1-{tasks}", f"--output={name}-%A-%a.log"]
+        seconds, processes = seconds * share, workers
         arguments += ["--workers", str(workers)]
-        processes = workers
-    if gpus and name in ("saliency", *TRAININGS, "evaluate"):
-        count = gpus if name in TRAININGS else 1
-        options.append(f"--gres=gpu:{count}")
-        processes = count
-        seconds /= count if name in TRAININGS else 1
-    memory = max(LEAST_MEGABYTES, math.ceil(MARGIN_MEMORY * stage.memory * processes / 1e6))
-    minutes = max(LEAST_MINUTES, math.ceil(MARGIN_TIME * seconds / 60))
-    options += [
-        "--ntasks=1",
-        f"--cpus-per-task={max(processes, workers)}",
-        f"--mem={memory}M",
-        f"--time={_clock(minutes)}",
-    ]
-    if name in AFTER:
+    gpus = gpus if name in TRAININGS else min(gpus, 1) if name in WITH_NETWORK else 0
+    if gpus:
+        processes = gpus
+    if gpus and name in TRAININGS:
+        seconds /= gpus
+    return {
+        "name": name,
+        "arguments": shlex.join(arguments),
+        "is_array": name in ARRAYS,
+        "is_distributed": name in TRAININGS and gpus > 1,
+        "gpus": gpus,
+        "cpus": max(processes, workers),
+        "megabytes": max(LEAST_MEGABYTES, math.ceil(MARGIN_MEMORY * stage.memory * processes / 1e6)),
+        "minutes": max(LEAST_MINUTES, math.ceil(MARGIN_TIME * seconds / 60)),
+        "after": AFTER.get(name),
         # each task of crops waits for the task of saliency that does the same units
-        kind = "aftercorr" if name == "crops" else "afterok"
-        options.append(f"--dependency={kind}:${_variable(AFTER[name])}")
-    start = '"$PYTHON" -m'
-    if name in TRAININGS and gpus > 1:
-        start += f" torch.distributed.run --standalone --nproc-per-node={gpus} -m --"
-    command = f"srun {start} pipeline {shlex.join(arguments)}"
-    command += f" --part $((SLURM_ARRAY_TASK_ID))/{tasks}" if name in ARRAYS else ""
-    return [
-        f"{_variable(name)}=$(sbatch --parsable {' '.join(options)} <<'JOB'",
-        "#!/bin/bash",
-        f"{command} || [ $? -eq 3 ]",
-        "JOB",
-        ")",
-    ]
+        "dependency": "aftercorr" if name == "crops" else "afterok",
+    }
 
 
-def _variable(stage: str) -> str:
-    """The shell variable that holds a stage's job number."""
-    return stage.replace("-", "_")
-
-
-def _clock(minutes: int) -> str:
+def clock(minutes: int) -> str:
     """Minutes as Slurm takes them: days-hours:minutes:seconds."""
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -15,6 +15,7 @@ from pipeline.config import Config, clip_settings
 from pipeline.config_file import to_toml
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
+from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.data.video.frames import VideoMissing
@@ -28,7 +29,6 @@ from pipeline.workers.engines import HERE, Engine
 log = logging.getLogger(__name__)
 
 SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
-LOW_ZOOM = 1.5  # below, the focused volume can hold hardly more than upscaling
 
 
 def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HERE) -> Outcome:

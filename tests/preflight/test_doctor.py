@@ -18,12 +18,13 @@ from pipeline.config_file import to_toml
 from pipeline.data.video.container import traits
 from pipeline.preflight import check_data, check_machine, other_decoders
 from pipeline.preflight.counts import count
+from pipeline.preflight.finding import Finding
 from tests.helpers.make_video import numbered_frame, write_video
 from tests.helpers.tiny_data import change, make_data, tiny_config
 
 
 def _one(findings):
-    (finding,) = list(findings)
+    (finding,) = [findings] if isinstance(findings, Finding) else list(findings)
     assert (finding.fix != "") == (finding.level != "ok")
     return finding
 

@@ -13,21 +13,20 @@ from pipeline.cli import preflight
 from pipeline.cli.main import main
 from pipeline.config_file import load, to_toml
 from pipeline.errors import StageError
-from pipeline.preflight import counts, sample_training
-from pipeline.preflight.counts import PartSize, count, makespan
-from pipeline.preflight.estimate import _fresh, _startup, forecast
-from pipeline.preflight.rehearsal import Rate, rate_of
-from pipeline.preflight.sample_clips import measure
-from pipeline.preflight.sample_prepare import measure_prepare
-from pipeline.preflight.stage_costs import Measured, Startup
+from pipeline.preflight import training_steps
+from pipeline.preflight.counts import PartSize, busiest_worker_rows, count, spread
+from pipeline.preflight.estimate import estimate
+from pipeline.preflight.rehearsal import first_readable, spare_config
+from pipeline.preflight.stage_costs import rate_of
 from pipeline.stages import crops
+from pipeline.workers.peak_memory import run_measured
 from tests.helpers.tiny_data import change, make_data, tiny_config
 
 
 @pytest.fixture(scope="module")
 def before(tiny_run, tmp_path_factory):
-    """The forecast as it is before anything ran: the same config, a run folder that is not there."""
-    return forecast(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=30)
+    """The estimate before anything ran: the same config, a run folder that is not there."""
+    return estimate(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=30)
 
 
 def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
@@ -52,8 +51,8 @@ def test_the_other_codec_is_within_a_tenth_as_well(looked, before):
 
 def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
     files = {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}
-    found = forecast(tiny_copy.config, tiny_copy.path, seconds=30)
-    assert found.counts.planned and not any("random weights" in note for note in found.notes)
+    found = estimate(tiny_copy.config, tiny_copy.path, seconds=30)
+    assert found.counts.planned and not any("not trained" in note for note in found.notes)
     (stage,) = (stage for stage in found.stages if stage.stage == "saliency")
     assert stage.bytes["png"] == pytest.approx(written(tiny_copy.path, "saliency")[0], rel=0.1)
     assert (found.held_files, found.held_bytes) == (len(files), sum(files.values()))
@@ -64,7 +63,7 @@ def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
 
 
 def test_what_does_not_fit_is_said_and_is_5(tiny_run, before, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.preflight.estimate.forecast", lambda *arguments: before)
+    monkeypatch.setattr("pipeline.preflight.estimate.estimate", lambda *arguments: before)
     (tmp_path / "tiny.toml").write_text(to_toml(tiny_run.config))
     arguments = ["plan", "--config", tmp_path / "tiny.toml", "--run", tmp_path / "run", "--seconds", "2"]
     arguments = [*map(str, arguments), "--rows-per-second", "saliency=0.5"]
@@ -74,7 +73,7 @@ def test_what_does_not_fit_is_said_and_is_5(tiny_run, before, tmp_path, monkeypa
     assert "4 train videos x 2, 3 test videos x 2" in result.output and "before prepare" in result.output
     assert not (tmp_path / "run" / "plan").exists()
     full = replace(before, free_bytes=1000)
-    monkeypatch.setattr("pipeline.preflight.estimate.forecast", lambda *arguments: full)
+    monkeypatch.setattr("pipeline.preflight.estimate.estimate", lambda *arguments: full)
     result = CliRunner().invoke(main, [*arguments, "--json"])
     facts = json.loads(result.output)
     assert result.exit_code == 5 and facts["fits"] is False
@@ -88,7 +87,7 @@ def test_the_miniature_is_planned_before_it_is_made(tmp_path):
         data={"videos": str(tmp_path / "data"), "annotations": (str(tmp_path / "a"), str(tmp_path / "b"))},
         workers=1,
     )
-    found = forecast(config, tmp_path / "run", seconds=12)
+    found = estimate(config, tmp_path / "run", seconds=12)
     rows = {stage.stage: stage.rows for stage in found.stages}
     assert rows["prepare"] == 24 + 12 and rows["saliency"] == 24 * 2 + 12 * 2
     assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
@@ -98,7 +97,7 @@ def test_missing_videos_are_counted_and_none_at_all_says_what_was_looked_for(tmp
     config = tiny_config(make_data(tmp_path / "data"))
     (tmp_path / "data" / "NA.mp4").unlink()
     found = count(config, tmp_path / "run")
-    assert found.num_missing == 1 and found.videos("train") == 3 and found.rows("train", "test") == 12
+    assert found.missing == ["NA"] and found.videos("train") == 3 and found.rows("train", "test") == 12
     (tmp_path / "empty").mkdir()
     with pytest.raises(StageError, match=r"looked for 07E49\.<mp4\|mkv"):
         count(change(config, data={"videos": str(tmp_path / "empty")}), tmp_path / "run")
@@ -106,13 +105,29 @@ def test_missing_videos_are_counted_and_none_at_all_says_what_was_looked_for(tmp
         count(change(config, data={"videos": str(tmp_path / "nowhere")}), tmp_path / "run")
 
 
-def test_a_video_that_cannot_be_read_is_no_sample(tmp_path):
+def test_a_video_that_cannot_be_read_is_not_rehearsed_with(tmp_path):
     config = tiny_config(make_data(tmp_path / "data"))
-    (tmp_path / "data" / "83654.mp4").write_bytes(b"no video")
-    found = measure(config, [("83654", "test"), ("T0002", "test"), ("07E49", "train")], 600, None, 3)
-    assert found.failed == ["83654"]
-    assert [video.row["video_id"] for video in found.videos] == ["T0002", "07E49"]
-    assert all(video.logits.shape == (2, 2, 3) and video.clips.shape == (2, 4, 28, 28, 3) for video in found.videos)
+    for name in ("83654", "T0003"):
+        (tmp_path / "data" / f"{name}.mp4").write_bytes(b"no video")
+    assert first_readable(config, ["83654", "T0002", "T0003"]) == "T0002"
+    with pytest.raises(StageError, match=r"none of the sampled videos can be read: 83654, T0003"):
+        first_readable(config, ["83654", "T0003"])
+
+
+def test_a_spare_run_has_both_splits_and_its_share_of_missing_videos(tmp_path):
+    config = tiny_config(make_data(tmp_path / "data"), workers=2)
+    for name in ("NA", "T0003"):
+        (tmp_path / "data" / f"{name}.mp4").unlink()
+    counts, readable = count(config, tmp_path / "run"), {"train": "00007", "test": "T0002"}
+    assert sorted(counts.missing) == ["NA", "T0003"]
+    everything = {"07E49", "150E6", "00007", "83654", "T0002", "NA", "T0003"}
+    for number, ids in ((2, {"00007", "T0002", "T0003"}), (5, everything)):
+        folder = tmp_path / f"spare{number}"
+        spare = spare_config(config, counts, readable, number, folder)
+        lines = (folder / "labels.csv").read_text().splitlines()[1:]
+        assert {one.split(",")[0] for one in lines} == ids
+        assert spare.clips.videos_per_unit == (1 if number == 2 else 2) and spare.data.missing_videos == "skip"
+        assert (spare.base.epochs, spare.fusion.epochs, spare.data.videos) == (1, 1, config.data.videos)
 
 
 @pytest.mark.parametrize("rows, frames, size", [(1, 4, 100), (4, 4, 1000), (10, 16, 6000), (50, 16, 13000)])
@@ -122,17 +137,12 @@ def test_unit_bytes_are_those_of_a_unit(rows, frames, size):
     assert unit_bytes(rows * frames * size, rows, frames) == pytest.approx(len(build_unit(content, attrs)), rel=0.02)
 
 
-def test_units_of_a_part_and_what_the_last_worker_ends():
-    part = PartSize("train", 5, 3, 2)
-    assert part.units == [2, 2, 1] and part.num_rows == 15
-    found = counts.Counts([part, PartSize("test", 1, 9, 2)], 0, 3, 0, 0, {}, False)
-    measured = Measured(None, found, (), [], {}, {}, None, None, {"stage": Startup(1.0, 0, 0)}, 10.0)
-    cost = lambda part, videos: 4.0 * videos if part.split == "train" else 5.0  # noqa: E731
-    assert makespan(found.parts, 1, cost) == 8 + 8 + 4 + 5
-    assert makespan(found.parts, 2, cost) == 13  # 8 and 4 | 8 and 5
-    rate = Rate(2.0, 10.0, 0, 0)
-    assert measured._working(1, rate) == 1 + 10 + 2 * (15 + 9)
-    assert measured._working(2, rate) == 1 + 10 + 2 * (6 + 9)  # train units of 6, 6 and 3 rows, then one of 9
+def test_units_of_a_part_and_the_rows_of_the_worker_that_ends_last():
+    parts = [PartSize("train", 5, 3, 2), PartSize("test", 1, 9, 2)]
+    assert [part.units for part in parts] == [[6, 6, 3], [9]] and parts[0].num_rows == 15
+    assert busiest_worker_rows(parts, 1) == 15 + 9
+    assert busiest_worker_rows(parts, 2) == 6 + 9  # 6 and 3 | 6 and 9
+    assert busiest_worker_rows(parts, 8) == 9
 
 
 def test_a_row_costs_what_is_not_the_stages_own():
@@ -140,19 +150,7 @@ def test_a_row_costs_what_is_not_the_stages_own():
     assert rate_of([5 + 2 + 1, 2 + 1, 2 + 10], [2, 2, 20]) == (0.5, 7.0)
     assert rate_of([5 + 2 + 1, 3], [2, 2]) == (1.5, 5.0)  # nothing to tell them apart by
     assert rate_of([1.0, 1.0, 0.5], [2, 2, 20]) == (0.0, 1.0)  # noise makes no row give time back
-
-
-def test_prepare_is_timed_with_labels_missing_files_and_a_plan_of_its_size(tmp_path):
-    config = tiny_config(make_data(tmp_path / "data"))
-    row = {"video_id": "07E49", "split": "train", "path": "07E49.mp4", "num_frames": 40, "source_fps": 8.0}
-    row |= {"height": 72, "width": 96, "timing": "rate", "bytes": 5, "sha256": "0" * 64}
-    few = _fresh(measure_prepare, config, tmp_path / "run", [row], {"train": 1, "test": 1}, 0)
-    many = measure_prepare(config, tmp_path / "run", [row], {"train": 2000, "test": 1}, 0)
-    beyond = _fresh(measure_prepare, config, tmp_path / "run", [row], {"train": 200_000, "test": 1}, 0)
-    missing = measure_prepare(config, tmp_path / "run", [row], {"train": 1}, 1_000_000)
-    assert 0 < few.labels_seconds < few.seconds < many.seconds and beyond.seconds > 20 * many.seconds
-    assert missing.seconds > 10 * few.seconds and 0 < 10 * few.memory < beyond.memory
-    assert not (tmp_path / "run").exists()
+    assert rate_of([100.0], [20]) == (5.0, 0.0)  # one long round: all of it is its rows'
 
 
 def test_plan_and_outcome_side_by_side():
@@ -167,27 +165,27 @@ def test_plan_and_outcome_side_by_side():
 
 def test_a_process_is_measured_in_itself_and_not_in_who_starts_it():
     held = np.ones(1 << 26)  # 512 MB
-    start = _startup("json")
-    assert 1e6 < start.memory + start.ending < 1e8 < held.nbytes and start.seconds > 0
+    _, peak, code = run_measured(["-c", "import json"])
+    assert code == 0 and 1e6 < peak < 1e8 < held.nbytes
 
 
 def test_a_batch_that_is_too_much_is_extrapolated_from_smaller_ones():
-    assert sample_training._sizes(12) == [1, 2, 4, 8, 12]
-    assert sample_training._sizes(8) == [1, 2, 4, 8] and sample_training._sizes(1) == [1]
-    assert sample_training._extended([(1, 5.0), (2, 7.0), (4, 11.0)], 12) == 27.0  # 3 and 2 a clip
-    assert sample_training._extended([(1, 5.0), (2, 4.0)], 8) == 4.0  # noise makes nothing cheaper
-    assert sample_training._extended([(1, 5.0)], 3) == 15.0
-    assert sample_training._extended([(1, 5.0), (2, 90.0)], 3) == 135.0  # nor steeper than proportion
-    assert sample_training._extended([(1, 5.0), (3, 9.0)], 3) == 9.0
+    assert training_steps.batch_sizes(12) == [1, 2, 4, 8, 12]
+    assert training_steps.batch_sizes(8) == [1, 2, 4, 8] and training_steps.batch_sizes(1) == [1]
+    assert training_steps.extended([(1, 5.0), (2, 7.0), (4, 11.0)], 12) == 27.0  # 3 and 2 a clip
+    assert training_steps.extended([(1, 5.0), (2, 4.0)], 8) == 4.0  # noise makes nothing cheaper
+    assert training_steps.extended([(1, 5.0)], 3) == 15.0
+    assert training_steps.extended([(1, 5.0), (2, 90.0)], 3) == 135.0  # nor steeper than proportion
+    assert training_steps.extended([(1, 5.0), (3, 9.0)], 3) == 9.0
 
 
 def test_a_sample_is_spread_over_small_and_large_files():
     ids = [f"{number:03d}" for number in range(100)]
-    chosen = counts._spread(ids)
-    assert len(set(chosen)) == len(chosen) == 64
-    for count_ in (4, 8, 16):
-        gaps = np.diff([0, *sorted(int(one) for one in chosen[:count_]), 100])
-        assert max(gaps) <= 2 * 100 / count_
+    for number in (1, 4, 7, 16, 100):
+        chosen = spread(ids, number)
+        assert len(set(chosen)) == number
+        assert max(np.diff([0, *map(int, chosen), 100])) <= 100 / number + 1
+    assert spread(ids, 500) == ids and spread([], 3) == []
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "fast", "salience=3", "saliency=", "nan", "inf"])

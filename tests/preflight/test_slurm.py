@@ -13,16 +13,16 @@ from pipeline.cli.main import main
 from pipeline.config_file import to_toml
 from pipeline.preflight import slurm
 from pipeline.preflight.counts import Counts, PartSize
-from pipeline.preflight.estimate import Forecast
-from pipeline.preflight.stage_costs import StageForecast
+from pipeline.preflight.estimate import Estimate
+from pipeline.preflight.stage_costs import StageEstimate
 
 STAGES = ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate")
-COUNTS = Counts([PartSize("train", 9, 4, 2), PartSize("test", 3, 5, 2)], 0, 3, 0, 0, {}, False)  # 7 units
+COUNTS = Counts([PartSize("train", 9, 4, 2), PartSize("test", 3, 5, 2)], {}, [], None, False)  # 7 units
 
 
-def _forecast(seconds=36000.0, memory=2_000_000_000) -> Forecast:
-    stages = [StageForecast(name, 1200, 1, {"jpeg": 1, "png": 1}, seconds, memory, 2) for name in STAGES]
-    return Forecast(stages, COUNTS, 1 << 40, None, 0, 0, [])
+def _estimate(seconds=36000.0, memory=2_000_000_000) -> Estimate:
+    stages = [StageEstimate(name, 1200, 1, {"jpeg": 1, "png": 1}, seconds, memory, 2) for name in STAGES]
+    return Estimate(stages, COUNTS, 1 << 40, None, 0, 0, [])
 
 
 def _submitted(script: str, folder, task: int) -> list[dict]:
@@ -59,7 +59,7 @@ COMMON = ["--config", "my file.toml", "--run", "runs/a b", "--set", 'data.annota
 
 @pytest.mark.parametrize("gpus", [0, 1, 4])
 def test_the_script_submits_every_stage_with_arguments_that_our_commands_take(tmp_path, gpus):
-    script = slurm.submit_script(_forecast(), COMMON, "python3", 5, gpus, 2, {})
+    script = slurm.submit_script(_estimate(), COMMON, "python3", 5, gpus, 2, {})
     jobs = _submitted(script, tmp_path, task=3)
     names = []
     for job in jobs:
@@ -85,7 +85,7 @@ def test_the_script_submits_every_stage_with_arguments_that_our_commands_take(tm
 
 def test_time_and_memory_are_the_plans_with_a_margin(tmp_path):
     jobs = dict(
-        zip(STAGES, _submitted(slurm.submit_script(_forecast(), COMMON, "p", 5, 0, 3, {}), tmp_path, 1), strict=True)
+        zip(STAGES, _submitted(slurm.submit_script(_estimate(), COMMON, "p", 5, 0, 3, {}), tmp_path, 1), strict=True)
     )
     assert "--time=0-15:00:00" in jobs["prepare"]["options"]  # 10 h x 1.5
     assert "--time=0-04:18:00" in jobs["saliency"]["options"]  # 2 of 7 units at most: 10 h x 2/7 x 1.5, rounded up
@@ -95,7 +95,7 @@ def test_time_and_memory_are_the_plans_with_a_margin(tmp_path):
 
 
 def test_a_stated_rate_and_gpus_shorten_it_and_arrays_never_have_more_tasks_than_units():
-    script = slurm.submit_script(_forecast(), [], "p", 50, 4, 2, {"saliency": 1 / 60})
+    script = slurm.submit_script(_estimate(), [], "p", 50, 4, 2, {"saliency": 1 / 60})
     assert "--array=1-7 " in script and "--part $((SLURM_ARRAY_TASK_ID))/7" in script
     (line,) = (line for line in script.splitlines() if line.startswith("saliency="))
     assert "--time=0-04:18:00" in line  # 1200 rows at one a minute are 20 h: a seventh of it x 1.5, rounded up
@@ -104,13 +104,13 @@ def test_a_stated_rate_and_gpus_shorten_it_and_arrays_never_have_more_tasks_than
 
 
 def test_short_jobs_get_ten_minutes():
-    script = slurm.submit_script(_forecast(1.0, 1000), [], "p", 2, 0, 1, {})
+    script = slurm.submit_script(_estimate(1.0, 1000), [], "p", 2, 0, 1, {})
     assert script.count("--time=0-00:10:00") == 6 and script.count("--mem=1000M") == 6
 
 
 def test_the_command_prints_it(tiny_run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("pipeline.preflight.estimate.forecast", lambda *given: asked.append(given) or _forecast())
+    monkeypatch.setattr("pipeline.preflight.estimate.estimate", lambda *given: asked.append(given) or _estimate())
     path = tmp_path / "tiny.toml"
     path.write_text(to_toml(tiny_run.config))
     options = ["--config", str(path), "--run", str(tmp_path / "run"), "--set", "seed=7"]

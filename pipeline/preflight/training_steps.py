@@ -1,0 +1,141 @@
+"""Time a few steps of a training: its own loop, network and batches, on the videos of a spare run."""
+
+import time
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from models.backbones import build
+from pipeline.config import Config, Fusion
+from pipeline.preflight.rehearsal import crops_policy, quiet
+from pipeline.run.folder import Workspace
+from pipeline.run.networks import build_base, load_base
+from pipeline.training.base_clips import BaseClips
+from pipeline.training.cached_volumes import Volumes
+from pipeline.training.fusion_step import fusion_loss
+from pipeline.training.loop import fit
+from pipeline.workers.device import pick_device
+from pipeline.workers.peak_memory import held_bytes, peak_bytes, reset_peak
+
+STEPS = 200  # that are timed, at most
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What one training takes.
+
+    Attributes:
+        step_seconds: of a whole batch, and of its loading as far as the step waits for it.
+        epoch_seconds: of an epoch beyond its steps: to start loading, and to write a checkpoint.
+        memory: bytes of the process at its peak, or of the GPU if that is more.
+        is_exact: whether a whole batch was timed; otherwise smaller ones, and time and memory are extrapolated.
+        hold_seconds, held_bytes: of a training video that Base's training reads to keep it in memory, for one worker.
+    """
+
+    step_seconds: float
+    epoch_seconds: float
+    memory: int
+    is_exact: bool
+    hold_seconds: float = 0.0
+    held_bytes: int = 0
+
+
+def time_base(config: Config, run: Path, batch: int, seconds: float) -> TrainingCost:
+    """Time steps of train-base.
+
+    Args:
+        config, run: of a spare run in which train-base has ended.
+        batch: clips of a whole batch; the videos of the spare run are repeated to fill it.
+        seconds: for all steps, about. At least one clip is trained on, twice.
+    """
+    workspace = Workspace(run, config)
+    BaseClips(workspace)  # if it holds videos in memory, this starts the workers
+    started = time.perf_counter()
+    clips = BaseClips(workspace)
+    holding = time.perf_counter() - started
+    network, videos = build(config.base.network, len(workspace.annotations.classes)), len(clips.videos)
+
+    def load(epoch: int, numbers: list[int]):
+        return clips.load(epoch, [number % videos for number in numbers])
+
+    recipe = replace(config.base, batch_size=batch)
+    cost = _time_steps(network, load, clips.loss, recipe, pick_device(config), seconds)
+    if clips.held is None:
+        return cost
+    held = sum(frames.nbytes for frames in clips.held) // videos
+    return replace(cost, hold_seconds=holding / ceil(videos / config.workers), held_bytes=held)
+
+
+def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: float) -> TrainingCost:
+    """Time steps of train-fusion; as `time_base`, in a spare run in which crops has ended."""
+    workspace = Workspace(run, config)
+    base = load_base(workspace)
+    volumes = Volumes(workspace, base, "train", fusion, crops_policy(config), "source")
+    places = [place for rows in volumes.places().values() for place in rows]
+
+    def load(epoch: int, numbers: list[int]):
+        return volumes.load([places[number % len(places)] for number in numbers])
+
+    def loss(network, values):
+        return fusion_loss(network, values, fusion, config)
+
+    recipe = replace(config.fusion, batch_size=batch)
+    return _time_steps(build_base(workspace, base), load, loss, recipe, pick_device(config), seconds)
+
+
+def _time_steps(network, load, loss, recipe, device: torch.device, seconds: float) -> TrainingCost:
+    """Time batches of 1, 2, 4, ... clips up to a whole one, while time and memory last; then many whole ones."""
+    network.to(device)
+
+    def train(steps: int, size: int) -> float:
+        """Seconds of one epoch. Its rate changes no weight, as a batch that is repeated could drive them anywhere."""
+        one = replace(recipe, epochs=1, batch_size=size, learning_rate=1e-12, tensorboard=False)
+        own, started = deepcopy(network), time.perf_counter()
+        with quiet(), TemporaryDirectory(prefix="plan-") as folder:
+            fit(own, load, steps * size, loss, one, Path(folder), 0, device, "plan")
+        return time.perf_counter() - started
+
+    points, idle, started = [], held_bytes(), time.monotonic()  # points: (clips, seconds, peak bytes)
+    for size in batch_sizes(recipe.batch_size):
+        if points:
+            clips, taken, peak = points[-1]
+            left = seconds - (time.monotonic() - started)
+            if 2 * taken * size / clips > left or (peak - idle) * size / clips > 0.7 * _available_memory():
+                break
+        train(1, size)  # the first of a size is slower
+        reset_peak()
+        points.append((size, train(1, size), peak_bytes()))
+    size, one, memory = points[-1]
+    if device.type == "cuda":
+        memory = max(memory, torch.cuda.max_memory_allocated(device))
+    if size < recipe.batch_size:
+        step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
+        return TrainingCost(step, 0.0, round(memory), is_exact=False)
+    steps = min(max(int((seconds - (time.monotonic() - started)) / one), 2), STEPS)
+    step = max(train(steps, size) - one, 0.0) / (steps - 1)
+    return TrainingCost(step, max(one - step, 0.0), memory, is_exact=True)
+
+
+def batch_sizes(batch: int) -> list[int]:
+    """1, 2, 4, ... and the batch size."""
+    return [*(2**power for power in range((batch - 1).bit_length())), batch]
+
+
+def extended(points: list[tuple[int, float]], size: int) -> float:
+    """The value at a size, on the line through the last two points, but never more than in proportion to the last."""
+    (last, value), (before, earlier) = points[-1], (points[-2] if len(points) > 1 else (0, 0.0))
+    slope = min(max(value - earlier, 0.0) / (last - before), value / last)
+    return value + slope * (size - last)
+
+
+def _available_memory() -> int:
+    """Bytes of memory that could be taken now, as Linux guesses; without a guess, any number of them."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 1 << 62

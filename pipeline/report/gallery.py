@@ -1,4 +1,4 @@
-"""Which clips the page shows, and what it shows of each."""
+"""The gallery of the page: which clips it shows, and what it shows of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from pipeline.report.scores import Result
 
 FRAMES, SIDE = 8, 224  # of a film on the page: frames at most, pixels of the longer side at most
 MOST_CLASSES = 6  # scores shown of a clip
-# what a clip can be an extreme of: column, and whether the largest values are meant
+# what the clips shown are the extremes of: column, and whether the largest values are meant
 ENDS = (
     ("gain", True), ("gain", False), ("entropy", True), ("entropy", False), ("share", True), ("share", False),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A class whose score the clip's video has: before (Base) and after, in [0, 1]; whether the video has the label."""
+class ScoreChange:
+    """Scores of a video for one class, in [0, 1], by Base and by the fusion model; whether it has the label."""
 
     name: str
     before: float
@@ -30,7 +30,7 @@ class Moved:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class Card:
     """One clip of the gallery. Films are addresses of pictures with `frames` frames side by side.
 
     `box` is (left, top, width, height) in shares of the input frame; gain, entropy and share are NaN where unknown.
@@ -40,7 +40,7 @@ class Shown:
     video_id: str
     clip: str
     labels: list[str]
-    moved: list[Moved]
+    changes: list[ScoreChange]
     gain: float
     entropy: float
     share: float
@@ -55,26 +55,29 @@ class Shown:
 
 
 def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.DataFrame:
-    """Clips that have all pictures: row, video_id, gain, entropy (-sum y log y), share; NaN where unknown."""
-    rows = sources.rows_done("boxes", "context", "crops")
+    """Clips that have all pictures, by global row.
+
+    Args:
+        gains: by video id, see `scores.video_gains`.
+    Returns:
+        the plan's columns, gain, entropy (-sum y log y) and saliency share; NaN where one is unknown.
+    """
+    rows = sources.rows_done("boxes", "context", "crops", split=split)
     parts = [part.rows.assign(row=np.arange(part.offset, part.offset + part.num_rows)) for part in sources.run.parts]
     table = pd.concat(parts).set_index("row").loc[rows]
-    table = table[table.split == split]
-    rows = table.index.to_numpy()
-    table["gain"] = [gains.get(video_id, np.nan) for video_id in table.video_id]
     share = sources.run.read("boxes", "saliency_share", rows) if len(rows) else []
     known = np.isin(rows, sources.rows_done("base"))
     entropy = np.full(len(rows), np.nan)
     if known.any():
         entropy[known] = -sources.run.read("base", "entropy", rows[known])
-    return table.assign(share=share, entropy=entropy)
+    return table.assign(gain=table.video_id.map(gains).astype(float), share=share, entropy=entropy)
 
 
 def choose(table: pd.DataFrame, count: int) -> list[int]:
     """Rows of the clips to show: in turn the next best gain, worst loss, highest and lowest entropy and share.
 
-    Gains belong to videos, so an end of them takes one clip a video, the one whose box holds most saliency.
-    What is unknown everywhere is nobody's extreme; without any, clips are taken evenly from all.
+    Gains belong to videos: of each video the clip is taken whose box holds most saliency. Unknown values are left out;
+    at the end, and where all are unknown, clips are taken evenly from all.
     """
     turns = []
     for column, falling in ENDS:
@@ -94,32 +97,35 @@ def choose(table: pd.DataFrame, count: int) -> list[int]:
     return list(chosen)
 
 
-def show(sources: Sources, table: pd.DataFrame, rows: list[int], labels: Mapping[str, list[str]], moved) -> list[Shown]:
-    """Make the pictures of these rows.
+def make_cards(
+    sources: Sources,
+    table: pd.DataFrame,
+    labels: Mapping[str, list[str]],
+    changes: Mapping[str, list[ScoreChange]],
+) -> list[Card]:
+    """Make the pictures of some clips.
 
     Args:
-        table: see `candidates`.
-        labels: names of the classes of every video.
-        moved: video id to its list of `Moved`.
+        table: the clips to show, rows of `candidates`.
+        labels, changes: of every video, by its id.
     """
-    run = sources.run
-    boxes = {name: run.read("boxes", name, rows) for name in ("box_input", "box_source")} if rows else {}
+    run, rows = sources.run, table.index.to_numpy()
+    boxes = {name: run.read("boxes", name, rows) for name in ("box_input", "box_source")} if len(rows) else {}
     with_map = np.isin(rows, sources.rows_done("maps"))
-    maps = iter(run.read("maps", "codes", np.array(rows)[with_map]) if with_map.any() else ())  # scale does not matter
-    shown = []
-    for place, row in enumerate(rows):
-        facts = table.loc[row]
+    maps = iter(run.read("maps", "codes", rows[with_map]) if with_map.any() else ())  # scale does not matter
+    cards = []
+    for place, (row, facts) in enumerate(table.iterrows()):
         context, focus = run.context(row), run.focus(row)
         chosen = evenly(len(context), FRAMES)
         height, width = context.shape[1:3]
         top, left, box_height, box_width = boxes["box_input"][place].tolist()
-        shown.append(
-            Shown(
+        cards.append(
+            Card(
                 row=row,
                 video_id=facts.video_id,
-                clip=f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}",
+                clip=clip_name(facts),
                 labels=labels[facts.video_id],
-                moved=moved(facts.video_id),
+                changes=changes[facts.video_id],
                 gain=float(facts.gain),
                 entropy=float(facts.entropy),
                 share=float(facts.share),
@@ -133,21 +139,20 @@ def show(sources: Sources, table: pd.DataFrame, rows: list[int], labels: Mapping
                 saliency=data_uri(film(veil(next(maps))[None], SIDE)) if with_map[place] else "",
             )
         )
-    return shown
+    return cards
 
 
-def moves(result: Result | None, base: Result | None, classes: list[str]):
-    """A function from video id to its labels' scores and the largest other moves, Base to fusion."""
-    if result is None or base is None:
-        return lambda video_id: []
-    place = {video_id: number for number, video_id in enumerate(result.ids)}
+def clip_name(facts: pd.Series) -> str:
+    """What a row of the plan is called: an evaluation clip, or a stored augmentation of a training video."""
+    return f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}"
 
-    def of(video_id: str) -> list[Moved]:
-        if video_id not in place:
-            return []
-        before, after = base.scores[place[video_id]], result.scores[place[video_id]]
-        here = result.targets[place[video_id]].astype(bool)
-        order = sorted(range(len(classes)), key=lambda c: (not here[c], -abs(after[c] - before[c])))
-        return [Moved(classes[c], float(before[c]), float(after[c]), bool(here[c])) for c in order[:MOST_CLASSES]]
 
-    return of
+def score_changes(result: Result | None, base: Result | None, classes: list[str], video_id: str) -> list[ScoreChange]:
+    """The scores of a video's labels and the largest other changes; none where a result does not have the video."""
+    if result is None or base is None or video_id not in result.ids:
+        return []
+    place = result.ids.index(video_id)
+    before, after, labels = base.scores[place], result.scores[place], result.targets[place].astype(bool)
+    order = sorted(range(len(classes)), key=lambda c: (not labels[c], -abs(after[c] - before[c])))
+    shown = order[:MOST_CLASSES]
+    return [ScoreChange(classes[c], float(before[c]), float(after[c]), bool(labels[c])) for c in shown]

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from cache.geometry import Box
+from pipeline.data.annotations import Annotations
 from pipeline.report.chosen_stores import Sources
 from pipeline.report.pictures import data_uri, evenly, film, veil
 from pipeline.report.scores import Result
@@ -29,48 +28,17 @@ class ScoreChange:
     label: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Card:
-    """One clip of the gallery. Films are addresses of pictures with `frames` frames side by side.
-
-    `box` is (left, top, width, height) in shares of the input frame; gain, entropy and share are NaN where unknown.
-    """
-
-    row: int
-    video_id: str
-    clip: str
-    labels: list[str]
-    changes: list[ScoreChange]
-    gain: float
-    entropy: float
-    share: float
-    box: tuple[float, ...]
-    source_size: tuple[int, int]
-    box_source: Box
-    frames: int
-    seconds: float
-    context: str
-    focus: str
-    saliency: str
-
-
 def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.DataFrame:
     """Clips that have all pictures, by global row.
 
     Args:
         gains: by video id, see `scores.video_gains`.
     Returns:
-        the plan's columns, gain, entropy (-sum y log y) and saliency share; NaN where one is unknown.
+        the columns of `run.index`, and gain, share (of saliency in the box) and entropy (-sum y log y); NaN if unknown.
     """
-    rows = sources.rows_done("boxes", "context", "crops", split=split)
-    parts = [part.rows.assign(row=np.arange(part.offset, part.offset + part.num_rows)) for part in sources.run.parts]
-    table = pd.concat(parts).set_index("row").loc[rows]
-    share = sources.run.read("boxes", "saliency_share", rows) if len(rows) else []
-    known = np.isin(rows, sources.rows_done("base"))
-    entropy = np.full(len(rows), np.nan)
-    if known.any():
-        entropy[known] = -sources.run.read("base", "entropy", rows[known])
-    return table.assign(gain=table.video_id.map(gains).astype(float), share=share, entropy=entropy)
+    table = sources.run.index.loc[sources.rows_done("boxes", "context", "crops", split=split)]
+    gain = table.video_id.map(gains).astype(float)
+    return table.assign(gain=gain, share=table.saliency_share, entropy=-table.entropy)
 
 
 def choose(table: pd.DataFrame, count: int) -> list[int]:
@@ -97,54 +65,44 @@ def choose(table: pd.DataFrame, count: int) -> list[int]:
     return list(chosen)
 
 
-def make_cards(
-    sources: Sources,
-    table: pd.DataFrame,
-    labels: Mapping[str, list[str]],
-    changes: Mapping[str, list[ScoreChange]],
-) -> list[Card]:
-    """Make the pictures of some clips.
+def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
+    """Add to clips, rows of `candidates`, what the page draws.
 
-    Args:
-        table: the clips to show, rows of `candidates`.
-        labels, changes: of every video, by its id.
+    Returns:
+        the table with more columns: clip (its name), left, top, width and height of the box in shares of the input
+        frame, the films context, focus and saliency ("" without a map) as data addresses, and of the films frames and
+        seconds.
     """
-    run, rows = sources.run, table.index.to_numpy()
-    boxes = {name: run.read("boxes", name, rows) for name in ("box_input", "box_source")} if len(rows) else {}
-    with_map = np.isin(rows, sources.rows_done("maps"))
-    maps = iter(run.read("maps", "codes", rows[with_map]) if with_map.any() else ())  # scale does not matter
-    cards = []
-    for place, (row, facts) in enumerate(table.iterrows()):
+    run, with_map, found = sources.run, set(sources.rows_done("maps").tolist()), []
+    for row, facts in table.iterrows():
         context, focus = run.context(row), run.focus(row)
-        chosen = evenly(len(context), FRAMES)
-        height, width = context.shape[1:3]
-        top, left, box_height, box_width = boxes["box_input"][place].tolist()
-        cards.append(
-            Card(
-                row=row,
-                video_id=facts.video_id,
-                clip=clip_name(facts),
-                labels=labels[facts.video_id],
-                changes=changes[facts.video_id],
-                gain=float(facts.gain),
-                entropy=float(facts.entropy),
-                share=float(facts.share),
-                box=(left / width, top / height, box_width / width, box_height / height),
-                source_size=(int(facts.source_height), int(facts.source_width)),
-                box_source=Box(*boxes["box_source"][place].tolist()),
-                frames=len(chosen),
-                seconds=len(context) / float(facts.fps),
-                context=data_uri(film(context[chosen], SIDE)),
-                focus=data_uri(film(focus[chosen], SIDE)),
-                saliency=data_uri(film(veil(next(maps))[None], SIDE)) if with_map[place] else "",
-            )
+        chosen, (height, width) = evenly(len(context), FRAMES), context.shape[1:3]
+        codes = run.read("maps", "codes", [row]) if row in with_map else ()  # without their scale, which does not show
+        found.append(
+            {
+                "clip": clip_name(facts),
+                "left": facts.box_input_left / width,
+                "top": facts.box_input_top / height,
+                "width": facts.box_input_width / width,
+                "height": facts.box_input_height / height,
+                "frames": len(chosen),
+                "seconds": len(context) / facts.fps,
+                "context": data_uri(film(context[chosen], SIDE)),
+                "focus": data_uri(film(focus[chosen], SIDE)),
+                "saliency": data_uri(film(veil(codes[0])[None], SIDE)) if row in with_map else "",
+            }
         )
-    return cards
+    return table.join(pd.DataFrame(found, index=table.index))
 
 
 def clip_name(facts: pd.Series) -> str:
     """What a row of the plan is called: an evaluation clip, or a stored augmentation of a training video."""
     return f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}"
+
+
+def labels_of(annotations: Annotations, video_id: str) -> list[str]:
+    """Names of the classes of a video, in the order of the classes."""
+    return [annotations.classes[index] for index in annotations.video_targets([video_id])[0].nonzero()[0]]
 
 
 def score_changes(result: Result | None, base: Result | None, classes: list[str], video_id: str) -> list[ScoreChange]:

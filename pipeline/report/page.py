@@ -140,10 +140,11 @@ def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int)
     table = gallery.candidates(sources, "test", gains)
     split = "test" if len(table) else "train"
     table = table if len(table) else gallery.candidates(sources, "train", gains)
-    picked = table.loc[gallery.choose(table, num_clips)]
-    changes = {one: gallery.score_changes(chosen, base, annotations.classes, one) for one in picked.video_id}
-    cards = gallery.make_cards(sources, picked, _labels(annotations), changes)
-    present = sorted({label for one in cards for label in one.labels})
+    picked = gallery.with_pictures(sources, table.loc[gallery.choose(table, num_clips)])
+    labels = [gallery.labels_of(annotations, video_id) for video_id in picked.video_id]
+    changes = [gallery.score_changes(chosen, base, annotations.classes, video_id) for video_id in picked.video_id]
+    cards = list(picked.assign(labels=labels, changes=changes).itertuples())
+    present = sorted(set().union(*labels))
     page.values |= {"gallery": cards, "gallery_split": split, "present": present, "num_candidates": len(table)}
     page.values["crops"] = sources.stores.get("crops")
     shown_name = page.values["crops"].name if page.values["crops"] else ""
@@ -179,13 +180,6 @@ def _boxes(page: Page) -> None:
     page.values |= {"boxes": shown, "overlaps": overlaps, "highest": highest, "scale": scale, "boxes_split": split}
     if not stores:
         page.lacks("No boxes are stored.", "saliency")
-
-
-def _labels(annotations: Annotations) -> dict[str, list[str]]:
-    """Names of the classes of every video, in the order of the classes."""
-    ids = annotations.videos.video_id
-    targets = annotations.video_targets(ids)
-    return {name: [annotations.classes[c] for c in row.nonzero()[0]] for name, row in zip(ids, targets, strict=True)}
 
 
 def _render(page: Page) -> str:

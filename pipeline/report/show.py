@@ -16,7 +16,7 @@ from pipeline.data.plain_csv import read_plain
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
 from pipeline.report.chosen_stores import Sources, open_sources, require_plan
-from pipeline.report.gallery import clip_name
+from pipeline.report.gallery import clip_name, labels_of
 from pipeline.report.pictures import evenly, under_veil, veil
 from pipeline.run.outcome import Outcome
 
@@ -55,8 +55,7 @@ def run(
     sources = open_sources(run_dir, policy)
     rows = _rows(sources, video_id, clips, policy)
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
-    labels = [annotations.classes[c] for c in annotations.video_targets([video_id])[0].nonzero()[0]]
-    shown = [panels(sources, row, labels) for row in rows]
+    shown = [panels(sources, row, labels_of(annotations, video_id)) for row in rows]
     folder = out or run_dir / "report" / "show"
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import look
+from benchmarks import saliency_box
 from benchmarks.networks import BOX, CLASSES, SIDE, clip
 from models.backbones import build
 from models.checkpoint import to_bytes
@@ -51,9 +51,9 @@ def measure(folder: Path) -> RowCost:
 
 def _look() -> tuple[float, float]:
     network, video = fold(resnet50_i3d(CLASSES)), clip(LOOKED_AT)
-    look.ours(network, video)  # warm
+    saliency_box.ours(network, video)  # warm
     start = time.perf_counter()
-    look.ours(network, video)
+    saliency_box.ours(network, video)
     seconds = time.perf_counter() - start
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(video)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from benchmarks.networks import both_networks
-from benchmarks.result import Result
+from benchmarks.result import Result, of_times
 from benchmarks.scene import Scene, forget, make
-from benchmarks.timing import interleaved, medians
+from benchmarks.timing import both_sides
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.objectives import saliency_maps
@@ -24,27 +24,25 @@ GOAL = 0.85
 def measure() -> Result:
     with TemporaryDirectory() as folder:
         scene = make(Path(folder) / "scene", test=1, state=both_networks()[0].state_dict())
-        clips, look = _clips(scene), _looker(scene)
+        clips, compute = _clips(scene), _network_alone(scene)
         logits = []
 
         def alone():
-            logits[:] = [look(clip) for clip in clips]
+            logits[:] = [compute(clip) for clip in clips]
 
         def stage():
             forget(scene)
             saliency.run(scene.config, scene.run)
 
-        times = medians(interleaved({"theirs": alone, "ours": stage}, repeats=5))
+        times = both_sides(stage, alone, repeats=5)
         base, part = load_base(scene.workspace), scene.workspace.parts_of("test")[0]
         stored = open_base(scene.workspace, part, base.sha256, base.out_frames, base.num_classes).read_all("logits")
     difference = float(np.abs(stored - np.concatenate(logits)).max())
-    ratio = times["theirs"] / times["ours"]
-    return Result(
+    return of_times(
+        times,
         name="stage 1 on a 480 x 270 video of 30 s, 10 clips of 16 frames, against its network alone",
-        **times,
-        ratio=ratio,
         goal=f"≥ {GOAL}",
-        met=ratio >= GOAL and difference == 0,
+        met=times.ratio >= GOAL and difference == 0,
         agreement=f"stored logits to {difference:.0e}" if difference else "stored logits equal",
     )
 
@@ -57,12 +55,12 @@ def _clips(scene: Scene) -> list[np.ndarray]:
     return [volume[None] for rows in videos for _, volume, _ in input_clips(workspace, part, rows)]
 
 
-def _looker(scene: Scene):
+def _network_alone(scene: Scene):
     """What stage 1 does with a clip once it has its pixels, and nothing else."""
     network = fold(build_base(scene.workspace, load_base(scene.workspace)))
 
-    def look(clip: np.ndarray) -> np.ndarray:
+    def compute(clip: np.ndarray) -> np.ndarray:
         logits, _ = saliency_maps(network, as_input(torch.from_numpy(clip)), ["entropy"], scene.config, None)
         return logits.numpy()
 
-    return look
+    return compute

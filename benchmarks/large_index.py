@@ -39,7 +39,7 @@ def measure() -> Result:
         (part,) = read_plan(run)
         product = open_product(run, "boxes", part, {})
         for unit in range(0, part.num_units, 2):
-            (product.path / "done" / f"{unit:06d}.json").touch()  # only their names are looked at
+            (product.path / "done" / f"{unit:06d}.json").touch()  # only their names count
         start = time.perf_counter()
         todo = product.todo()
         deciding = time.perf_counter() - start

@@ -56,7 +56,7 @@ def run(
             train.
     """
     if focus not in OBJECTIVES:
-        raise StageError(f"boxes {focus} look at no network, so there is nothing to refresh")
+        raise StageError(f"boxes {focus} do not depend on a network, so there is nothing to refresh")
     if not alone():
         raise StageError("--refresh-every trains in one process; start it without torchrun")
     workspace = Workspace(run_dir, config)

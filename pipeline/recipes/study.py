@@ -1,7 +1,7 @@
 """What all tables share: run what is missing for every seed of a config, and compare the stored results."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,7 +42,7 @@ BySeed = dict[int, Result]
 RunSeed = Callable[[Config, Path], tuple[Mapping[Hashable, Path | None], int]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Study:
     """Results of one config.
 
@@ -52,9 +52,9 @@ class Study:
         num_skipped: videos that a stage had to leave out, at most.
     """
 
-    note: str = ""
-    num_skipped: int = 0
-    results: dict[Hashable, BySeed] = field(default_factory=dict)
+    results: dict[Hashable, BySeed]
+    note: str
+    num_skipped: int
 
 
 def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, share_base: bool = False) -> Study:
@@ -64,21 +64,21 @@ def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, 
         num_seeds: seeds config.seed, config.seed + 1, ...
         share_base: all seeds use the Base of the first.
     """
-    study = Study(num_skipped=ensure_prepared(config, run_dir))
+    results, num_skipped = {}, ensure_prepared(config, run_dir)
     annotations = Workspace(run_dir, config).annotations
     configs = seed_configs(config, run_dir, num_seeds, share_base)
     for one in configs:
-        paths, skipped = run_seed(one, run_dir)
-        study.num_skipped = max(study.num_skipped, skipped)
-        results = {path: read_scored(path, annotations) for path in {*paths.values()} if path}
+        paths, left_out = run_seed(one, run_dir)
+        num_skipped = max(num_skipped, left_out)
+        read = {path: read_scored(path, annotations) for path in {*paths.values()} if path}
         for variant, path in paths.items():
-            study.results.setdefault(variant, {}).update({one.seed: results[path]} if path else {})
+            results.setdefault(variant, {}).update({one.seed: read[path]} if path else {})
     weights = ", ".join(f"seed {one.seed} {load_base(Workspace(run_dir, one)).sha256[:12]}" for one in configs)
-    study.note = (
+    note = (
         f"mAP in per cent; {protocol(Workspace(run_dir, config))}. Always the last epoch's weights, nothing "
         f"is chosen on evaluation videos. Base: {weights}."
     )
-    return study
+    return Study(results, note, num_skipped)
 
 
 def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:

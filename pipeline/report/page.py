@@ -17,6 +17,7 @@ from pipeline.metrics import RESAMPLES
 from pipeline.report import box_maps, charts, gallery, scores
 from pipeline.report.chosen_stores import all_boxes, open_sources, require_plan
 from pipeline.report.pictures import CIVIDIS, data_uri, heat
+from pipeline.report.scores import Result
 from pipeline.run.outcome import Outcome
 
 NUM_CLIPS = 48
@@ -89,7 +90,7 @@ def _summary(page: Page) -> None:
     }
 
 
-def _results(page: Page, results: list, chosen, base) -> None:
+def _results(page: Page, results: list[Result], chosen: Result | None, base: Result | None) -> None:
     lines = []
     for one in results:
         other = scores.base_of(one, results)
@@ -105,7 +106,7 @@ def _results(page: Page, results: list, chosen, base) -> None:
         page.lacks(f"No result of Base on the videos of {chosen.name}: no differences.", "evaluate")
 
 
-def _classes(page: Page, results: list, chosen, annotations: Annotations) -> None:
+def _classes(page: Page, results: list[Result], chosen: Result | None, annotations: Annotations) -> None:
     """A table for every fusion result that can be compared; the chosen one first."""
     tables = []
     for one in sorted(results, key=lambda one: one is not chosen):
@@ -131,7 +132,7 @@ def _curves(page: Page) -> None:
         page.lacks("No training has written metrics.csv: no learning curves.", "train-base")
 
 
-def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int) -> None:
+def _gallery(page: Page, chosen: Result | None, base: Result | None, annotations: Annotations, num_clips: int) -> None:
     facts = chosen.facts if chosen else {"boxes_eval": "entropy", "pixels": "source"}
     repeat = facts["boxes_eval"] == "repeat"
     policy, pixels = ("entropy", "source") if repeat else (facts["boxes_eval"], facts["pixels"])

@@ -1,1 +1,1 @@
-"""Speed as ratios: each row runs both sides on the same input, checks that they agree, and divides."""
+"""Speed and size as ratios: each row runs both sides on the same input, checks that they agree, and divides."""

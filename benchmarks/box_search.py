@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from benchmarks.look import box_by_convolution
 from benchmarks.networks import BOX, SIDE
 from benchmarks.result import Result
-from benchmarks.timing import interleaved, medians
+from benchmarks.saliency_box import box_by_convolution
+from benchmarks.timing import both_sides
 from models.box_search import best_box
 
 GOAL, MAPS = 20, 20
@@ -19,20 +19,17 @@ def measure() -> Result:
     boxes = [best_box(each, BOX, BOX)[:2] for each in codes]
     # exact in float64: these sums are integers below 2 ** 53
     equal = sum(box == box_by_convolution(each.double()) for box, each in zip(boxes, maps, strict=True))
-    seconds = interleaved(
-        {
-            "ours": lambda: [best_box(each, BOX, BOX) for each in codes],
-            "theirs": lambda: [box_by_convolution(each) for each in maps],
-        },
+    times = both_sides(
+        lambda: [best_box(each, BOX, BOX) for each in codes],
+        lambda: [box_by_convolution(each) for each in maps],
         repeats=9,
     )
-    times = {name: value / MAPS for name, value in medians(seconds).items()}
-    ratio = times["theirs"] / times["ours"]
     return Result(
         name=f"best box of {BOX} x {BOX} in a map of {SIDE} x {SIDE}, against a convolution with ones",
-        **times,
-        ratio=ratio,
+        ours=times.ours / MAPS,
+        theirs=times.theirs / MAPS,
+        ratio=times.ratio,
         goal=f"≥ {GOAL}, equal boxes",
-        met=ratio >= GOAL and equal == MAPS,
+        met=times.ratio >= GOAL and equal == MAPS,
         agreement=f"{equal} of {MAPS} boxes equal",
     )

@@ -42,7 +42,7 @@ def measure() -> Result:
 def _needed(scene: Scene) -> tuple[int, int]:
     """Distinct source frames that any clip shows; and all frames up to the last of them and the one that ends it."""
     distinct = passed = 0
-    for part in scene.workspace.parts:
+    for part in scene.stores.run.parts:
         for first in range(0, part.num_rows, part.rows_per_video):
             rows = range(first, first + part.rows_per_video)
             slots = {index for row in rows for index in part.clip(row).frame_indices}

@@ -18,22 +18,18 @@ from cache.stores.product_folder import open_product
 ROWS, PER_VIDEO, VIDEOS_PER_UNIT = 1_000_000, 25, 2
 SECONDS, BYTES, DECIDING = 3.0, 1e9, 2.0
 CHILD = """
-import json, re, sys, time
-from pathlib import Path
+import json, sys, time
 start = time.perf_counter()
 import cache
 index = cache.open(sys.argv[1]).index
-print(json.dumps({
-    "seconds": time.perf_counter() - start,
-    "bytes": 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]),
-    "rows": len(index),
-    "last": index.video_id.iat[-1],
-}))
+seconds = time.perf_counter() - start
+from pipeline.workers.peak_memory import peak_bytes
+print(json.dumps({"seconds": seconds, "bytes": peak_bytes(), "rows": len(index), "last": index.video_id.iat[-1]}))
 """
 
 
 def measure() -> Result:
-    """The process that opens is a fresh one: its imports and all its memory count. The plan is there, no store is."""
+    """Open in a fresh process, whose imports and whole memory count. There is a plan, but no store."""
     with TemporaryDirectory() as folder:
         run = Path(folder)
         write_part(run, Part("part-000-train", "train", _rows(), PER_VIDEO, VIDEOS_PER_UNIT, {"num_frames": 16}))
@@ -43,7 +39,7 @@ def measure() -> Result:
         (part,) = read_plan(run)
         product = open_product(run, "boxes", part, {})
         for unit in range(0, part.num_units, 2):
-            (product.path / "done" / f"{unit:06d}.json").touch()  # only their names are looked at
+            (product.path / "done" / f"{unit:06d}.json").touch()  # only their names count
         start = time.perf_counter()
         todo = product.todo()
         deciding = time.perf_counter() - start

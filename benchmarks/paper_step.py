@@ -1,4 +1,4 @@
-"""A training step as the paper describes it, written plainly: the network being trained looks, and nothing is stored.
+"""A training step as the paper describes it, written plainly: boxes by the network being trained, nothing stored.
 
 Two decodes of the source (what the network sees, then what is cut), nn.Conv3d, autograd, the box by a convolution with
 ones; in late fusion a frozen Base in a forward pass of its own.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.key_frame import clip_frames
-from benchmarks.look import box_by_convolution
+from benchmarks.saliency_box import box_by_convolution
 from cache.geometry import Box, Clip
 from models.losses import charades_loss, entropy
 from pipeline.config import Fusion
@@ -43,7 +43,7 @@ class PaperStep:
             video_targets, frame_targets: float32 (1, C) and (1, T, C).
         """
         context = _volume({i: apply_theta(frame, clip.theta) for i, frame in self._decode(path, clip)}, clip)
-        box = self._look(context)
+        box = self._focus_box(context)
         cut = {i: cut_source(frame, clip.theta, box, clip.theta.input_size) for i, frame in self._decode(path, clip)}
         focus = _volume(cut, clip)
         self.network.train()
@@ -63,8 +63,8 @@ class PaperStep:
     def _decode(self, path: Path, clip: Clip):
         return clip_frames(path, sorted(set(clip.frame_indices)), self.fps)
 
-    def _look(self, context: Tensor) -> Box:
-        """Where the gradient of the entropy is, in eval mode."""
+    def _focus_box(self, context: Tensor) -> Box:
+        """The box with most saliency, the gradient of the entropy; found in eval mode."""
         self.network.eval()
         context = context.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(entropy(self.network(context)).sum(), context)

@@ -12,18 +12,18 @@ from pipeline.config_file import to_toml
 LIMITS = {"10x the videos": 1.1, "a 10x longer video": 1.5, "4x the source area": 1.5}
 STAGES = ("prepare", "saliency", "crops", "train-fusion", "evaluate")
 CHILD = """
-import re, sys
-from pathlib import Path
+import sys
 from pipeline.cli.main import main
+from pipeline.workers.peak_memory import peak_bytes
 try:
     main(sys.argv[1:])
 finally:
-    print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+    print(peak_bytes())
 """
 
 
 def measure() -> Result:
-    """The whole process of every stage counts, interpreter and libraries included; one process each, small network."""
+    """One process a stage, with a small network; its interpreter and libraries count."""
     with TemporaryDirectory() as folder:
         scenes = {
             "as it is": {"train": 1, "test": 1, "seconds": 8.0},
@@ -60,5 +60,5 @@ def _peaks(folder: Path, options: dict) -> dict[str, int]:
         arguments = [stage, "--config", str(config), "--run", str(run)]
         arguments += ["--fusion", "late"] if stage == "train-fusion" else []
         output = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=True)
-        found[stage] = int(output.stdout.split()[-1]) * 1024
+        found[stage] = int(output.stdout.split()[-1])
     return found

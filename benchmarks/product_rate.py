@@ -5,7 +5,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import look
+from benchmarks import saliency_box
 from benchmarks.machine import SIZES, product_flops
 from benchmarks.networks import both_networks, clip
 from benchmarks.result import Result
@@ -27,7 +27,7 @@ def measure() -> Result:
         for size in SIZES:
             rates[size].append(product_flops(size))
 
-    seconds = interleaved({"ours": lambda: look.ours(folded, video), "products": products}, repeats=9)["ours"]
+    seconds = interleaved({"ours": lambda: saliency_box.ours(folded, video), "products": products}, repeats=9)["ours"]
     best = max(median(values) for values in rates.values())
     ours = flops / median(seconds)
     return Result(

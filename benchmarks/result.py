@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from benchmarks.timing import Times
+
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
@@ -30,6 +32,12 @@ class Result:
     agreement: str
     unit: str = "s"
     extra: dict = field(default_factory=dict)
+
+
+def of_times(times: Times, name: str, goal: str, met: bool, agreement: str) -> Result:
+    """A row whose two sides are seconds."""
+    extra = {"ratio_of_minima": times.ratio_of_minima}
+    return Result(name, times.ours, times.theirs, times.ratio, goal, met, agreement, extra=extra)
 
 
 def to_json(row: int, result: Result) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import look
+from benchmarks import saliency_box
 from benchmarks.networks import BOX, CLASSES, SIDE, clip
 from models.backbones import build
 from models.checkpoint import to_bytes
@@ -16,7 +16,7 @@ from models.frozen.fold import fold
 from models.i3d import resnet50_i3d
 from pipeline.config import Base, Clips, Config, Crops, Data, Saliency
 from pipeline.data.video.write import write_video
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.stages import crops, prepare, saliency, train_base
 
 FRAMES = 64  # T_in
@@ -51,9 +51,9 @@ def measure(folder: Path) -> RowCost:
 
 def _look() -> tuple[float, float]:
     network, video = fold(resnet50_i3d(CLASSES)), clip(LOOKED_AT)
-    look.ours(network, video)  # warm
+    saliency_box.ours(network, video)  # warm
     start = time.perf_counter()
-    look.ours(network, video)
+    saliency_box.ours(network, video)
     seconds = time.perf_counter() - start
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(video)
@@ -69,7 +69,7 @@ def _cut(folder: Path) -> float:
     start = time.perf_counter()
     crops.run(config, folder / "run", ("center",))
     seconds = time.perf_counter() - start
-    return seconds / sum(part.num_rows for part in Workspace(folder / "run", config).parts)
+    return seconds / sum(part.num_rows for part in open_folder(folder / "run", config).parts)
 
 
 def _generate(folder: Path) -> Config:

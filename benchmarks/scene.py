@@ -13,7 +13,7 @@ from models.backbones import build
 from models.checkpoint import to_bytes
 from pipeline.config import Base, Clips, Config, Crops, Data, FusionTraining, Saliency
 from pipeline.data.video.write import write_video
-from pipeline.run.folder import Workspace
+from pipeline.run.stores import Stores, open_run
 from pipeline.stages import prepare, train_base
 
 CLASSES = 157
@@ -29,8 +29,14 @@ class Scene:
     run: Path
 
     @property
-    def workspace(self) -> Workspace:
-        return Workspace(self.run, self.config)
+    def stores(self) -> Stores:
+        """The stores of the run, opened now."""
+        return open_run(self.run, self.config)
+
+    @property
+    def videos(self) -> Path:
+        """The folder of its videos."""
+        return Path(self.config.data.videos)
 
 
 def write_pictures(path: Path, seconds: float, size: tuple[int, int], seed: int) -> None:

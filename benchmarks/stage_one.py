@@ -7,15 +7,14 @@ import numpy as np
 import torch
 
 from benchmarks.networks import both_networks
-from benchmarks.result import Result
+from benchmarks.result import Result, of_times
 from benchmarks.scene import Scene, forget, make
-from benchmarks.timing import interleaved, medians
+from benchmarks.timing import both_sides
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.objectives import saliency_maps
 from pipeline.data.clips import input_clips, video_rows
-from pipeline.run.networks import build_base, load_base
-from pipeline.run.stores import open_base
+from pipeline.run.networks import build_base
 from pipeline.stages import saliency
 
 GOAL = 0.85
@@ -24,45 +23,42 @@ GOAL = 0.85
 def measure() -> Result:
     with TemporaryDirectory() as folder:
         scene = make(Path(folder) / "scene", test=1, state=both_networks()[0].state_dict())
-        clips, look = _clips(scene), _looker(scene)
+        clips, compute = _clips(scene), _network_alone(scene)
         logits = []
 
         def alone():
-            logits[:] = [look(clip) for clip in clips]
+            logits[:] = [compute(clip) for clip in clips]
 
         def stage():
             forget(scene)
             saliency.run(scene.config, scene.run)
 
-        times = medians(interleaved({"theirs": alone, "ours": stage}, repeats=5))
-        base, part = load_base(scene.workspace), scene.workspace.parts_of("test")[0]
-        stored = open_base(scene.workspace, part, base.sha256, base.out_frames, base.num_classes).read_all("logits")
+        times = both_sides(stage, alone, repeats=5)
+        stores = scene.stores
+        stored = stores.base(stores.run.parts_of("test")[0]).read_all("logits")
     difference = float(np.abs(stored - np.concatenate(logits)).max())
-    ratio = times["theirs"] / times["ours"]
-    return Result(
+    return of_times(
+        times,
         name="stage 1 on a 480 x 270 video of 30 s, 10 clips of 16 frames, against its network alone",
-        **times,
-        ratio=ratio,
         goal=f"≥ {GOAL}",
-        met=ratio >= GOAL and difference == 0,
+        met=times.ratio >= GOAL and difference == 0,
         agreement=f"stored logits to {difference:.0e}" if difference else "stored logits equal",
     )
 
 
 def _clips(scene: Scene) -> list[np.ndarray]:
     """V_in of every clip, uint8 (1, T, H, W, 3): decoded beforehand."""
-    workspace = scene.workspace
-    (part,) = workspace.parts_of("test")
+    (part,) = scene.stores.run.parts_of("test")
     videos = [rows for unit in range(part.num_units) for _, rows in video_rows(part, unit)]
-    return [volume[None] for rows in videos for _, volume, _ in input_clips(workspace, part, rows)]
+    return [volume[None] for rows in videos for _, volume, _ in input_clips(part, rows, scene.videos)]
 
 
-def _looker(scene: Scene):
+def _network_alone(scene: Scene):
     """What stage 1 does with a clip once it has its pixels, and nothing else."""
-    network = fold(build_base(scene.workspace, load_base(scene.workspace)))
+    network = fold(build_base(scene.stores.base_weights))
 
-    def look(clip: np.ndarray) -> np.ndarray:
-        logits, _ = saliency_maps(network, as_input(torch.from_numpy(clip)), ["entropy"], scene.config, None)
+    def compute(clip: np.ndarray) -> np.ndarray:
+        logits, _ = saliency_maps(network, as_input(torch.from_numpy(clip)), ["entropy"])
         return logits.numpy()
 
-    return look
+    return compute

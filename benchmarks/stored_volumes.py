@@ -1,4 +1,4 @@
-"""Focused volumes of T = 64 as stage 2 stores them, and the same clips decoded and cut from their source."""
+"""Rows 9 and 10: focused volumes of T = 64 as stage 2 stores them, against the same clips decoded and cut, and raw."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,28 +9,65 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.key_frame import clip_frames
+from benchmarks.result import Result, of_times
 from benchmarks.scene import REAL, Scene, make
+from benchmarks.timing import both_sides
 from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
 from pipeline.data.box_policies import find_box
 from pipeline.data.pixels import cut_source
-from pipeline.run.networks import load_base
-from pipeline.run.stores import open_crops
 from pipeline.stages import crops
 
 CLIPS = 6
+FASTER, LOSS = 8.0, 30.0  # row 9: ratio, and decibels that JPEG must keep
+SHARE, DECIBELS = 0.12, 37.0  # row 10
+SOURCE = "a real 480 x 270 video" if REAL.exists() else "a generated 480 x 270 video; no real one is there"
+
+
+def measure_reading() -> Result:
+    """Row 9: one worker reads the volumes from the cache."""
+    with _stored() as volumes:
+        quality = _decibels(volumes.read(), volumes.cut())
+        times = both_sides(volumes.read, volumes.cut, repeats=5)
+        count = volumes.part.num_rows
+    return of_times(
+        times,
+        name=f"{count} focused volumes of 64 frames from the cache, against decoding and cutting {SOURCE}",
+        goal=f"≥ {FASTER:g}",
+        met=times.ratio >= FASTER and quality >= LOSS,
+        agreement=f"equal but for JPEG, {quality:.1f} dB",
+    )
+
+
+def measure_bytes() -> Result:
+    """Row 10: bytes on the disk with the default codec, and what it costs in quality."""
+    with _stored() as volumes:
+        product = volumes.store.product
+        size = sum(
+            file["bytes"] for unit in range(volumes.part.num_units) for file in product.checked_record(unit)["files"]
+        )
+        exact = volumes.cut()
+        quality = _decibels(volumes.read(), exact)
+    raw = sum(volume.nbytes for volume in exact)
+    return Result(
+        name=f"bytes of focused volumes of {SOURCE}, JPEG, against raw uint8",
+        ours=size / 1e6,
+        theirs=raw / 1e6,
+        ratio=size / raw,
+        goal=f"≤ {SHARE} at ≥ {DECIBELS:g} dB",
+        met=size / raw <= SHARE and quality >= DECIBELS,
+        agreement=f"{quality:.1f} dB",
+        unit="MB",
+    )
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Volumes of the evaluation clips of one video, boxes in the centre, default codec."""
+class _Volumes:
+    """Focused volumes of the evaluation clips of one video, boxes in the centre, default codec."""
 
     scene: Scene
     part: Part
     store: VolumeStore
-
-    def source(self) -> str:
-        return "a real 480 x 270 video" if REAL.exists() else "a generated 480 x 270 video; no real one is there"
 
     def read(self) -> list[np.ndarray]:
         """All volumes from the cache, uint8 (T, S, S, 3) each."""
@@ -41,26 +78,26 @@ class Stored:
         return [self._cut(row) for row in range(self.part.num_rows)]
 
     def _cut(self, row: int) -> np.ndarray:
-        clip, path = self.part.clip(row), self.scene.workspace.videos_root / self.part.rows.video_path.iat[row]
-        box, _ = find_box(self.scene.config, clip, "center", None)
+        clip, path = self.part.clip(row), self.scene.videos / self.part.rows.video_path.iat[row]
+        box, _ = find_box(clip, "center", self.scene.config.saliency.box_side, 0, None)
         frames = clip_frames(path, sorted(set(clip.frame_indices)), self.scene.config.clips.fps)
         found = {index: cut_source(frame, clip.theta, box, clip.theta.input_size) for index, frame in frames}
         return np.stack([found[index] for index in clip.frame_indices])
 
 
 @contextmanager
-def stored() -> Iterator[Stored]:
-    """Volumes in a folder that is gone afterwards."""
+def _stored() -> Iterator[_Volumes]:
+    """Store volumes in a folder that is deleted afterwards."""
     with TemporaryDirectory() as folder:
         video = REAL if REAL.exists() else None
         scene = make(Path(folder) / "scene", test=1, network="small_i3d", video=video, num_frames=64, eval_clips=CLIPS)
         crops.run(scene.config, scene.run, ("center",), context=False)
-        workspace = scene.workspace
-        (part,) = workspace.parts_of("test")
-        yield Stored(scene, part, open_crops(workspace, part, load_base(workspace).sha256, "center", "source"))
+        stores = scene.stores
+        (part,) = stores.run.parts_of("test")
+        yield _Volumes(scene, part, stores.crops(part, "center", "source"))
 
 
-def decibels(volumes: list[np.ndarray], exact: list[np.ndarray]) -> float:
+def _decibels(volumes: list[np.ndarray], exact: list[np.ndarray]) -> float:
     """Peak signal-to-noise ratio over all pixels."""
     squares = [np.square(one.astype(np.float32) - other).mean() for one, other in zip(volumes, exact, strict=True)]
     return float(10 * np.log10(255**2 / max(np.mean(squares), 1e-9)))

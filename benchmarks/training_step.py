@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import CLASSES, both_networks, clip
-from benchmarks.result import Result
-from benchmarks.timing import interleaved, medians, minima
+from benchmarks.result import Result, of_times
+from benchmarks.timing import both_sides
 from models.losses import charades_loss
 
 GOAL, TOLERANCE = 1.3, 1e-3
@@ -25,17 +25,13 @@ def measure() -> Result:
         distances[name] = float((_gradients(network, video, actions) - exact).norm() / exact.norm())
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
         steps[name] = lambda network=network, optimizer=optimizer: _step(network, optimizer, video, actions)
-    seconds = interleaved(steps, repeats=7)
-    times, least = medians(seconds), minima(seconds)
-    ratio = times["theirs"] / times["ours"]
-    return Result(
+    times = both_sides(steps["ours"], steps["theirs"], repeats=7)
+    return of_times(
+        times,
         name="training step on a clip of 16 frames, against nn.Conv3d and BatchNorm3d",
-        **times,
-        ratio=ratio,
         goal=f"≥ {GOAL}",
-        met=ratio >= GOAL and distances["ours"] <= max(TOLERANCE, 2 * distances["theirs"]),
+        met=times.ratio >= GOAL and distances["ours"] <= max(TOLERANCE, 2 * distances["theirs"]),
         agreement="gradients of all parameters, from float64: {ours:.0e}, theirs {theirs:.0e}".format(**distances),
-        extra={"ratio_of_minima": least["theirs"] / least["ours"]},
     )
 
 

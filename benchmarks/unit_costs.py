@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.config_file import load, to_toml
 from pipeline.data.miniature import generate
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.stages import prepare, train_base
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def measure(folder: Path, videos: int) -> Costs:
     if shutil.which("strace") is None:
         raise FileNotFoundError("strace, which counts operations on metadata, is not installed: apt install strace")
     config = _generate(folder, videos)
-    parts = Workspace(folder / "start", config).parts
+    parts = open_folder(folder / "start", config).parts
     units = sum(part.num_units for part in parts)
     apart = sum(len(range(0, part.num_units, SHARES)) for part in parts)  # unit u is of share u % SHARES
     stages = []

@@ -51,13 +51,11 @@ def print_truth(config, run_dir: Path) -> None:
     and what mAP the colours alone allow.
     """
     from pipeline.recipes.miniature_proof import best_without_print, prove, share_on_target
-    from pipeline.run.folder import Workspace
 
-    workspace = Workspace(run_dir, config)
-    found = prove(workspace)
+    found = prove(config, run_dir)
     read = ", ".join(f"{found[view]:.0%} {where}" for view, where in VIEWS)
     click.echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
     for policy in ("random", "center"):
-        click.echo(f"{share_on_target(workspace, policy):.0%} of {policy} boxes hold all cards of their clip.")
-    best = best_without_print(workspace)
+        click.echo(f"{share_on_target(config, run_dir, policy):.0%} of {policy} boxes hold all cards of their clip.")
+    best = best_without_print(config)
     click.echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")

@@ -22,7 +22,8 @@ from pipeline.errors import AnnotationError, StageError, VideoError
 from pipeline.preflight import other_decoders
 from pipeline.preflight.counts import Counts, count, spread
 from pipeline.preflight.finding import Finding
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
 from pipeline.run.plan_rows import probe_row
 
 UNEVEN = 1.5  # longest time between frames / shortest
@@ -40,7 +41,7 @@ def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
         yield Finding("data", "note", f"{config.data.videos} is not there yet", "prepare generates the miniature")
         return
     try:
-        classes = len(read_annotations(config).classes)
+        classes = len(read_annotations(config.data).classes)
         counts = count(config, run_dir)
     except (AnnotationError, StageError) as error:
         fix = "see README.md, own videos or Charades; paths are set under [data]"
@@ -81,7 +82,7 @@ def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Findi
         text = f"base.init is empty: {config.base.network} starts from nothing"
         yield Finding("weights", "note", text, "name a file of Kinetics weights with base.init for real data")
     try:
-        folder = Workspace(run_dir, config).base_folder
+        folder = base_folder(open_folder(run_dir, config), config)
     except StageError:
         return  # base.init is not there, which has been said
     if not (folder / "base.json").exists():
@@ -103,7 +104,9 @@ def _check_init(base: Base, classes: int) -> Finding:
     """Check the file `base.init`: its hash, its classifier, whether it fits the network."""
     path = Path(base.init)
     if not path.is_file():
-        return Finding("weights", "problem", f"base.init = {path}: no such file", "see README.md for where to get it")
+        return Finding(
+            "weights", "problem", f"base.init = {path}: no such file", "see pipeline/data/README.md for where to get it"
+        )
     network, new_head = build(base.network, classes), base.new_head or base.inflate
     try:
         state = read_state(path)

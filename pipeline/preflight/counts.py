@@ -10,7 +10,7 @@ from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
 from pipeline.data.video.find import EXTENSIONS
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.run.plan_rows import check_root
 
 
@@ -85,7 +85,7 @@ def count(config: Config, run_dir: Path) -> Counts:
     """
     if any((run_dir / "plan").glob("part-*.json")):
         return _count_by_plan(config, run_dir)
-    annotations = read_annotations(config)
+    annotations = read_annotations(config.data)
     table = list(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
     sizes = _file_sizes(check_root(config, table[0][0]))
     found = sorted(((video_id, split) for video_id, split in table if video_id in sizes), key=lambda one: sizes[one[0]])
@@ -112,15 +112,15 @@ def _new_parts(config: Config, train_videos: int, test_videos: int) -> list[Part
 
 
 def _count_by_plan(config: Config, run_dir: Path) -> Counts:
-    workspace = Workspace(run_dir, config)
+    run = open_folder(run_dir, config)
     parts, sizes = [], {"train": {}, "test": {}}
-    for part in workspace.parts:
+    for part in run.parts:
         parts.append(PartSize(part.split, part.num_videos, part.rows_per_video, part.videos_per_unit))
         sizes[part.split] |= dict(zip(part.video_ids, part.rows.video_bytes, strict=True))
     planned = sizes["train"] | sizes["test"]
-    missing = [video_id for video_id in workspace.annotations.videos.video_id if video_id not in planned]
+    missing = [video_id for video_id in run.annotations.videos.video_id if video_id not in planned]
     ids = {split: sorted(own, key=own.get) for split, own in sizes.items()}
-    return Counts(parts, ids, missing, workspace.annotations, planned=True)
+    return Counts(parts, ids, missing, run.annotations, planned=True)
 
 
 def spread(ids: list[str], number: int) -> list[str]:

@@ -14,7 +14,8 @@ from pipeline.preflight.counts import Counts, count, count_miniature
 from pipeline.preflight.rehearsal import Round, rehearse
 from pipeline.preflight.stage_costs import Measured, StageEstimate
 from pipeline.preflight.training_steps import TrainingCost, time_base, time_fusion
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
 
 ACCURACY = (
     "accuracy: bytes and files within a tenth, times within a quarter on a machine that does nothing else; "
@@ -65,7 +66,7 @@ def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
     """
     generated = config.data.format == "miniature" and not Path(config.data.videos).is_dir()
     counts = count_miniature(config) if generated else count(config, run_dir)
-    base = Workspace(run_dir, config).base_folder
+    base = base_folder(open_folder(run_dir, config), config)
     with tempfile.TemporaryDirectory(prefix="plan-") as spare:
         started = time.time()
         rounds, entered = _in_new_process(rehearse, config, counts, base, Path(spare), 0.6 * seconds)

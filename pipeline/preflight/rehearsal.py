@@ -20,7 +20,8 @@ from pipeline.data.plain_csv import labels_csv
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import StageError
 from pipeline.preflight.counts import Counts, count, spread
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
 from pipeline.run.plan_rows import probe_row
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.workers.peak_memory import RSS_UNIT, peak_bytes, reset_peak
@@ -126,15 +127,17 @@ def _run_stages(spare: Round, base: Path, generating: bool, first: Round | None)
 
     is_miniature = config.data.format == "miniature"
     if is_miniature and not generating:
-        generate.generate(config)
-    measure("prepare", lambda: (is_miniature and generate.generate(config), prepare.run(config, run)))
+        generate.generate(config.data, config.workers)
+    measure(
+        "prepare", lambda: (is_miniature and generate.generate(config.data, config.workers), prepare.run(config, run))
+    )
     if first:
         shutil.copytree(first.run / "models", run / "models")
     else:
         measure("train-base", lambda: train_base.run(config, run))
         if (base / "base.json").exists():
             for name in ("weights.pt", "base.json"):
-                shutil.copyfile(base / name, Workspace(run, config).base_folder / name)
+                shutil.copyfile(base / name, base_folder(open_folder(run, config), config) / name)
     measure("saliency", lambda: saliency.run(config, run, use_labels=True))
     measure("crops", lambda: crops.run(config, run, (policy,)))
     splits = {part.split for part in spare.counts.parts}

@@ -12,11 +12,13 @@ import torch
 from models.backbones import build
 from pipeline.config import Config, Fusion
 from pipeline.preflight.rehearsal import crops_policy, quiet
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import build_base, load_base
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import Variant, build_base
+from pipeline.run.stores import open_run
 from pipeline.training.base_clips import BaseClips
-from pipeline.training.cached_volumes import Volumes
+from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import fusion_loss
+from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
 from pipeline.workers.peak_memory import held_bytes, peak_bytes, reset_peak
@@ -52,18 +54,18 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
         batch: clips of a whole batch; the videos of the spare run are repeated to fill it.
         seconds: for all steps, about. At least one clip is trained on, twice.
     """
-    workspace = Workspace(run, config)
-    BaseClips(workspace)  # if it holds videos in memory, this starts the workers
+    folder = open_folder(run, config)
+    BaseClips(folder, config)  # if it holds videos in memory, this starts the workers
     started = time.perf_counter()
-    clips = BaseClips(workspace)
+    clips = BaseClips(folder, config)
     holding = time.perf_counter() - started
-    network, videos = build(config.base.network, len(workspace.annotations.classes)), len(clips.videos)
+    network, videos = build(config.base.network, len(folder.annotations.classes)), len(clips.videos)
 
     def load(epoch: int, numbers: list[int]):
         return clips.load(epoch, [number % videos for number in numbers])
 
     recipe = replace(config.base, batch_size=batch)
-    cost = _time_steps(network, load, clips.loss, recipe, pick_device(config), seconds)
+    cost = _time_steps(network.to(pick_device(config.device)), load, clips.loss, recipe, seconds)
     if clips.held is None:
         return cost
     held = sum(frames.nbytes for frames in clips.held) // videos
@@ -72,31 +74,31 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
 
 def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: float) -> TrainingCost:
     """Time steps of train-fusion; as `time_base`, in a spare run in which crops has ended."""
-    workspace = Workspace(run, config)
-    base = load_base(workspace)
-    volumes = Volumes(workspace, base, "train", fusion, crops_policy(config), "source")
+    stores = open_run(run, config)
+    volumes = CachedVolumes(stores, "train", Variant(fusion, crops_policy(config)))
     places = [place for rows in volumes.places().values() for place in rows]
 
     def load(epoch: int, numbers: list[int]):
         return volumes.load([places[number % len(places)] for number in numbers])
 
     def loss(network, values):
-        return fusion_loss(network, values, fusion, config)
+        return fusion_loss(network, values, fusion, config.fusion)
 
     recipe = replace(config.fusion, batch_size=batch)
-    return _time_steps(build_base(workspace, base), load, loss, recipe, pick_device(config), seconds)
+    network = build_base(stores.base_weights).to(pick_device(config.device))
+    return _time_steps(network, load, loss, recipe, seconds)
 
 
-def _time_steps(network, load, loss, recipe, device: torch.device, seconds: float) -> TrainingCost:
+def _time_steps(network, load, loss, recipe, seconds: float) -> TrainingCost:
     """Time batches of 1, 2, 4, ... clips up to a whole one, while time and memory last; then many whole ones."""
-    network.to(device)
+    device = next(network.parameters()).device
 
     def train(steps: int, size: int) -> float:
         """Seconds of one epoch. Its rate changes no weight, as a batch that is repeated could drive them anywhere."""
         one = replace(recipe, epochs=1, batch_size=size, learning_rate=1e-12, tensorboard=False)
         own, started = deepcopy(network), time.perf_counter()
         with quiet(), TemporaryDirectory(prefix="plan-") as folder:
-            fit(own, load, steps * size, loss, one, Path(folder), 0, device, "plan")
+            fit(own, TrainingData(load, steps * size, loss, "plan"), one, Path(folder), 0)
         return time.perf_counter() - started
 
     points, idle, started = [], held_bytes(), time.monotonic()  # points: (clips, seconds, peak bytes)

@@ -12,7 +12,7 @@ from pipeline.stages import crops, evaluate, prepare, saliency, train_base, trai
 def run(config: Config, run_dir: Path) -> Iterator[Outcome]:
     """Run every stage with entropy boxes and source pixels; yield what each has done, `evaluate` last."""
     if config.data.format == "miniature":
-        generate.generate(config)
+        generate.generate(config.data, config.workers)
     yield prepare.run(config, run_dir)
     yield train_base.run(config, run_dir)
     yield saliency.run(config, run_dir)

@@ -1,4 +1,4 @@
-"""The paper's Table 2 as data: what each row trains and evaluates on, what rows share, running what is missing."""
+"""The rows of the paper's Table 2, the work that they share, and a function that does what is missing of it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,21 +6,22 @@ from pathlib import Path
 
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, Policy
 from pipeline.data.miniature import generate
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import load_base, model_folder
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import Variant, base_folder, model_folder
 from pipeline.run.results import rebuild
+from pipeline.run.stores import open_stores
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment. What happens follows from these fields; the name is only printed.
+    """One experiment. The name is only printed; the other fields say what is trained and evaluated.
 
     Attributes:
         name: of the row in the table.
-        fusion: how the two volumes meet; for Base only the column it is printed in.
+        fusion: "late" or "concat"; Base has none and is printed in both columns.
         boxes_train, boxes_eval: of the second volume; None for Base, which has one volume.
-        pixels: the second volume is cut from the "source" video or enlarged from the "input" (upscaled).
+        pixels: the second volume is cut from the "source" video, or from the "input" and enlarged.
         paper_map: mAP in per cent, Table 2 of the paper.
     """
 
@@ -42,7 +43,7 @@ ATTENTION = Row("e/e", "late", "entropy", "entropy", "source")
 
 
 def _both(name: str, train: Focus | None, test: Focus | None, pixels: Pixels, concat: float, late: float) -> tuple:
-    """A line of the paper's table: the same boxes and pixels in both fusions."""
+    """A line of the paper's table: the same boxes and pixels, in temporal concatenation and in late fusion."""
     return Row(name, "concat", train, test, pixels, concat), Row(name, "late", train, test, pixels, late)
 
 
@@ -58,59 +59,57 @@ TABLE_2: tuple[Row, ...] = (
     *_both("e/e", "entropy", "entropy", "source", 33.3, 33.1),
 )
 
-Model = tuple[Fusion, Focus, Pixels]
-
 
 @dataclass(frozen=True)
 class Work:
-    """What some rows need of the stages, everything once.
+    """What the stages have to do for some rows, each thing once.
 
     Attributes:
-        objectives: all of one forward pass.
-        crops: policies for each kind of pixels; no policy means the context volumes alone.
-        models: rows that differ only in their evaluation boxes share one.
+        objectives: of saliency; their maps are made in one forward pass.
+        crops: box policies for each kind of pixels; without a policy only the context volumes are stored.
+        models: what is trained; rows that differ only in their evaluation boxes share a model.
     """
 
     objectives: tuple[str, ...]
     crops: tuple[tuple[Pixels, tuple[Policy, ...]], ...]
-    models: tuple[Model, ...]
+    models: tuple[Variant, ...]
 
 
 def plan(rows: Iterable[Row]) -> Work:
-    """The work of some rows of one seed; pure data."""
-    looking = [row for row in rows if row.boxes_train is not None]
-    boxes = {name for row in looking for name in (row.boxes_train, row.boxes_eval)}
+    """The work of some rows for one seed, as data; nothing runs."""
+    fused = [row for row in rows if row.boxes_train is not None]
+    boxes = {name for row in fused for name in (row.boxes_train, row.boxes_eval)}
     policies: dict[Pixels, dict[Policy, None]] = {}
-    for row in looking:
+    for row in fused:
         wanted = policies.setdefault(row.pixels, {})
         wanted.update({name: None for name in (row.boxes_train, row.boxes_eval) if name != "repeat"})
     return Work(
         tuple(name for name in OBJECTIVES if name in boxes),
         tuple((pixels, tuple(names)) for pixels, names in policies.items()),
-        tuple({model_of(row): None for row in looking}),
+        tuple({model_of(row): None for row in fused}),
     )
 
 
-def model_of(row: Row) -> Model:
-    """Arguments of `train_fusion.run`: all that the training of a row depends on."""
-    return row.fusion, row.boxes_train, row.pixels
+def model_of(row: Row) -> Variant:
+    """What the training of a row depends on, as arguments of `train_fusion.run`."""
+    return Variant(row.fusion, row.boxes_train, row.pixels)
 
 
 def ensure_prepared(config: Config, run_dir: Path) -> int:
-    """Run `prepare` unless it has finished in this folder; videos left out by it now."""
+    """Run `prepare` unless it has finished in this folder; return how many videos it left out now."""
     if config.data.format == "miniature":
         generate.generate(config.data, config.workers)
-    if (run_dir / "config.toml").exists():  # the last file that it writes
+    if (run_dir / "config.toml").exists():  # the last file that `prepare` writes
         return 0
     return prepare.run(config, run_dir).num_skipped
 
 
 def seed_configs(config: Config, run_dir: Path, num_seeds: int, share_base: bool = False) -> list[Config]:
-    """The config of each seed, from config.seed on: same data and plan; Base, maps and crops are the seed's own.
+    """Return the config of each seed, from config.seed on: same data and plan, but own Base, maps and crops.
 
     Args:
-        share_base: train the Base of the first seed, which all seeds then take as it is. Maps and crops are keyed by
-            its weights, so they are shared too.
+        share_base: train the Base of the first seed now; all other seeds start from its weights and do not train it
+            further. Maps and crops are keyed by its weights, so they are shared too.
     """
     configs = [replace(config, seed=config.seed + number) for number in range(num_seeds)]
     if share_base:
@@ -121,12 +120,12 @@ def seed_configs(config: Config, run_dir: Path, num_seeds: int, share_base: bool
 
 
 def run_rows(config: Config, run_dir: Path, rows: Sequence[Row]) -> int:
-    """Run every stage that the rows still need for the seed of the config; what is done is not touched.
+    """Run every stage that the rows still need for the seed of the config.
 
-    Oracle rows look at evaluation labels without being asked: they are declared as such, and marked in every table.
+    Oracle rows use evaluation labels without the option --use-labels; every table marks them.
 
     Returns:
-        how many videos a stage had to leave out.
+        number of videos that a stage had to leave out, at most.
     """
     missing = [row for row in rows if stored_result(config, run_dir, row) is None]
     if not missing:
@@ -145,14 +144,13 @@ def run_rows(config: Config, run_dir: Path, rows: Sequence[Row]) -> int:
 
 
 def stored_result(config: Config, run_dir: Path, row: Row) -> Path | None:
-    """The result file of a row for the seed of the config; None where it has not been run."""
-    workspace, folder = Workspace(run_dir, config), None
-    if not (workspace.base_folder / "base.json").exists():
+    """Return the result file of a row for the seed of the config, None if the row has not been run."""
+    run, folder = open_folder(run_dir, config), None
+    if not (base_folder(run, config) / "base.json").exists():
         return None
     if row.boxes_train is not None:
-        facts = train_fusion.model_facts(workspace, load_base(workspace), *model_of(row))
-        folder = model_folder(workspace, facts)
+        folder = model_folder(run, train_fusion.model_facts(open_stores(run, config), model_of(row)))
         if not (folder / "model.json").exists():
             return None
-    path = evaluate.result_path(workspace, folder, None if row.boxes_eval == "repeat" else row.boxes_eval)
+    path = evaluate.result_path(config, run_dir, folder, None if row.boxes_eval == "repeat" else row.boxes_eval)
     return path if path.exists() else None

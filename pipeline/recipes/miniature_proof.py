@@ -1,9 +1,17 @@
-"""The proof on decoded files: only source pixels carry the print, says a reader who knows where the cards are."""
+"""The proof that the miniature is what it claims to be: only the source pixels show which way a card's print runs.
+
+A fixed reader is told where the cards are and reads their prints from decoded files.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from cache.geometry import Box, Theta
 from cache.plan import Part
+from pipeline.config import Config
 from pipeline.data.box_policies import find_box
 from pipeline.data.clips import source_frames
 from pipeline.data.label_files import read_annotations
@@ -11,45 +19,41 @@ from pipeline.data.miniature.draw import FINE_PERIOD
 from pipeline.data.miniature.script import CARD, PRINT
 from pipeline.data.miniature.truth import Cards, ceiling, frame_number, on_target, read_cards, read_print
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 
 RIM = (CARD - PRINT) / 2 / CARD  # share of a card's edge on either side of its print
+ALIAS = abs(1 / (1 - 1 / FINE_PERIOD))  # input pixels: sampling folds the print's period of 1.5 onto 3
 
 
-def prove(workspace: Workspace, num_cards: int = 300) -> dict[str, float]:
-    """Share of prints that the fixed reader reads right on each view of the evaluation videos.
+def prove(config: Config, run_dir: Path, num_cards: int = 300) -> dict[str, float]:
+    """Read the prints of some cards on each view of the evaluation videos.
 
     Args:
         num_cards: cards that are visible in the whole first clip of their video; fewer where there are no more.
     Returns:
-        "input", "enlarged" (the better of the print's own period and of its alias) and "focused", each in [0, 1],
-        and "cards", how many were read.
+        shares of prints read right, in [0, 1]: on the "input", "enlarged" from it (with the better of the print's own
+        period and of its alias) and "focused"; and "cards", how many were read.
     """
-    cards, right = read_cards(workspace.videos_root), []
-    ways = _ways(workspace)
-    for part in workspace.parts_of("test"):
-        for row in range(0, part.num_rows, part.rows_per_video):
-            for card, guesses in _read_clip(workspace, part, row, cards).items():
-                right.append([guess == ways[part.rows.video_id.iat[row]][card] for guess in guesses])
-                if len(right) == num_cards:
-                    return _shares(right)
-    return _shares(right)
+    right = list(islice(_read_prints(config, run_dir), num_cards))
+    on_input, enlarged, enlarged_alias, focused = np.mean(right, axis=0)
+    best = max(enlarged, enlarged_alias)
+    return {"input": on_input, "enlarged": best, "focused": focused, "cards": len(right)}
 
 
-def share_on_target(workspace: Workspace, policy: str) -> float:
-    """`boxes_on_target` of boxes without saliency ("random", "center"), found here and not stored."""
-    cards = read_cards(workspace.videos_root)
-    hits = []
-    for part in workspace.parts_of("test"):
+def share_on_target(config: Config, run_dir: Path, policy: str) -> float:
+    """Share of evaluation clips whose box holds all cards, for boxes without saliency: "random" or "center"."""
+    cards, hits = read_cards(Path(config.data.videos)), []
+    side, seed = config.saliency.box_side, config.clips.plan_seed
+    for part in open_folder(run_dir, config).parts_of("test"):
         for row in range(part.num_rows):
-            box, _ = find_box(workspace.config, part.clip(row), policy, None)
+            box, _ = find_box(part.clip(row), policy, side, seed, None)
             hits.append(on_target(cards, part, row, (box.top, box.left, box.height, box.width)))
     return float(np.mean(hits))
 
 
-def best_without_print(workspace: Workspace) -> float:
-    """`miniature_truth.ceiling` of the evaluation videos, from their labels alone."""
-    annotations = read_annotations(workspace.config)
+def best_without_print(config: Config) -> float:
+    """`truth.ceiling` of the evaluation videos: the mAP that is reached without reading any print."""
+    annotations = read_annotations(config.data)
     ids = annotations.videos.video_id[annotations.videos.split == "test"].tolist()
     rows = {video_id: row for row, video_id in enumerate(ids)}
     counts = np.zeros((len(ids), len(annotations.classes)), int)
@@ -59,61 +63,57 @@ def best_without_print(workspace: Workspace) -> float:
     return ceiling(counts)
 
 
-def _shares(right: list[list[bool]]) -> dict[str, float]:
-    on_input, enlarged, enlarged_alias, focused = np.mean(right, axis=0)
-    best = max(enlarged, enlarged_alias)
-    return {"input": on_input, "enlarged": best, "focused": focused, "cards": len(right)}
+def _read_prints(config: Config, run_dir: Path) -> Iterator[list[bool]]:
+    """For each card: whether its print is read right on the input, enlarged at two periods, and focused."""
+    videos, columns = Path(config.data.videos), {}
+    cards = read_cards(videos)
+    for action in read_annotations(config.data).actions.itertuples(index=False):
+        # the second class of a pair has a print along columns
+        columns.setdefault(action.video_id, []).append(action.class_index % 2)
+    for part in open_folder(run_dir, config).parts_of("test"):
+        for row in range(0, part.num_rows, part.rows_per_video):
+            truth = columns[part.rows.video_id.iat[row]]
+            for card, energies in _read_clip(part, row, videos, cards, config.saliency.box_side).items():
+                yield [int(along_columns > along_rows) == truth[card] for along_rows, along_columns in energies]
 
 
-def _ways(workspace: Workspace) -> dict[str, list[int]]:
-    """video_id -> for each card 0 (its print runs along rows) or 1 (along columns)."""
-    found: dict[str, list[int]] = {}
-    for action in read_annotations(workspace.config).actions.itertuples(index=False):
-        found.setdefault(action.video_id, []).append(action.class_index % 2)
+def _read_clip(part: Part, row: int, videos: Path, cards: Cards, side: int) -> dict[int, np.ndarray]:
+    """Energies (4 views, 2 directions) of the print of every card that is visible in the whole clip."""
+    clip, rate = part.clip(row), part.rows.fps.iat[row]
+    frames = {index: frame for index, frame, _ in source_frames(part, [row], videos)}
+    found = {}
+    for card, places in cards[clip.video_id].items():
+        boxes = {number: box_source for number, _, box_source in places}
+        numbers = {index: frame_number(index, rate, places[0][1]) for index in set(clip.frame_indices)}
+        if all(number in boxes for number in numbers.values()):
+            found[card] = sum(_read_frame(frames[i], clip.theta, boxes[n], side) for i, n in numbers.items())
     return found
 
 
-def _read_clip(workspace: Workspace, part: Part, row: int, cards: Cards) -> dict[int, list[int]]:
-    """Guesses for every card that is visible in the whole clip: on the input, enlarged at two periods, focused."""
-    clip, rate = part.clip(row), part.rows.fps.iat[row]
-    frames = {index: frame for index, frame, _ in source_frames(workspace, part, [row])}
-    guesses = {}
-    for card, places in cards[clip.video_id].items():
-        where = {number: place for number, _, place in places}
-        wanted = {index: frame_number(index, rate, places[0][1]) for index in set(clip.frame_indices)}
-        if not all(number in where for number in wanted.values()):
-            continue
-        energies = np.zeros((4, 2))
-        for index, number in wanted.items():
-            energies += _read_frame(frames[index], clip.theta, where[number], workspace.config.saliency.box_side)
-        guesses[card] = [int(columns > rows) for rows, columns in energies]
-    return guesses
-
-
 def _read_frame(frame: np.ndarray, theta: Theta, card_source: Box, side: int) -> np.ndarray:
-    """Energies (4 views, 2 ways) of one card's print in one frame."""
+    """Energies (4 views, 2 directions) of one card's print in one frame.
+
+    Args:
+        side: pixels of the input; of a box around the card, which is enlarged and focused.
+    """
     edges = np.array([float(edge) for edge in theta.to_input(card_source)])  # top, left, bottom, right in the input
     size = np.array(theta.input_size)
     corner = np.clip(np.round((edges[:2] + edges[2:] - side) / 2), 0, size - side).astype(int)
     box = Box(int(corner[0]), int(corner[1]), side, side)
     frame_input = apply_theta(frame, theta)
-    enlarged = cut_input(frame_input, box, theta.input_size)
-    focused = cut_source(frame, theta, box, theta.input_size)
+    enlarged, focused = cut_input(frame_input, box, theta.input_size), cut_source(frame, theta, box, theta.input_size)
     zoom = size / side
+    in_enlarged = (edges - np.tile(corner, 2)) * np.tile(zoom, 2)
     cut = theta.to_source(box)
     exact = size / (cut.height, cut.width)  # the cut is whole source pixels, a little more than the box
-    low, high = (
-        np.array(edge) for edge in ((card_source.top, card_source.left), (card_source.bottom, card_source.right))
-    )
-    in_focus = np.concatenate([(low - (cut.top, cut.left)) * exact, (high - (cut.top, cut.left)) * exact])
-    in_enlarged = np.concatenate([(edges[:2] - corner) * zoom, (edges[2:] - corner) * zoom])
-    resized_to_focus = exact * np.array(theta.source_size) / np.array(theta.resized_size)
-    alias = 1 / (1 - 1 / FINE_PERIOD)  # 3 pixels of the input: sampling folds 1.5 onto it
+    card = np.array((card_source.top, card_source.left, card_source.bottom, card_source.right))
+    in_focused = (card - (cut.top, cut.left) * 2) * np.tile(exact, 2)
+    resized_to_focused = exact * np.array(theta.source_size) / np.array(theta.resized_size)
     views = [
-        (frame_input, edges, (abs(alias),) * 2),
+        (frame_input, edges, (ALIAS, ALIAS)),
         (enlarged, in_enlarged, tuple(FINE_PERIOD * zoom)),
-        (enlarged, in_enlarged, tuple(abs(alias) * zoom)),
-        (focused, in_focus, tuple(FINE_PERIOD * resized_to_focus)),
+        (enlarged, in_enlarged, tuple(ALIAS * zoom)),
+        (focused, in_focused, tuple(FINE_PERIOD * resized_to_focused)),
     ]
     return np.array([read_print(_print(image, place)[None], period) for image, place, period in views])
 

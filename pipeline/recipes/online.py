@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.config import Config, Focus, Fusion, Pixels, SaliencyFrom
 from pipeline.recipes.refresh import evaluation_boxes
-from pipeline.run.folder import Workspace
 from pipeline.run.outcome import Outcome
+from pipeline.run.stores import open_run
 from pipeline.stages import train_online
 from pipeline.workers.rank import is_first_process
 
@@ -31,5 +31,5 @@ def run(
     outcomes = [train_online.run(config, run_dir, fusion, focus, pixels, saliency_from) for fusion in fusions]
     if saliency_from == "base" or not is_first_process():
         return outcomes
-    workspace = Workspace(run_dir, config)
-    return [replace(outcome, num_skipped=evaluation_boxes(workspace, outcome.path)) for outcome in outcomes]
+    stores = open_run(run_dir, config)
+    return [replace(outcome, num_skipped=evaluation_boxes(stores, outcome.path)) for outcome in outcomes]

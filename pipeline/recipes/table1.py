@@ -1,13 +1,13 @@
-"""Studies beside Table 2: clip lengths (the paper's Table 1), box sizes, and ways to compute saliency."""
+"""Clip lengths compared: Table 1 of the paper."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.recipes.experiments import BASE, ensure_prepared, run_rows, seed_configs
-from pipeline.recipes.scored_results import footnote, read_results, weights_of
-from pipeline.recipes.table_files import Table, _write, spread
+from pipeline.recipes.experiments import BASE
+from pipeline.recipes.study import of_rows, run_study, spread
+from pipeline.recipes.tables import Table, write_tables
 from pipeline.run.outcome import Outcome
 
 PAPER_TABLE_1 = {16: 27.8, 32: 30.3, 64: 31.6}  # T_in -> mAP in per cent
@@ -16,7 +16,7 @@ MINIATURE_FRAMES = (4, 8, 16)
 
 
 def table1(config: Config, run_dir: Path, num_seeds: int = 1, frames: Sequence[int] = ()) -> Outcome:
-    """Base at several T_in; writes report/table1.csv, .md and .html.
+    """Train and evaluate Base at several T_in; write report/table1.csv, .md and .html.
 
     The config's own T_in is that of the run; every other has a run of its own beside it, <run>-t<T_in>.
 
@@ -26,18 +26,16 @@ def table1(config: Config, run_dir: Path, num_seeds: int = 1, frames: Sequence[i
     frames = frames or (MINIATURE_FRAMES if config.data.format == "miniature" else tuple(PAPER_TABLE_1))
     lines, notes, skipped = [], [], 0
     for length in frames:
-        one, folder = _with_frames(config, run_dir, length)
-        skipped = max(skipped, ensure_prepared(one, folder))
-        configs = seed_configs(one, folder, num_seeds)
-        skipped = max(skipped, *(run_rows(seeded, folder, [BASE]) for seeded in configs))
-        found = read_results(configs, folder, [BASE])[BASE]
-        official = one.data.format == "charades" and not one.data.eval_ids
+        study = run_study(*_with_frames(config, run_dir, length), num_seeds, of_rows([BASE]))
+        found = study.results[BASE]
+        official = config.data.format == "charades" and not config.data.eval_ids
         official = official and not any(result.facts["num_missing"] for result in found.values())
-        line = {"frames": length, **spread([result.facts["map"] for result in found.values()])}
-        lines.append(line | {"paper_map": PAPER_TABLE_1.get(length) if official else None})
-        notes.append(footnote(one, folder, weights_of(found)))
-    columns = ("frames", "num_seeds", "map_mean", "map_std", "paper_map")
-    return _write(run_dir, "table1", Table("Table 1: Base at several T_in", columns, lines, tuple(notes)), skipped)
+        lines.append(
+            {"frames": length} | spread(found) | {"paper_map": PAPER_TABLE_1.get(length) if official else None}
+        )
+        notes.append(study.note)
+        skipped = max(skipped, study.num_skipped)
+    return write_tables(run_dir, {"table1": Table("Table 1: Base at several T_in", lines, tuple(notes))}, skipped)
 
 
 def _with_frames(config: Config, run_dir: Path, length: int) -> tuple[Config, Path]:
@@ -47,6 +45,5 @@ def _with_frames(config: Config, run_dir: Path, length: int) -> tuple[Config, Pa
     base = config.base
     if config.data.format == "charades":
         base = replace(base, batch_size=PAPER_BATCHES.get(length, base.batch_size))
-    return replace(config, clips=replace(config.clips, num_frames=length), base=base), run_dir.with_name(
-        f"{run_dir.name}-t{length}"
-    )
+    config = replace(config, clips=replace(config.clips, num_frames=length), base=base)
+    return config, run_dir.with_name(f"{run_dir.name}-t{length}")

@@ -8,15 +8,14 @@ from pathlib import Path
 from cache.commit import write_file
 from pipeline.config import Config
 from pipeline.data.plain_csv import labels_csv, read_plain
-from pipeline.metrics import contrast
-from pipeline.recipes.experiments import ATTENTION, BASE, ensure_prepared, run_rows, seed_configs
-from pipeline.recipes.scored_results import INTERVAL_NOTE, footnote, read_results, scored, weights_of
-from pipeline.recipes.table_files import Table, _write, percent, spread
+from pipeline.recipes.experiments import ATTENTION, BASE, ensure_prepared
+from pipeline.recipes.study import INTERVAL_NOTE, compare, difference, of_rows, run_study, spread
+from pipeline.recipes.tables import Table, write_tables
 from pipeline.run.outcome import Outcome
 
 
 def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence[int] = ()) -> Outcome:
-    """Late fusion with entropy boxes of several sizes; writes report/table-box.csv, .md and .html.
+    """Train late fusion with entropy boxes of several sizes; write report/table-box.csv, .md and .html.
 
     Sizes are compared on a fifth of the training videos, held out of everything in a run of its own, <run>-box. The
     evaluation videos take no part.
@@ -28,25 +27,21 @@ def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence
     skipped = ensure_prepared(config, run_dir)
     folder = run_dir.with_name(f"{run_dir.name}-box")
     config = _validation_config(config, run_dir, folder)
-    skipped = max(skipped, ensure_prepared(config, folder))
     lines, notes = [], ()
     for side in sides:
         one = replace(config, saliency=replace(config.saliency, box_side=side))
-        configs = seed_configs(one, folder, num_seeds)
-        skipped = max(skipped, *(run_rows(seeded, folder, [BASE, ATTENTION]) for seeded in configs))
-        found = read_results(configs, folder, [BASE, ATTENTION])
-        difference = contrast(scored(found[ATTENTION]), scored(found[BASE]))
-        line = {"box_side": side, **spread([result.facts["map"] for result in found[ATTENTION].values()])}
-        lines.append(line | percent(delta_base=difference.delta, delta_low=difference.low, delta_high=difference.high))
-        text = footnote(one, folder, weights_of(found[BASE]))
-        notes = (text.replace(f"box {side},", "box as in the row,"), INTERVAL_NOTE)
+        study = run_study(one, folder, num_seeds, of_rows([BASE, ATTENTION]))
+        ours, base = study.results[ATTENTION], study.results[BASE]
+        line = {"box_side": side} | spread(ours)
+        lines.append(line | difference(compare(ours, base), "delta_base", "delta_low", "delta_high"))
+        notes = (study.note.replace(f"box {side},", "box as in the row,"), INTERVAL_NOTE)
+        skipped = max(skipped, study.num_skipped)
     notes += ("Validation: a fifth of the training videos, by a hash of their ids; Base has not seen them either.",)
-    columns = ("box_side", "num_seeds", "map_mean", "map_std", "delta_base", "delta_low", "delta_high")
-    return _write(run_dir, "table-box", Table("Box sizes, late fusion e/e", columns, lines, notes), skipped)
+    return write_tables(run_dir, {"table-box": Table("Box sizes, late fusion e/e", lines, notes)}, skipped)
 
 
 def held_out(video_id: str) -> bool:
-    """Whether a training video belongs to the fifth that validates; a matter of its id alone."""
+    """Whether a training video belongs to the fifth that validates; it follows from the id alone."""
     return hashlib.sha256(video_id.encode()).digest()[0] % 5 == 0
 
 

@@ -1,71 +1,57 @@
-"""What the cache costs in accuracy: on the fly, from 1, 4 or as many stored augmentations as epochs, refreshed."""
+"""What the cache costs in accuracy: trained on the fly, from 1, 4 or one stored augmentation an epoch, or refreshed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from cache.commit import write_file
-from pipeline.config import Config, Fusion
-from pipeline.errors import StageError
-from pipeline.metrics import Scored, contrast, resampled_maps, resamples
+from pipeline.config import Config, Fusion, SaliencyFrom
 from pipeline.recipes import refresh
-from pipeline.recipes.experiments import ensure_prepared, seed_configs
-from pipeline.recipes.scored_results import INTERVAL_NOTE, footnote
-from pipeline.recipes.table_files import Table, percent, spread, write_csv, write_pages
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import load_base
+from pipeline.recipes.experiments import ensure_prepared
+from pipeline.recipes.study import INTERVAL_NOTE, compare, difference, run_study, spread
+from pipeline.recipes.tables import Table, write_tables
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
 from pipeline.run.outcome import Outcome
-from pipeline.run.results import read_result
+from pipeline.run.stores import open_run
 from pipeline.stages import crops, evaluate, saliency, train_base, train_fusion, train_online
-
-Train = Callable[[Config, Path], Path]  # to the model's folder
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to come by the training boxes and pixels.
+    """One way to get the training boxes and pixels; from the caches of the run unless it says otherwise.
 
     Attributes:
         aug_seeds: S of the plan; training on the fly draws a new augmentation every epoch, whatever the plan has.
         codec: of the volumes, at evaluation too.
-        cached: whether the run's own caches of the training split are read.
+        online: train on the fly, with the saliency of "base" or of the "current" network.
+        refresh_every: epochs after which the caches are made anew.
     """
 
     name: str
     aug_seeds: int
     codec: str
-    cached: bool
-    train: Train
+    online: SaliencyFrom | None = None
+    refresh_every: int | None = None
 
 
-def variants(config: Config, fusion: Fusion, every: int) -> list[Variant]:
+def variants(epochs: int, refresh_every: int) -> list[Variant]:
     """The rows of the table; the first one is what all others are compared with."""
-    epochs = config.fusion.epochs
-
-    def online(looker: str) -> Train:
-        return lambda one, run: train_online.run(one, run, fusion, looker=looker).path
-
-    def cached(one: Config, run: Path) -> Path:
-        return train_fusion.run(one, run, fusion).path
-
-    def refreshed(one: Config, run: Path) -> Path:
-        return refresh.run(one, run, fusion, every=every).path
-
     counts = tuple(dict.fromkeys((epochs, min(4, epochs), 1)))
+    refreshed = f"refreshed every {refresh_every} epochs, jpeg"
     return [
-        Variant("online, Base looks", epochs, "png", False, online("base")),
-        Variant("cached, lossless", epochs, "png", True, cached),
-        *(Variant("cached, jpeg", count, "jpeg", True, cached) for count in counts),
-        Variant("online, current network looks", epochs, "png", False, online("current")),
-        Variant(f"refreshed every {every} epochs, jpeg", min(4, epochs), "jpeg", True, refreshed),
+        Variant("online, Base looks", epochs, "png", online="base"),
+        Variant("cached, lossless", epochs, "png"),
+        *(Variant("cached, jpeg", count, "jpeg") for count in counts),
+        Variant("online, current network looks", epochs, "png", online="current"),
+        Variant(refreshed, min(4, epochs), "jpeg", refresh_every=refresh_every),
     ]
 
 
 def table_cache(
     config: Config, run_dir: Path, num_seeds: int = 1, fusion: Fusion = "late", every: int | None = None
 ) -> Outcome:
-    """Entropy boxes, source pixels, one fusion, every variant; writes report/table-cache.csv, .md and .html.
+    """Train one fusion, entropy boxes and source pixels, in all variants; write report/table-cache.csv, .md and .html.
 
     Each number of stored augmentations S has a run of its own beside this one, <run>-s<S>, with the same Base.
 
@@ -75,62 +61,54 @@ def table_cache(
     every = every or max(1, config.fusion.epochs // 4)
     config = replace(config, saliency=replace(config.saliency, objectives=("entropy",)))
     skipped = ensure_prepared(config, run_dir)
-    configs = seed_configs(config, run_dir, num_seeds)
-    lines, weights, ids, times = [], {}, [], None
-    first: dict[int, Scored] = {}
-    for one in variants(config, fusion, every):
-        results: dict[int, tuple[dict, Scored]] = {}
-        for seeded in configs:
-            path, left_out = _result(seeded, run_dir, one)
-            skipped = max(skipped, left_out)
-            facts, videos, scores = read_result(path)
-            if times is None:
-                ids, times = videos, resamples(len(videos))
-            if videos != ids:
-                raise StageError(f"{path}: scores of other videos than in the first row")
-            targets = Workspace(run_dir, config).annotations.video_targets(ids)
-            results[seeded.seed] = facts, Scored(facts["map"], resampled_maps(scores, targets, times))
-            weights[seeded.seed] = load_base(Workspace(run_dir, seeded)).sha256
-        mine = {seed: scored for seed, (_, scored) in results.items()}
-        first = first or mine
-        line = {"variant": one.name, "aug_seeds": one.aug_seeds, "codec": one.codec}
-        line |= spread([facts["map"] for facts, _ in results.values()])
-        if mine is not first:
-            found = contrast(mine, first)
-            line |= percent(delta_online=found.delta, delta_low=found.low, delta_high=found.high)
-        lines.append(line)
-    columns = ("variant", "aug_seeds", "codec", "num_seeds", "map_mean", "map_std")
-    columns += ("delta_online", "delta_low", "delta_high")
-    text = footnote(config, run_dir, weights).replace(f", S = {config.clips.aug_seeds} stored augmentations", "")
-    notes = (text, INTERVAL_NOTE, "delta_online: to the first row. aug_seeds: S of the plan; online, one an epoch.")
-    table = Table(f"What the cache costs: {fusion} fusion, entropy boxes, source pixels", columns, lines, notes)
-    write_csv(run_dir / "report" / "table-cache.csv", table)
-    write_pages(run_dir / "report" / "table-cache", [table])
-    return Outcome(run_dir / "report" / "table-cache.md", f"{len(lines)} lines", skipped)
+    studies = {}
+    for variant in variants(config.fusion.epochs, every):
+        clips, stored = replace(config.clips, aug_seeds=variant.aug_seeds), replace(config.crops, codec=variant.codec)
+        folder = run_dir if clips == config.clips else run_dir.with_name(f"{run_dir.name}-s{clips.aug_seeds}")
+        run_seed = partial(_run_seed, config, run_dir, variant, fusion)
+        studies[variant] = run_study(replace(config, clips=clips, crops=stored), folder, num_seeds, run_seed)
+    first = next(iter(studies))
+    lines = []
+    for variant, study in studies.items():
+        by_seed = study.results[variant]
+        line = {"variant": variant.name, "aug_seeds": variant.aug_seeds, "codec": variant.codec} | spread(by_seed)
+        theirs = {} if variant is first else studies[first].results[first]  # the first row has no difference to itself
+        lines.append(line | difference(compare(by_seed, theirs), "delta_online", "delta_low", "delta_high"))
+    columns_note = "delta_online: to the first row. aug_seeds: S of the plan; online, one an epoch."
+    notes = (studies[first].note, INTERVAL_NOTE, columns_note)
+    table = Table(f"What the cache costs: {fusion} fusion, entropy boxes, source pixels", lines, notes)
+    return write_tables(run_dir, {"table-cache": table}, max(skipped, *(one.num_skipped for one in studies.values())))
 
 
-def _result(config: Config, run_dir: Path, variant: Variant) -> tuple[Path, int]:
-    """Run what a variant still needs for the seed of the config; its result file, and videos left out."""
-    clips, stored = config.clips, replace(config.crops, codec=variant.codec)
-    one = replace(config, clips=replace(clips, aug_seeds=variant.aug_seeds), crops=stored)
-    count = variant.aug_seeds
-    folder = run_dir if count == clips.aug_seeds else run_dir.with_name(f"{run_dir.name}-s{count}")
-    skipped = ensure_prepared(one, folder)
-    train_base.run(config, run_dir)
-    _share_base(Workspace(run_dir, config).base_folder, Workspace(folder, one).base_folder)
-    # training on the fly reads no cache, but evaluation does
-    splits = ("train", "test") if variant.cached else ("test",)
-    for stage in (saliency.run, partial(crops.run, policies=("entropy",))):
-        skipped = max(skipped, stage(one, folder, splits=splits).num_skipped)
-    model = variant.train(one, folder)
-    if not variant.cached:
-        refresh.evaluation_if_current(Workspace(folder, one), model)
-    return evaluate.run_model(one, folder, model), skipped
+def _run_seed(
+    main: Config, main_dir: Path, variant: Variant, fusion: Fusion, config: Config, run_dir: Path
+) -> tuple[dict[Variant, Path], int]:
+    """Run what a variant still needs for the seed of `config`, with the Base that is trained in main_dir.
+
+    Returns:
+        the result file of the variant, and the number of videos left out.
+    """
+    main = replace(main, seed=config.seed)
+    train_base.run(main, main_dir)
+    folders = (base_folder(open_folder(*one), one[1]) for one in ((main_dir, main), (run_dir, config)))
+    _copy_base(*folders)
+    splits = ("test",) if variant.online else ("train", "test")  # evaluation always reads the caches
+    outcomes = [saliency.run(config, run_dir, splits=splits), crops.run(config, run_dir, ("entropy",), splits=splits)]
+    if variant.online:
+        model = train_online.run(config, run_dir, fusion, saliency_from=variant.online).path
+    elif variant.refresh_every:
+        model = refresh.run(config, run_dir, fusion, every=variant.refresh_every).path
+    else:
+        model = train_fusion.run(config, run_dir, fusion).path
+    if variant.online == "current":
+        refresh.evaluation_boxes(open_run(run_dir, config), model)
+    skipped = max(outcome.num_skipped for outcome in outcomes)
+    return {variant: evaluate.run_model(config, run_dir, model)}, skipped
 
 
-def _share_base(source: Path, target: Path) -> None:
-    """The same recipe, hence the same name, in a run with another number of augmentations; base.json comes last."""
+def _copy_base(source: Path, target: Path) -> None:
+    """Copy Base to a run with another number of augmentations. Its recipe, hence its name, is the same there."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("weights.pt", "base.json"):
+    for name in ("weights.pt", "base.json"):  # base.json comes last: with it Base counts as trained
         if not (target / name).exists():
             write_file(target / name, (source / name).read_bytes())

@@ -1,1 +1,1 @@
-"""One self-contained page about a run, and one video as pictures: both from the run folder alone."""
+"""One self-contained page about a run, and pictures of one video, both made from the run folder alone."""

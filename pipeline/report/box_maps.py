@@ -1,4 +1,4 @@
-"""Boxes as numbers: where they fall, how large they are in source pixels, how much those of two stores overlap."""
+"""Statistics of boxes: where they fall, their sizes in source pixels, how much those of two stores overlap."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ def coverage(box_input: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Boxes of two stores on the clips that both have: their number, mean IoU, share with an IoU of at least 1/2."""
+    """Boxes of two stores on the clips that both have: number of clips, mean IoU, share with an IoU of at least 1/2."""
 
     num_clips: int
     mean: float
@@ -55,8 +55,8 @@ class Sizes:
 
     Attributes:
         height, width: 5 %, 50 % and 95 % points.
-        short: share of the boxes with fewer source pixels along an axis than the focused volume has: these are
-            enlarged, not only cut.
+        short: share of the boxes with fewer source pixels along an axis than the focused volume has, so that they are
+            enlarged.
         share: mean share of the saliency inside; NaN without maps.
     """
 

@@ -1,4 +1,4 @@
-"""Small charts as SVG inside the page. They hold numbers only, so nothing in them needs escaping."""
+"""Small charts as SVG. They hold numbers only, so nothing in them needs escaping."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ LEFT, BELOW = 44, 20  # room for the numbers of the axes
 
 
 def curve(epochs: Sequence[float], values: Sequence[float], drops: Sequence[float] = ()) -> Markup:
-    """A line over epochs, with the highest and lowest value on its axis and a tick where the rate was lowered."""
+    """A line over epochs, with the highest and lowest value on its axis; dashed lines where the rate was lowered."""
     width, height = CURVE
     low, high = min(values), max(values)
     first, last = epochs[0], max(epochs[-1], epochs[0] + 1)
@@ -37,7 +37,7 @@ def curve(epochs: Sequence[float], values: Sequence[float], drops: Sequence[floa
 
 
 def whisker(value: float, low: float, high: float, span: tuple[float, float]) -> Markup:
-    """A difference with its interval on an axis that spans two values, with a line at zero."""
+    """A difference with its interval, on an axis from span[0] to span[1] with a line at zero."""
 
     def x(at: float) -> float:
         return 4 + 112 * (at - span[0]) / ((span[1] - span[0]) or 1)
@@ -51,7 +51,7 @@ def whisker(value: float, low: float, high: float, span: tuple[float, float]) ->
 
 
 def histogram(values: np.ndarray, bins: int = 24) -> Markup:
-    """How often whole numbers occur, in bins of equal width; both ends and the highest bar are named."""
+    """How often whole numbers occur, in bins of equal width; with both ends and the share of the highest bar."""
     width, height = CURVE
     low, high = int(values.min()), int(values.max()) + 1
     step = max(1, math.ceil((high - low) / bins))
@@ -74,12 +74,12 @@ def histogram(values: np.ndarray, bins: int = 24) -> Markup:
 
 
 def tone(value: float) -> str:
-    """The class of colours of a difference; what rounds to nothing has none."""
+    """The CSS class of a difference: "up", "down", or "even" where it rounds to 0."""
     return "even" if abs(value) < 5e-4 else "up" if value > 0 else "down"
 
 
 def short(value: float) -> str:
-    """Three digits that matter."""
+    """A number with three significant digits."""
     return f"{value:.3g}"
 
 

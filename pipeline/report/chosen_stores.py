@@ -1,4 +1,4 @@
-"""Which stores of a run the pictures come from: one chain of maps, boxes and volumes that belong together."""
+"""Choose the stores of a run that pictures are made from: maps, boxes and volumes that belong together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,19 @@ class Sources:
     """A run opened with one store of each product that it has.
 
     Attributes:
-        run: opened so that every product in `stores` is chosen without doubt.
+        run: opened with exactly these stores.
         stores: by product; maps are left out where the boxes were found without any.
     """
 
     run: Run
     stores: dict[str, Store]
 
-    def rows_done(self, *products: str) -> np.ndarray:
-        """Global rows for which all these products are stored, int64 ascending; none where a product is missing."""
+    def rows_done(self, *products: str, split: str | None = None) -> np.ndarray:
+        """Global rows of a split (None: of both) for which all these products are stored, int64 ascending."""
         found = [np.empty(0, np.int64)]
         for part in self.run.parts:
+            if split not in (None, part.split):
+                continue
             done = np.ones(part.num_rows, bool)
             for product in products:
                 directory = self.stores[product].directories.get(part.name) if product in self.stores else None
@@ -39,7 +41,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Boxes:
-    """All boxes of one store: global rows int64 (N,), boxes int32 (N, 4), shares float32 (N,)."""
+    """Boxes of one store.
+
+    Attributes:
+        rows: global, int64 (N,).
+        box_input, box_source: int32 (N, 4), top, left, height, width in the input frame and in the source frame.
+        share: of the saliency inside, float32 (N,), NaN without maps.
+    """
 
     name: str
     rows: np.ndarray
@@ -55,7 +63,7 @@ def require_plan(run_dir: Path) -> None:
 
 
 def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source", base_weights: str = "") -> Sources:
-    """Open a run with the crops of this policy and these pixels, or with what comes nearest to them.
+    """Open a run with the crops of this policy and these pixels, or with other stores where it lacks them.
 
     Args:
         base_weights: SHA-256 of the Base whose maps are wanted; "" for any.
@@ -75,28 +83,30 @@ def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source",
 
     chosen: dict[str, Store] = {}
     for product in ("crops", "boxes", "maps", "base", "context"):
-        needless = product == "maps" and "boxes" in chosen and "maps" not in chosen["boxes"].lineage
-        if not needless and (store := nearest(product, list(chosen.values()))):
+        without_maps = product == "maps" and "boxes" in chosen and "maps" not in chosen["boxes"].lineage
+        if not without_maps and (store := nearest(product, list(chosen.values()))):
             chosen[product] = store
     keys = {product: fingerprint(store.lineage[product]) for product, store in chosen.items()}
     return Sources(cache.open(run_dir, **keys), chosen)
 
 
 def all_boxes(run_dir: Path, split: str) -> list[Boxes]:
-    """The boxes of every store of the run in one split, in the order of their names; equal names get their key."""
+    """The boxes of every store of the run in one split, in the order of their names.
+
+    Names tell the policy, the saliency method where it is another than the input gradient, and the first digits of the
+    key where several stores have the same policy.
+    """
     parts = {part.name: part for part in read_plan(run_dir)}
     stores = [one for one in find_stores(run_dir, parts) if one.product == "boxes"]
     found = []
     for store in stores:
         key = fingerprint(store.lineage["boxes"])
         sources = Sources(cache.open(run_dir, boxes=key), {"boxes": store})
-        rows = sources.rows_done("boxes")
-        here = [range(part.offset, part.offset + part.num_rows) for part in parts.values() if part.split == split]
-        rows = rows[np.isin(rows, np.concatenate([np.array(one, np.int64) for one in here]) if here else [])]
+        rows = sources.rows_done("boxes", split=split)
         if len(rows):
             values = [sources.run.read("boxes", name, rows) for name in ("box_input", "box_source", "saliency_share")]
-            twins = sum(other.name == store.name for other in stores) > 1
             method = store.lineage.get("maps", {}).get("method", "input_gradient")
             name = store.name if method == "input_gradient" else f"{store.name}, {method}"
+            twins = sum(other.name == store.name for other in stores) > 1
             found.append(Boxes(f"{name} {key[:6]}" if twins else name, rows, *values))
     return found

@@ -1,27 +1,26 @@
-"""Which clips the page shows, and what it shows of each."""
+"""The gallery of the page: which clips it shows, and what it shows of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from cache.geometry import Box
+from pipeline.data.annotations import Annotations
 from pipeline.report.chosen_stores import Sources
 from pipeline.report.pictures import data_uri, evenly, film, veil
 from pipeline.report.scores import Result
 
 FRAMES, SIDE = 8, 224  # of a film on the page: frames at most, pixels of the longer side at most
 MOST_CLASSES = 6  # scores shown of a clip
-# what a clip can be an extreme of: column, and whether the largest values are meant
+# what the clips shown are the extremes of: column, and whether the largest values are meant
 ENDS = (
     ("gain", True), ("gain", False), ("entropy", True), ("entropy", False), ("share", True), ("share", False),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A class whose score the clip's video has: before (Base) and after, in [0, 1]; whether the video has the label."""
+class ScoreChange:
+    """Scores of a video for one class, in [0, 1], by Base and by the fusion model; whether it has the label."""
 
     name: str
     before: float
@@ -29,52 +28,24 @@ class Moved:
     label: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """One clip of the gallery. Films are addresses of pictures with `frames` frames side by side.
-
-    `box` is (left, top, width, height) in shares of the input frame; gain, entropy and share are NaN where unknown.
-    """
-
-    row: int
-    video_id: str
-    clip: str
-    labels: list[str]
-    moved: list[Moved]
-    gain: float
-    entropy: float
-    share: float
-    box: tuple[float, ...]
-    source_size: tuple[int, int]
-    box_source: Box
-    frames: int
-    seconds: float
-    context: str
-    focus: str
-    saliency: str
-
-
 def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.DataFrame:
-    """Clips that have all pictures: row, video_id, gain, entropy (-sum y log y), share; NaN where unknown."""
-    rows = sources.rows_done("boxes", "context", "crops")
-    parts = [part.rows.assign(row=np.arange(part.offset, part.offset + part.num_rows)) for part in sources.run.parts]
-    table = pd.concat(parts).set_index("row").loc[rows]
-    table = table[table.split == split]
-    rows = table.index.to_numpy()
-    table["gain"] = [gains.get(video_id, np.nan) for video_id in table.video_id]
-    share = sources.run.read("boxes", "saliency_share", rows) if len(rows) else []
-    known = np.isin(rows, sources.rows_done("base"))
-    entropy = np.full(len(rows), np.nan)
-    if known.any():
-        entropy[known] = -sources.run.read("base", "entropy", rows[known])
-    return table.assign(share=share, entropy=entropy)
+    """Clips that have all pictures, by global row.
+
+    Args:
+        gains: by video id, see `scores.video_gains`.
+    Returns:
+        the columns of `run.index`, and gain, share (of saliency in the box) and entropy (-sum y log y); NaN if unknown.
+    """
+    table = sources.run.index.loc[sources.rows_done("boxes", "context", "crops", split=split)]
+    gain = table.video_id.map(gains).astype(float)
+    return table.assign(gain=gain, share=table.saliency_share, entropy=-table.entropy)
 
 
 def choose(table: pd.DataFrame, count: int) -> list[int]:
     """Rows of the clips to show: in turn the next best gain, worst loss, highest and lowest entropy and share.
 
-    Gains belong to videos, so an end of them takes one clip a video, the one whose box holds most saliency.
-    What is unknown everywhere is nobody's extreme; without any, clips are taken evenly from all.
+    Gains belong to videos: of each video the clip is taken whose box holds most saliency. Unknown values are left out;
+    at the end, and where all are unknown, clips are taken evenly from all.
     """
     turns = []
     for column, falling in ENDS:
@@ -94,60 +65,52 @@ def choose(table: pd.DataFrame, count: int) -> list[int]:
     return list(chosen)
 
 
-def show(sources: Sources, table: pd.DataFrame, rows: list[int], labels: Mapping[str, list[str]], moved) -> list[Shown]:
-    """Make the pictures of these rows.
+def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
+    """Add to clips, rows of `candidates`, what the page draws.
 
-    Args:
-        table: see `candidates`.
-        labels: names of the classes of every video.
-        moved: video id to its list of `Moved`.
+    Returns:
+        the table with more columns: clip (its name), left, top, width and height of the box in shares of the input
+        frame, the films context, focus and saliency ("" without a map) as data addresses, and of the films frames and
+        seconds.
     """
-    run = sources.run
-    boxes = {name: run.read("boxes", name, rows) for name in ("box_input", "box_source")} if rows else {}
-    with_map = np.isin(rows, sources.rows_done("maps"))
-    maps = iter(run.read("maps", "codes", np.array(rows)[with_map]) if with_map.any() else ())  # scale does not matter
-    shown = []
-    for place, row in enumerate(rows):
-        facts = table.loc[row]
+    run, with_map, found = sources.run, set(sources.rows_done("maps").tolist()), []
+    for row, facts in table.iterrows():
         context, focus = run.context(row), run.focus(row)
-        chosen = evenly(len(context), FRAMES)
-        height, width = context.shape[1:3]
-        top, left, box_height, box_width = boxes["box_input"][place].tolist()
-        shown.append(
-            Shown(
-                row=row,
-                video_id=facts.video_id,
-                clip=f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}",
-                labels=labels[facts.video_id],
-                moved=moved(facts.video_id),
-                gain=float(facts.gain),
-                entropy=float(facts.entropy),
-                share=float(facts.share),
-                box=(left / width, top / height, box_width / width, box_height / height),
-                source_size=(int(facts.source_height), int(facts.source_width)),
-                box_source=Box(*boxes["box_source"][place].tolist()),
-                frames=len(chosen),
-                seconds=len(context) / float(facts.fps),
-                context=data_uri(film(context[chosen], SIDE)),
-                focus=data_uri(film(focus[chosen], SIDE)),
-                saliency=data_uri(film(veil(next(maps))[None], SIDE)) if with_map[place] else "",
-            )
+        chosen, (height, width) = evenly(len(context), FRAMES), context.shape[1:3]
+        codes = run.read("maps", "codes", [row]) if row in with_map else ()  # without their scale, which does not show
+        found.append(
+            {
+                "clip": clip_name(facts),
+                "left": facts.box_input_left / width,
+                "top": facts.box_input_top / height,
+                "width": facts.box_input_width / width,
+                "height": facts.box_input_height / height,
+                "frames": len(chosen),
+                "seconds": len(context) / facts.fps,
+                "context": data_uri(film(context[chosen], SIDE)),
+                "focus": data_uri(film(focus[chosen], SIDE)),
+                "saliency": data_uri(film(veil(codes[0])[None], SIDE)) if row in with_map else "",
+            }
         )
-    return shown
+    return table.join(pd.DataFrame(found, index=table.index))
 
 
-def moves(result: Result | None, base: Result | None, classes: list[str]):
-    """A function from video id to its labels' scores and the largest other moves, Base to fusion."""
-    if result is None or base is None:
-        return lambda video_id: []
-    place = {video_id: number for number, video_id in enumerate(result.ids)}
+def clip_name(facts: pd.Series) -> str:
+    """What a row of the plan is called: an evaluation clip, or a stored augmentation of a training video."""
+    return f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}"
 
-    def of(video_id: str) -> list[Moved]:
-        if video_id not in place:
-            return []
-        before, after = base.scores[place[video_id]], result.scores[place[video_id]]
-        here = result.targets[place[video_id]].astype(bool)
-        order = sorted(range(len(classes)), key=lambda c: (not here[c], -abs(after[c] - before[c])))
-        return [Moved(classes[c], float(before[c]), float(after[c]), bool(here[c])) for c in order[:MOST_CLASSES]]
 
-    return of
+def labels_of(annotations: Annotations, video_id: str) -> list[str]:
+    """Names of the classes of a video, in the order of the classes."""
+    return [annotations.classes[index] for index in annotations.video_targets([video_id])[0].nonzero()[0]]
+
+
+def score_changes(result: Result | None, base: Result | None, classes: list[str], video_id: str) -> list[ScoreChange]:
+    """The scores of a video's labels and the largest other changes; none where a result does not have the video."""
+    if result is None or base is None or video_id not in result.ids:
+        return []
+    place = result.ids.index(video_id)
+    before, after, labels = base.scores[place], result.scores[place], result.targets[place].astype(bool)
+    order = sorted(range(len(classes)), key=lambda c: (not labels[c], -abs(after[c] - before[c])))
+    shown = order[:MOST_CLASSES]
+    return [ScoreChange(classes[c], float(before[c]), float(after[c]), bool(labels[c])) for c in shown]

@@ -1,4 +1,4 @@
-"""report: the page of a run, written into one file that needs no other; see `run`."""
+"""The command `report`: one page about a run, written into one file that needs no other; see `run`."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from pipeline.metrics import RESAMPLES
 from pipeline.report import box_maps, charts, gallery, scores
 from pipeline.report.chosen_stores import all_boxes, open_sources, require_plan
 from pipeline.report.pictures import CIVIDIS, data_uri, heat
+from pipeline.report.scores import Result
 from pipeline.run.outcome import Outcome
 
 NUM_CLIPS = 48
@@ -25,14 +26,17 @@ DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 @dataclass
 class Page:
-    """What the template is given, filled section by section; `missing` says what is not there and what makes it."""
+    """The values of the template, filled section by section.
+
+    `missing` holds what the run lacks, each with the commands that make it.
+    """
 
     run_dir: Path
     missing: list[tuple[str, str]] = field(default_factory=list)
     values: dict = field(default_factory=dict)
 
     def lacks(self, what: str, *commands: str) -> None:
-        """Note something that is missing, and the commands that make it, without their options."""
+        """Note something that is missing, and the commands that make it (without --config and --run)."""
         config = self.run_dir / "config.toml"
         lines = [f"python -m pipeline {command} --config {config} --run {self.run_dir}" for command in commands]
         self.missing.append((what, "\n".join(lines)))
@@ -46,7 +50,7 @@ def run(run_dir: Path, num_clips: int = NUM_CLIPS, experiment: str | None = None
 
     Args:
         num_clips: clips in the gallery, at most.
-        experiment: name or key of the result that is compared with Base.  None: the highest that is no oracle.
+        experiment: name or key of the result that is compared with Base; None for the highest that is no oracle.
     Raises:
         StageError: the run has no plan, or no result of that name. CacheError: a file is damaged.
     """
@@ -86,7 +90,7 @@ def _summary(page: Page) -> None:
     }
 
 
-def _results(page: Page, results: list, chosen, base) -> None:
+def _results(page: Page, results: list[Result], chosen: Result | None, base: Result | None) -> None:
     lines = []
     for one in results:
         other = scores.base_of(one, results)
@@ -102,7 +106,7 @@ def _results(page: Page, results: list, chosen, base) -> None:
         page.lacks(f"No result of Base on the videos of {chosen.name}: no differences.", "evaluate")
 
 
-def _classes(page: Page, results: list, chosen, annotations: Annotations) -> None:
+def _classes(page: Page, results: list[Result], chosen: Result | None, annotations: Annotations) -> None:
     """A table for every fusion result that can be compared; the chosen one first."""
     tables = []
     for one in sorted(results, key=lambda one: one is not chosen):
@@ -117,20 +121,18 @@ def _classes(page: Page, results: list, chosen, annotations: Annotations) -> Non
 
 def _curves(page: Page) -> None:
     curves = []
-    for name, rows in scores.read_metrics(page.run_dir).items():
-        rates = [row["learning_rate"] for row in rows]
-        epochs = [row["epoch"] + 1 for row in rows]
-        drops = [epochs[at] for at in range(1, len(rows)) if rates[at] < rates[at - 1]]
-        chart = charts.curve(epochs, [row["loss"] for row in rows], drops)
-        seconds = sum(row["seconds"] for row in rows)
-        waiting = sum(row["seconds"] * row["waiting_share"] for row in rows) / seconds if seconds else 0
-        curves.append({"name": name, "chart": chart, "rows": rows, "seconds": seconds, "waiting": waiting})
+    for name, epochs in scores.read_metrics(page.run_dir).items():
+        numbers, lowered = epochs.epoch + 1, epochs.learning_rate.diff() < 0
+        chart = charts.curve(numbers.tolist(), epochs.loss.tolist(), numbers[lowered].tolist())
+        seconds = epochs.seconds.sum()
+        waiting = (epochs.seconds * epochs.waiting_share).sum() / seconds if seconds else 0
+        curves.append({"name": name, "chart": chart, "epochs": len(epochs), "seconds": seconds, "waiting": waiting})
     page.values["curves"] = curves
     if not curves:
         page.lacks("No training has written metrics.csv: no learning curves.", "train-base")
 
 
-def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int) -> None:
+def _gallery(page: Page, chosen: Result | None, base: Result | None, annotations: Annotations, num_clips: int) -> None:
     facts = chosen.facts if chosen else {"boxes_eval": "entropy", "pixels": "source"}
     repeat = facts["boxes_eval"] == "repeat"
     policy, pixels = ("entropy", "source") if repeat else (facts["boxes_eval"], facts["pixels"])
@@ -139,12 +141,12 @@ def _gallery(page: Page, chosen, base, annotations: Annotations, num_clips: int)
     table = gallery.candidates(sources, "test", gains)
     split = "test" if len(table) else "train"
     table = table if len(table) else gallery.candidates(sources, "train", gains)
-    names = _labels(annotations)
-    shown = gallery.show(
-        sources, table, gallery.choose(table, num_clips), names, gallery.moves(chosen, base, annotations.classes)
-    )
-    present = sorted({label for one in shown for label in one.labels})
-    page.values |= {"gallery": shown, "gallery_split": split, "present": present, "num_candidates": len(table)}
+    picked = gallery.with_pictures(sources, table.loc[gallery.choose(table, num_clips)])
+    labels = [gallery.labels_of(annotations, video_id) for video_id in picked.video_id]
+    changes = [gallery.score_changes(chosen, base, annotations.classes, video_id) for video_id in picked.video_id]
+    cards = list(picked.assign(labels=labels, changes=changes).itertuples())
+    present = sorted(set().union(*labels))
+    page.values |= {"gallery": cards, "gallery_split": split, "present": present, "num_candidates": len(table)}
     page.values["crops"] = sources.stores.get("crops")
     shown_name = page.values["crops"].name if page.values["crops"] else ""
     if chosen and not repeat and shown_name not in ("", f"{policy}/{pixels}"):
@@ -181,26 +183,15 @@ def _boxes(page: Page) -> None:
         page.lacks("No boxes are stored.", "saliency")
 
 
-def _labels(annotations: Annotations) -> dict[str, list[str]]:
-    """Names of the classes of every video, in the order of the classes."""
-    found: dict[str, set[int]] = {video_id: set() for video_id in annotations.videos.video_id}
-    for video_id, index in zip(annotations.actions.video_id, annotations.actions.class_index, strict=True):
-        found[video_id].add(int(index))
-    return {video_id: [annotations.classes[index] for index in sorted(of)] for video_id, of in found.items()}
-
-
 def _render(page: Page) -> str:
     """The template, with everything escaped that comes from outside; style and script are parts of the page."""
     loader = PackageLoader("pipeline.report", "")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, autoescape=True, **options)
     environment.filters |= {"percent": _percent, "signed": _signed, "number": _number, "duration": _duration}
     environment.globals |= {"whisker": charts.whisker, "tone": charts.tone}
-    own = {
-        name: files("pipeline.report").joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")
-    }
-    return environment.get_template("page.html").render(page.values, missing=page.missing, **own)
+    css, js = (files("pipeline.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return environment.get_template("page.html").render(page.values, missing=page.missing, css=css, js=js)
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""Pictures from arrays: film strips, saliency as a veil of colour, heat maps. Pillow and NumPy only."""
+"""Pictures from arrays: film strips, saliency as a transparent layer of colour (the veil), heat maps."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ from PIL import Image
 
 QUALITY = 80  # of WebP, in [0, 100]
 PATCHES = 56  # of a map as it is shown, along the longer side
-# From vermillion to yellow of the Okabe-Ito palette: darker to brighter also for who sees no colour.
+# From vermillion to yellow of the Okabe-Ito palette: from dark to bright also without colour vision.
 VEIL = np.array([(0xD5, 0x5E, 0x00), (0xE6, 0x9F, 0x00), (0xF0, 0xE4, 0x42)], np.float64)
 # Cividis in six steps: blue to yellow, evenly brighter (Nunez, Anderton, Renslow 2018).
 CIVIDIS = np.array(
@@ -26,7 +26,7 @@ def ramp(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def pooled(saliency: np.ndarray) -> np.ndarray:
-    """A map averaged over square patches so that people see regions, not the grain: at most PATCHES along a side."""
+    """A map averaged over square patches, at most PATCHES along a side, so that regions show instead of the grain."""
     size = tuple(math.ceil(side / math.ceil(max(saliency.shape) / PATCHES)) for side in saliency.shape)
     if size == saliency.shape:
         return saliency
@@ -35,7 +35,7 @@ def pooled(saliency: np.ndarray) -> np.ndarray:
 
 
 def relative(saliency: np.ndarray) -> np.ndarray:
-    """A map as shares of its own maximum, square root taken so that weak regions show: float64 (H, W) in [0, 1]."""
+    """Square roots of a map's shares of its maximum, so that weak regions show: float64 (H, W) in [0, 1]."""
     highest = float(saliency.max(initial=0))
     return np.sqrt(saliency / highest) if highest > 0 else np.zeros(saliency.shape)
 
@@ -76,7 +76,7 @@ def film(frames: np.ndarray, longest_side: int) -> np.ndarray:
 
 
 def data_uri(pixels: np.ndarray, lossless: bool = False) -> str:
-    """A picture, uint8 (H, W, 3 or 4), as a WebP file inside an address: a page that holds it asks for no file."""
+    """A picture, uint8 (H, W, 3 or 4), as a data address with a WebP file inside: a page that has it loads no file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "webp", quality=QUALITY, lossless=lossless, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,18 +1,18 @@
-"""Results for people: every result file with its interval, its difference to Base, and the same by class."""
+"""Results of a run with their intervals, their differences to Base, and the same by class."""
 
-import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cache.sealed import read_record
 from pipeline.data.annotations import Annotations
 from pipeline.metrics import LEVELS, mean_average_precision, mean_over_classes, resampled_precisions, resamples
 from pipeline.run.results import read_result
 
-TOLERANCE = 1e-9  # of a mAP computed again from the scores file
+TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Result:
 
     @property
     def has_intervals(self) -> bool:
-        """One video drawn again and again is itself; and other labels are another number."""
+        """Whether a bootstrap makes sense: several videos, and the labels that the result was scored with."""
         return len(self.ids) > 1 and self.fits_labels
 
     def map(self) -> Interval:
@@ -102,7 +102,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
 
 
 def base_of(result: Result, results: list[Result]) -> Result | None:
-    """The result of the Base behind another one, on the same videos with the same labels; None if there is none."""
+    """The result of the Base that a model was trained with, on the same videos and labels; None if there is none."""
     for base in results:
         same = base.base_weights == result.base_weights and base.ids == result.ids
         if base.is_base and same and base.fits_labels and result.fits_labels and base is not result:
@@ -111,7 +111,7 @@ def base_of(result: Result, results: list[Result]) -> Result | None:
 
 
 def gain(result: Result, base: Result) -> Interval:
-    """Difference in mAP, paired over resamples of the videos."""
+    """Difference in mAP in [0, 1], with a paired bootstrap over the videos."""
     value = result.facts["map"] - base.facts["map"]
     if not result.has_intervals:
         return Interval(value)
@@ -119,7 +119,7 @@ def gain(result: Result, base: Result) -> Interval:
 
 
 def class_gains(result: Result, base: Result, classes: list[str]) -> list[ClassGain]:
-    """Every class with a positive, by falling gain."""
+    """Gains of all classes that have a positive video, the largest first."""
     gains = []
     for number in np.flatnonzero(result.targets.any(axis=0)).tolist():
         before, after = base.by_class[number], result.by_class[number]
@@ -148,28 +148,19 @@ def best(results: list[Result], experiment: str | None = None) -> Result | None:
 
 
 def video_gains(result: Result, base: Result) -> dict[str, float]:
-    """By video id: how much further its labels' mean score stands above that of the other classes than with Base.
+    """By video id: the rise of the mean score of its labels from Base to `result`, less that of all other classes.
 
-    A video without labels, or with all, has only one of the two means.
+    The mean over no class is 0, as for a video without labels, or with all of them.
     """
-    moved, here = result.scores - base.scores, result.targets.astype(bool)
-    of_labels, of_others = (_mean(moved, chosen) for chosen in (here, ~here))
+    change, labels = result.scores - base.scores, result.targets.astype(bool)
+    of_labels, of_others = (_mean(change, chosen) for chosen in (labels, ~labels))
     return dict(zip(result.ids, (of_labels - of_others).tolist(), strict=True))
 
 
-def read_metrics(run_dir: Path) -> dict[str, list[dict[str, float]]]:
-    """metrics.csv of every model that has one: by folder name, a row an epoch; Base first."""
-    found = {}
-    for path in sorted((run_dir / "models").glob("*/metrics.csv"), key=lambda one: _base_first(one.parent.name)):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-        if rows:
-            found[path.parent.name] = rows
-    return found
-
-
-def _base_first(name: str) -> tuple[bool, str]:
-    return not name.startswith("base"), name
+def read_metrics(run_dir: Path) -> dict[str, pd.DataFrame]:
+    """metrics.csv of every model that has one, a row an epoch, by folder name; Base first."""
+    tables = {path.parent.name: pd.read_csv(path) for path in (run_dir / "models").glob("*/metrics.csv")}
+    return {name: tables[name] for name in sorted(tables, key=lambda name: (not name.startswith("base"), name))}
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

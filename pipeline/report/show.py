@@ -1,4 +1,4 @@
-"""show: one video as a strip of pictures and as a film, with saliency, box and focused volume; see `run`."""
+"""The command `show`: one video as a strip of pictures and as a film, with saliency, box and focused volume."""
 
 import difflib
 import io
@@ -16,10 +16,11 @@ from pipeline.data.plain_csv import read_plain
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
 from pipeline.report.chosen_stores import Sources, open_sources, require_plan
+from pipeline.report.gallery import clip_name, labels_of
 from pipeline.report.pictures import evenly, under_veil, veil
 from pipeline.run.outcome import Outcome
 
-MOST_CLIPS, MOST_FRAMES = 3, 8  # shown where nothing else is asked for; in a strip, side by side
+MOST_CLIPS, MOST_FRAMES = 3, 8  # clips without --clip; frames side by side in a strip
 SIDE = 224  # pixels that the shorter side of a panel has at least
 GAP, LINE, MARGIN = 8, 26, 88  # between panels, height of a line of text, width of the names of the rows
 GROUND, INK, SOFT = (251, 250, 247), (29, 33, 37), (92, 102, 112)
@@ -27,10 +28,11 @@ GROUND, INK, SOFT = (251, 250, 247), (29, 33, 37), (92, 102, 112)
 
 @dataclass(frozen=True)
 class Panels:
-    """A clip as it is drawn. All volumes are uint8 (T, H, W, 3) of one size with even H and W.
+    """A clip as it is drawn.
 
     Attributes:
-        heading: one line about the clip. volumes: by the word that is written beside each.
+        heading: one line about the clip.
+        volumes: uint8 (T, H, W, 3), all of one size with even H and W, by the word that is written beside each.
     """
 
     heading: str
@@ -40,12 +42,12 @@ class Panels:
 def run(
     run_dir: Path, video_id: str, clips: tuple[int, ...] = (), policy: str = "entropy", out: Path | None = None
 ) -> Outcome:
-    """Write <video_id>.png and <video_id>.mp4 into report/show/ of the run, or into `out`, from the caches alone.
+    """Write <video_id>.png and <video_id>.mp4 into report/show/ of the run, or into `out`. Reads only the caches.
 
     Args:
         clips: which clips of an evaluation video, or which stored augmentations of a training video; () for three,
             evenly spaced.
-        policy: whose boxes; with source pixels where there are any.
+        policy: of the boxes; focused volumes are shown with source pixels where these are stored.
     Raises:
         StageError: the plan lacks the video or the clip, or nothing of them is stored.
     """
@@ -53,9 +55,7 @@ def run(
     sources = open_sources(run_dir, policy)
     rows = _rows(sources, video_id, clips, policy)
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
-    known = annotations.video_targets([video_id])[0]
-    labels = [name for name, here in zip(annotations.classes, known, strict=True) if here]
-    shown = [panels(sources, row, labels) for row in rows]
+    shown = [panels(sources, row, labels_of(annotations, video_id)) for row in rows]
     folder = out or run_dir / "report" / "show"
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -78,17 +78,16 @@ def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
     context = run.context(row)
     scale = math.ceil(SIDE / min(context.shape[1:3]))
     size = tuple(2 * math.ceil(scale * side / 2) for side in context.shape[1:3])
-    seen = context
+    with_saliency = context
     if row in sources.rows_done("maps"):
-        seen = under_veil(context, veil(run.read("maps", "codes", [row])[0]))
+        with_saliency = under_veil(context, veil(run.read("maps", "codes", [row])[0]))
     volumes = {
-        "input": np.stack([outlined(frame, box, scale) for frame in resized(seen, size)]),
+        "input": np.stack([outlined(frame, box, scale) for frame in resized(with_saliency, size)]),
         "enlarged": resized(context[:, box.top : box.bottom, box.left : box.right], size),
     }
     if row in sources.rows_done("crops"):
         volumes["focused"] = resized(run.focus(row), size)
-    clip = f"clip {facts.clip_index}" if facts.split == "test" else f"augmentation {facts.aug_index}"
-    words = [f"{facts.video_id}, {clip}, from {facts.frame_start / facts.fps:.1f} s"]
+    words = [f"{facts.video_id}, {clip_name(facts)}, from {facts.frame_start / facts.fps:.1f} s"]
     share = float(run.read("boxes", "saliency_share", [row])[0])
     if not math.isnan(share):
         words.append(f"{share:.0%} of saliency in the box")
@@ -160,22 +159,22 @@ def write(picture: Image.Image, place: tuple[int, int], text: str, colour: tuple
 
 
 def _rows(sources: Sources, video_id: str, clips: tuple[int, ...], policy: str) -> list[int]:
-    """Global rows to show, in the order of the clips."""
-    path, there = sources.run.path, {}
+    """Global rows to show, in the order of the clips; see `run` for arguments and errors."""
+    path, planned = sources.run.path, {}
     for part in sources.run.parts:
         own = part.rows[part.rows.video_id == video_id]
         numbers = own.clip_index if part.split == "test" else own.aug_index
-        there |= {int(number): part.offset + int(local) for local, number in numbers.items()}
-    if not there:
+        planned |= {int(number): part.offset + int(local) for local, number in numbers.items()}
+    if not planned:
         known = sorted({video_id for part in sources.run.parts for video_id in part.video_ids})
         near = ", ".join(difflib.get_close_matches(video_id, known, 3) or known[:3])
         raise StageError(f"{path}: the plan has no video {video_id!r}; it has {len(known)}, such as {near}")
-    if unknown := sorted(set(clips) - there.keys()):
-        raise StageError(f"{path}: {video_id} has no clip {unknown[0]}; it has 0 to {max(there)}")
+    if unknown := sorted(set(clips) - planned.keys()):
+        raise StageError(f"{path}: {video_id} has no clip {unknown[0]}; it has 0 to {max(planned)}")
     if "boxes" in sources.stores and sources.stores["boxes"].name != policy:
         raise StageError(f"{path} has no boxes {policy!r}; it has {sources.stores['boxes'].name}, and perhaps others")
     done = set(sources.rows_done("boxes", "context").tolist())
-    rows = [row for number, row in sorted(there.items()) if row in done and (not clips or number in clips)]
+    rows = [row for number, row in sorted(planned.items()) if row in done and (not clips or number in clips)]
     if not rows:
         raise StageError(f"{path}: no volume of {video_id} is stored; `saliency`, then `crops` make them")
     return rows if clips else [rows[place] for place in evenly(len(rows), MOST_CLIPS)]

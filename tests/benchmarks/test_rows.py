@@ -1,8 +1,11 @@
 """The benchmarks of stages: key frames give the frames of the forward decoder, and the table finds its place."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks import result
 from benchmarks.key_frame import clip_frames
 from benchmarks.result import BEGIN, END, placed
 from benchmarks.rows import ROWS
@@ -28,6 +31,11 @@ def test_the_table_replaces_what_stood_between_the_markers():
     page = f"before\n{BEGIN}\nold | table\n{END}\nafter {{}}\n"
     assert placed(page, "| new |\n") == f"before\n{BEGIN}\n| new |\n{END}\nafter {{}}\n"
     assert placed(placed(page, "| new |\n"), "| new |\n") == placed(page, "| new |\n")
+
+
+def test_the_readme_has_a_place_for_the_table():
+    page = (Path(result.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert "| new |" in placed(page, "| new |\n")
 
 
 @pytest.mark.parametrize("page", ["nothing", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", BEGIN])

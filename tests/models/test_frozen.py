@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.look import agreement, is_exact
 from benchmarks.networks import both_networks, clip
 from benchmarks.plain_i3d import PlainBottleneck, plain_resnet50, plain_small
+from benchmarks.saliency_box import agreement, is_exact
 from models.frozen.bottleneck import FrozenBottleneck
 from models.frozen.fold import fold
 from models.frozen.i3d import FrozenI3D

@@ -197,7 +197,7 @@ def test_every_epoch_sees_its_own_augmentation(tiny_copy, monkeypatch):
 
 
 def test_what_cannot_be_refreshed_is_said(tiny_run, monkeypatch):
-    with pytest.raises(StageError, match="boxes center look at no network"):
+    with pytest.raises(StageError, match="boxes center do not depend on a network"):
         refresh.run(tiny_run.config, tiny_run.path, "late", "center")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StageError, match="trains in one process"):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.data.plain_csv import read_plain
 from pipeline.recipes import compare_saliency, table1, table_box, table_cache
-from pipeline.recipes.compare_saliency import LOOKS
+from pipeline.recipes.compare_saliency import KINDS
 from pipeline.recipes.table_box import held_out
 from tests.helpers.tiny_data import VIDEOS, change
 
@@ -61,7 +61,7 @@ def test_compare(quick):
     copy, _ = quick
     compare_saliency.compare_saliency(copy.config, copy.path)
     lines = {line["method"]: line for line in read(copy.path / "report" / "compare-saliency.csv")}
-    assert list(lines) == [look.name for look in LOOKS]
+    assert list(lines) == [kind.name for kind in KINDS]
     for a in lines:
         assert float(lines[a][f"iou_{a}"]) == 1
         for b in lines:

@@ -11,11 +11,11 @@ from cache.sealed import read_record, write_record
 from pipeline.config import Config, Data
 from pipeline.errors import StageError
 from pipeline.metrics import Scored
-from pipeline.recipes import scored_results
 from pipeline.recipes.experiments import TABLE_2
-from pipeline.recipes.scored_results import Result, read_results
+from pipeline.recipes.study import Result, compare, read_scored
 from pipeline.recipes.table2 import contrast_table, summary
-from pipeline.recipes.table_files import Table, write_csv, write_pages
+from pipeline.recipes.tables import Table, write_tables
+from pipeline.run.folder import Workspace
 
 CHARADES = Config("x", data=Data("charades"))
 HEADER = "row,fusion,num_seeds,map_mean,map_std,delta_base,delta_low,delta_high,boxes_on_target,oracle,paper_map"
@@ -42,7 +42,7 @@ def line_of(table: Table, name: str, fusion: str = "late") -> dict:
 
 def test_summary_by_hand():
     table = summary(replace(CHARADES, data=Data("plain")), results(base=BASE, e_e=OURS, ce_ce=OURS), ())
-    assert ",".join(table.columns) == HEADER
+    assert ",".join(table.lines[0]) == HEADER
     assert [(line["row"], line["fusion"]) for line in table.lines] == [(row.name, row.fusion) for row in TABLE_2]
     line = line_of(table, "e/e")
     assert (line["num_seeds"], line["oracle"], line["boxes_on_target"]) == (2, False, 0.5)
@@ -52,7 +52,7 @@ def test_summary_by_hand():
     assert line["paper_map"] is None
     assert line_of(table, "ce/ce")["oracle"] is True
     base = line_of(table, "base", "concat")
-    assert base["map_mean"] == pytest.approx(45) and "delta_base" not in base and base["boxes_on_target"] is None
+    assert base["map_mean"] == pytest.approx(45) and base["delta_base"] is None and base["boxes_on_target"] is None
     assert line_of(table, "random")["num_seeds"] == 0 and line_of(table, "random")["map_mean"] is None
 
 
@@ -80,7 +80,7 @@ def test_the_papers_column(data, missing, shown):
 
 def test_contrasts_by_hand():
     table = contrast_table(results(base=BASE, e_e=OURS))
-    assert ",".join(table.columns) == "row_a,row_b,fusion,num_seeds,delta,low,high,seeds_won"
+    assert ",".join(table.lines[0]) == "row_a,row_b,fusion,num_seeds,delta,low,high,seeds_won"
     found = {(line["row_a"], line["row_b"], line["fusion"]): line for line in table.lines}
     assert len(found) == len(table.lines) == 2 * 15
     for name in ("base", "repeat", "random", "center"):
@@ -96,41 +96,40 @@ def test_contrasts_by_hand():
 def test_files(tmp_path):
     lines = [
         {"row": "a", "num_seeds": 1, "map_mean": 12.34567, "oracle": True},
-        {"row": "<b>", "num_seeds": 0, "oracle": False},
+        {"row": "<b>", "num_seeds": 0, "map_mean": None, "oracle": False},
     ]
-    table = Table("T & U", ("row", "num_seeds", "map_mean", "oracle"), lines, ("A note.",))
-    write_csv(tmp_path / "new" / "t.csv", table)
-    assert (tmp_path / "new/t.csv").read_text() == "row,num_seeds,map_mean,oracle\na,1,12.3457,true\n<b>,0,,false\n"
-    write_pages(tmp_path / "new" / "t", [table, table])
-    text = (tmp_path / "new/t.md").read_text()
+    table = Table("T & U", lines, ("A note.",))
+    outcome = write_tables(tmp_path / "new", {"t": table, "u": table}, 3)
+    assert (outcome.path, outcome.summary, outcome.num_skipped) == (tmp_path / "new/report/t.md", "2 lines", 3)
+    for name in ("t", "u"):
+        text = (tmp_path / "new/report" / f"{name}.csv").read_text()
+        assert text == "row,num_seeds,map_mean,oracle\na,1,12.3457,true\n<b>,0,,false\n"
+    text = outcome.path.read_text()
     assert "| a | 1 | 12.35 | true |" in text and "| <b> | 0 | not run | false |" in text
     assert text.count("A note.") == text.count("## T & U") == 2
-    page = (tmp_path / "new/t.html").read_text()
+    page = outcome.path.with_suffix(".html").read_text()
     assert "<td>&lt;b&gt;</td>" in page and "<h2>T &amp; U</h2>" in page and "<p>A note.</p>" in page
     assert "http" not in page and "src=" not in page
 
 
-def test_results_of_other_videos_are_refused(tiny_copy, monkeypatch):
-    base, late = TABLE_2[0], TABLE_2[-1]
+def test_results_of_other_videos_are_refused(tiny_copy):
+    annotations = Workspace(tiny_copy.path, tiny_copy.config).annotations
     paths = {}
     for path in (tiny_copy.path / "results").glob("*.json"):
         paths[json.loads(path.read_text())["fusion"]] = path
-    monkeypatch.setattr(
-        scored_results, "stored_result", lambda config, run_dir, row: paths["none" if row is base else "late"]
-    )
-    found = read_results([tiny_copy.config], tiny_copy.path, [base, late])
-    facts = found[late][0].facts
-    assert facts["fusion"] == "late" and found[base][0].scored.resampled.shape == (2000,)
+    base, late = (read_scored(paths[fusion], annotations) for fusion in ("none", "late"))
+    assert late.facts["fusion"] == "late" and base.scored.resampled.shape == (2000,)
+    assert compare({0: late}, {0: base}).num_seeds == 1
     scores = paths["late"].with_suffix(".scores.txt")
     turned = "".join(reversed(scores.read_text().splitlines(keepends=True)))
     write_record(paths["late"], read_record(paths["late"]), {scores.name: turned.encode()})
     with pytest.raises(StageError, match="different videos"):
-        read_results([tiny_copy.config], tiny_copy.path, [base, late])
+        compare({0: read_scored(paths["late"], annotations)}, {0: base})
 
 
 def test_the_whole_file_is_one_line_a_row(tmp_path):
-    write_csv(tmp_path / "table2.csv", summary(CHARADES, results(base=BASE), ()))
-    with (tmp_path / "table2.csv").open(newline="") as file:
+    write_tables(tmp_path, {"table2": summary(CHARADES, results(base=BASE), ())}, 0)
+    with (tmp_path / "report/table2.csv").open(newline="") as file:
         lines = list(csv.reader(file))
     assert ",".join(lines[0]) == HEADER and len(lines) == 19
     assert lines[2] == ["base", "late", "2", "45.0000", "7.0711", "", "", "", "", "false", "31.6000"]

@@ -349,7 +349,7 @@ def test_the_boxes_of_the_experiment_are_shown(tiny_copy):
     clip = int(re.search(r"<small>clip (\d)</small>", card).group(1))
     row = run.index[(run.index.video_id == "T0003") & (run.index.clip_index == clip)].row.item()
     assert np.abs(focus.astype(int) - run.focus(row)).mean() < 6
-    assert 'class="veil"' not in card  # nobody looked
+    assert 'class="veil"' not in card  # boxes without saliency
     assert len(re.findall(r'<figure class="map">', text)) == 3 and "<h3>Overlap</h3>" in text
     stores = {one.name: one for one in chosen_stores.all_boxes(tiny_copy.path, "test")}
     expected = box_maps.overlap(stores["center"], stores["entropy"])
@@ -384,12 +384,13 @@ def test_numbers_for_people():
     assert page._duration(5.04) == "5.0 s" and page._duration(61) == "1 min 1 s" and page._duration(3720) == "1 h 2 min"
 
 
-def test_a_clip_without_base_has_no_moves():
-    assert gallery.moves(None, None, ["a"])("v0") == []
-    found = gallery.moves(LATE, BASE, ["first", "second"])
-    assert found("v1") == [gallery.Moved("second", 0.8, 0.8, True), gallery.Moved("first", 0.4, 0.4, False)]
-    assert found("unknown") == []
+def test_a_clip_without_base_has_no_changes():
+    assert gallery.score_changes(None, None, ["a"], "v0") == []
+    names, change = ["first", "second"], gallery.ScoreChange
+    found = gallery.score_changes(LATE, BASE, names, "v1")
+    assert found == [change("second", 0.8, 0.8, True), change("first", 0.4, 0.4, False)]
+    assert gallery.score_changes(LATE, BASE, names, "unknown") == []
     many = SimpleNamespace(ids=("v",), scores=np.zeros((1, 9)), targets=np.array([[0] * 8 + [1]]))
     moved = SimpleNamespace(scores=np.array([[0, 0.1, 0.2, -0.3, 0, 0, 0, 0, 0.01]]))
-    shown = gallery.moves(many, moved, list("abcdefghi"))("v")
+    shown = gallery.score_changes(many, moved, list("abcdefghi"), "v")
     assert [one.name for one in shown][:4] == ["i", "d", "c", "b"] and len(shown) == gallery.MOST_CLASSES

@@ -84,7 +84,7 @@ def test_other_boxes_without_saliency(tiny_copy, tmp_path):
     assert shown.heading.startswith("150E6, augmentation 1, from ") and shown.heading.endswith("source pixels; a, b")
     assert list(shown.volumes) == ["input", "enlarged", "focused"]
     context = sources.run.context(row)
-    inside = shown.volumes["input"][0, 70:150, 70:150].astype(int)  # no veil: nobody looked
+    inside = shown.volumes["input"][0, 70:150, 70:150].astype(int)  # no veil: boxes without saliency
     assert (inside == enlarged(context[0])[70:150, 70:150]).all()
 
 

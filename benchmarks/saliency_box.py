@@ -1,4 +1,4 @@
-"""Where does the network look? A clip's logits, map and box: with our engine, and as one would write it otherwise."""
+"""Logits, saliency map and box of a clip: with our engine, and written plainly with autograd."""
 
 import copy
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from models.saliency import input_saliency
 
 
 @dataclass(frozen=True)
-class Look:
+class Found:
     """Logits (1, T_out, C), map (H, W), box (top, left)."""
 
     logits: Tensor
@@ -23,20 +23,20 @@ class Look:
     box: tuple[int, int]
 
 
-def ours(folded: nn.Module, video: Tensor) -> Look:
+def ours(folded: nn.Module, video: Tensor) -> Found:
     """What stage 1 does for a clip (1, T, H, W, 3)."""
     logits, maps = input_saliency(folded, video, {"entropy": entropy})
     codes, _ = quantise(maps["entropy"][0].numpy())
-    return Look(logits, maps["entropy"][0], best_box(codes, BOX, BOX)[:2])
+    return Found(logits, maps["entropy"][0], best_box(codes, BOX, BOX)[:2])
 
 
-def plainly(network: nn.Module, video: Tensor) -> Look:
-    """The same with autograd, and a convolution with ones for the box, as the paper's code does."""
+def plainly(network: nn.Module, video: Tensor) -> Found:
+    """The same with autograd, and with a convolution with ones for the box, as in the paper's code."""
     video = video.clone().requires_grad_()
     logits = network(video)
     (gradient,) = torch.autograd.grad(entropy(logits).sum(), video)
     saliency = gradient.norm(dim=-1).amax(1)[0]
-    return Look(logits.detach(), saliency, box_by_convolution(saliency))
+    return Found(logits.detach(), saliency, box_by_convolution(saliency))
 
 
 def box_by_convolution(saliency: Tensor, side: int = BOX) -> tuple[int, int]:
@@ -47,10 +47,10 @@ def box_by_convolution(saliency: Tensor, side: int = BOX) -> tuple[int, int]:
 
 
 def agreement(folded: nn.Module, plain: nn.Module, video: Tensor) -> dict[str, float | bool]:
-    """How far both engines are apart on a clip, in float32 and in float64.
+    """Differences between both engines on a clip, relative (L2 for maps, largest for logits), and whether boxes agree.
 
-    A unit of a ReLU whose input is zero but for rounding passes its gradient or not by chance, so in float32 the maps
-    of two correct engines differ. How much that is, the plain network's own distance from float64 tells.
+    A ReLU whose input is zero but for rounding passes its gradient or not by chance, so in float32 the maps of two
+    correct engines differ. The distance of the plain network's map from float64 tells how much to expect.
     """
     a, b = ours(folded, video), plainly(plain, video)
     exact = plainly(copy.deepcopy(plain).double(), video.double()).saliency
@@ -65,13 +65,13 @@ def agreement(folded: nn.Module, plain: nn.Module, video: Tensor) -> dict[str, f
     }
 
 
-def in_words(differences: dict[str, float | bool]) -> str:
+def words(differences: dict[str, float | bool]) -> str:
     text = "logits to {logits:.0e}, map to {maps:.0e} (from float64: {ours_float64:.0e}, theirs {theirs_float64:.0e})"
     return f"{text.format(**differences)}, {'equal box' if differences['box'] else 'ANOTHER BOX'}"
 
 
 def is_exact(differences: dict[str, float | bool]) -> bool:
-    """Logits to 1e-5, the map to 1e-3 or about as near to float64 as the plain network's own, the box as good."""
+    """Whether logits agree to 1e-5, maps to 1e-3 or ours is at most twice as far from float64, and boxes are equal."""
     maps = differences["maps"] <= 1e-3 or differences["ours_float64"] <= 2 * differences["theirs_float64"]
     return differences["logits"] <= 1e-5 and maps and bool(differences["box"])
 

@@ -1,0 +1,133 @@
+"""What all tables share: run what is missing for every seed of a config, and compare the stored results."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.data.annotations import Annotations
+from pipeline.errors import StageError
+from pipeline.metrics import RESAMPLES, Contrast, Scored, contrast, resampled_maps, resamples
+from pipeline.recipes.experiments import Row, ensure_prepared, run_rows, seed_configs, stored_result
+from pipeline.recipes.tables import Cell
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import load_base
+from pipeline.run.results import protocol, read_result
+
+INTERVAL_NOTE = (
+    f"Intervals: 95 %, paired bootstrap over evaluation videos, {RESAMPLES} resamples, averaged over seeds inside "
+    "each; classes without positives are left out."
+)
+ORACLE_NOTE = (
+    "oracle = true: the boxes of the evaluation videos come from the gradient of a loss that holds their labels, so "
+    "the number is no prediction and compares with nothing that has not seen them."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result file: its JSON, the mAP and its value on resampled videos, and the ids of the videos."""
+
+    facts: dict
+    scored: Scored
+    ids: tuple[str, ...] = ()
+
+
+BySeed = dict[int, Result]
+# Takes the config of one seed and the run folder; returns the result file of every variant, None for one that was not
+# run, and the number of videos left out.
+RunSeed = Callable[[Config, Path], tuple[Mapping[Hashable, Path | None], int]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Results of one config.
+
+    Attributes:
+        results: by variant (a row of Table 2, a way to compute saliency, ...) and by seed.
+        note: what stands under the table: protocol, and the weights of each seed's Base.
+        num_skipped: videos that a stage had to leave out, at most.
+    """
+
+    results: dict[Hashable, BySeed]
+    note: str
+    num_skipped: int
+
+
+def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, share_base: bool = False) -> Study:
+    """Prepare the run, do what is missing for every seed, and read all results.
+
+    Args:
+        num_seeds: seeds config.seed, config.seed + 1, ...
+        share_base: all seeds use the Base of the first.
+    """
+    results, num_skipped = {}, ensure_prepared(config, run_dir)
+    run = open_folder(run_dir, config)
+    configs = seed_configs(config, run_dir, num_seeds, share_base)
+    for one in configs:
+        paths, left_out = run_seed(one, run_dir)
+        num_skipped = max(num_skipped, left_out)
+        read = {path: read_scored(path, run.annotations) for path in {*paths.values()} if path}
+        for variant, path in paths.items():
+            results.setdefault(variant, {}).update({one.seed: read[path]} if path else {})
+    weights = ", ".join(f"seed {one.seed} {load_base(run, one).sha256[:12]}" for one in configs)
+    note = (
+        f"mAP in per cent; {protocol(config)}. Always the last epoch's weights, nothing "
+        f"is chosen on evaluation videos. Base: {weights}."
+    )
+    return Study(results, note, num_skipped)
+
+
+def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
+    """Run rows of Table 2; the results are those of all `shown` rows that were run at any time, or of `rows`."""
+
+    def run_seed(config: Config, run_dir: Path) -> tuple[dict[Row, Path | None], int]:
+        skipped = run_rows(config, run_dir, rows)
+        return {row: stored_result(config, run_dir, row) for row in shown or rows}, skipped
+
+    return run_seed
+
+
+def read_scored(path: Path, annotations: Annotations) -> Result:
+    """A result file; results of the same videos are scored on the same resamples of them."""
+    facts, ids, scores = read_result(path)
+    maps = resampled_maps(scores, annotations.video_targets(ids), _resamples(len(ids)))
+    return Result(facts, Scored(facts["map"], maps), tuple(ids))
+
+
+@lru_cache(maxsize=1)
+def _resamples(num_videos: int) -> np.ndarray:
+    return resamples(num_videos)
+
+
+def compare(a: BySeed, b: BySeed) -> Contrast:
+    """Variant a minus variant b over the seeds that both have, see `metrics.contrast`.
+
+    Raises:
+        StageError: two results are of different videos.
+    """
+    results = [*a.values(), *b.values()]
+    for other in results[1:]:
+        if other.ids != results[0].ids:
+            names = " and ".join(f"results/{one.facts['key']}.json" for one in (results[0], other))
+            raise StageError(f"{names} hold scores of different videos, they cannot be compared")
+    return contrast(*({seed: one.scored for seed, one in by_seed.items()} for by_seed in (a, b)))
+
+
+def difference(found: Contrast, *columns: str) -> dict[str, Cell]:
+    """Cells of a difference and of both ends of its interval, in per cent of mAP; None for NaN."""
+    values = (found.delta, found.low, found.high)
+    return {name: None if np.isnan(value) else 100 * value for name, value in zip(columns, values, strict=True)}
+
+
+def spread(by_seed: BySeed) -> dict[str, Cell]:
+    """Cells num_seeds, map_mean and map_std: mAP in per cent, deviation over n - 1; None where seeds are too few."""
+    maps = [one.facts["map"] for one in by_seed.values()]
+    return {
+        "num_seeds": len(maps),
+        "map_mean": 100 * float(np.mean(maps)) if maps else None,
+        "map_std": 100 * float(np.std(maps, ddof=1)) if len(maps) > 1 else None,
+    }

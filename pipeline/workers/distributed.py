@@ -137,9 +137,5 @@ def _exchange_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
 
 
-joined, own_team, alone, Team = (
-    join_world,
-    current_world,
-    is_single_process,
-    World,
-)  # old names, until the callers follow
+# old names, until the callers follow
+joined, own_team, alone, Team = join_world, current_world, is_single_process, World

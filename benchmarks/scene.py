@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from models.backbones import build
 from models.checkpoint import to_bytes
-from pipeline.config import Base, Clips, Config, Crops, Data, Fusion, Saliency
+from pipeline.config import Base, Clips, Config, Crops, Data, FusionTraining, Saliency
 from pipeline.data.video.write import write_video
 from pipeline.run.folder import Workspace
 from pipeline.stages import prepare, train_base
@@ -99,7 +99,7 @@ def make(
         base=Base(epochs=0, network=network, init=str(data / "base.pth")),
         saliency=Saliency(batch_size=1, threads=torch.get_num_threads()),
         crops=Crops(),
-        fusion=Fusion(epochs=1, batch_size=1),
+        fusion=FusionTraining(epochs=1, batch_size=1),
         device="cpu",
     )
     prepare.run(config, folder / "run")

@@ -99,7 +99,7 @@ def _generate(folder: Path, videos: int) -> Config:
     settings |= {"data.classes": data / "classes.txt", "data.annotations": [f"{data}/train.csv", f"{data}/test.csv"]}
     config = load("miniature", tuple(f"{name}={value}" for name, value in settings.items()))
     (folder / "config.toml").write_text(to_toml(config))
-    generate.generate(config)
+    generate.generate(config.data, config.workers)
     prepare.run(config, folder / "start")
     train_base.run(config, folder / "start")
     return config

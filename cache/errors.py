@@ -2,11 +2,19 @@
 
 
 class CacheError(Exception):
-    """Base of every error the cache raises on purpose."""
+    """Base of every error the cache raises on purpose.
+
+    Attributes:
+        exit_code: what a command ends with.
+    """
+
+    exit_code = 4
 
 
 class StaleCacheError(CacheError):
     """What lies on disk was made from other settings or another plan; the message names the field."""
+
+    exit_code = 6
 
 
 class NotDoneError(CacheError):
@@ -19,6 +27,8 @@ class DamagedError(CacheError):
 
 class StorageError(CacheError):
     """The file system refused: full, over quota, read-only, I/O error. What is committed stays."""
+
+    exit_code = 5
 
 
 class StoreAmbiguousError(CacheError):

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
+from cache.layout import TABLES
 from cache.reader import Run
 
-TABLES = ("stores", "index", "classes", "videos", "skipped")
 _NUMBERS = ("num_source_frames", "num_frames", "source_fps", "duration_seconds", "height", "width", "zoom_y", "zoom_x")
 
 

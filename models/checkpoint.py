@@ -32,6 +32,8 @@ MAX_BYTES = 8 << 30
 class WeightsError(ValueError):
     """A weights file that cannot be read safely or does not fit the network; the message names every key."""
 
+    exit_code = 4  # what a command ends with
+
 
 def load_weights(
     network: nn.Module,

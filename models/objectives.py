@@ -1,35 +1,61 @@
-"""Objectives: the scalars whose gradient is the saliency of a clip, and the maps made of them."""
+"""Objectives: the scalars whose gradient is the saliency of a clip, in one table, and the maps they give."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from models.grad_cam import grad_cam
 from models.losses import charades_loss, entropy, max_logit, softmax_entropy
 from models.saliency import input_saliency
-from pipeline.config import Config
+
+# Objectives that need no labels, logits (B, T_out, C) to (B,). A new one is a line here and a function in losses.py.
+OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "entropy": entropy,
+    "max_logit": max_logit,
+    "softmax_entropy": softmax_entropy,
+}
+
+
+class Labels(NamedTuple):
+    """What the objective "cross_entropy" compares the logits with.
+
+    Attributes:
+        video: labels of the videos, float32 (B, C).
+        frames: labels of the frames, float32 (B, T, C).
+        video_loss_weight: see `charades_loss`.
+    """
+
+    video: Tensor
+    frames: Tensor
+    video_loss_weight: float | Literal["released"] = 1.0
 
 
 def saliency_maps(
-    network: nn.Module, video: Tensor, names: Iterable[str], config: Config, targets: tuple[Tensor, Tensor] | None
+    network: nn.Module,
+    video: Tensor,
+    names: Iterable[str],
+    method: Literal["input_gradient", "grad_cam"] = "input_gradient",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    labels: Labels | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and the saliency maps of some objectives, by the config's method; see `input_saliency`.
+    """Compute logits and the saliency maps of some objectives; see `input_saliency` for shapes.
 
     Args:
-        network, video: as there.
-        names: of objectives, from OBJECTIVES.
-        targets: labels of the videos (B, C) and of the frames (B, T, C), on the video's device; only `cross_entropy`
-            looks at them, None will do for the others.
+        network, video, precision: see `input_saliency`.
+        names: of objectives in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs `labels`.
+        method: the gradient at the input (the paper) or Grad-CAM.
+        labels: on the video's device; None where no objective looks at labels.
     """
-    objectives = {"entropy": entropy, "max_logit": max_logit, "softmax_entropy": softmax_entropy}
-    if targets is not None:
+    objectives = dict(OBJECTIVES)
+    if labels is not None:
         objectives["cross_entropy"] = partial(
             charades_loss,
-            video_targets=targets[0],
-            frame_targets=targets[1],
-            video_loss_weight=config.base.video_loss_weight,
+            video_targets=labels.video,
+            frame_targets=labels.frames,
+            video_loss_weight=labels.video_loss_weight,
             reduction="clip_sum",
         )
-    look = grad_cam if config.saliency.method == "grad_cam" else input_saliency
-    return look(network, video, {name: objectives[name] for name in names}, config.saliency.precision)
+    compute = grad_cam if method == "grad_cam" else input_saliency
+    return compute(network, video, {name: objectives[name] for name in names}, precision)

@@ -1,0 +1,1 @@
+"""The pipeline from videos to scored models: saliency, crops around it, and fusion models trained from both."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline`."""
+"""Start the command line: `python -m pipeline`."""
 
 from pipeline.cli.main import main
 

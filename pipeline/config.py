@@ -1,20 +1,25 @@
-"""The settings of a run: typed, frozen, validated."""
+"""The settings of a run: typed and frozen, each with its default and its bounds."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pipeline.errors import ConfigError
+from annotated_types import Ge, Gt, Interval
 
 Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
 Policy = Literal[Objective, "random", "center"]  # where to cut; an objective reads its saliency map
 Focus = Literal[Policy, "repeat"]  # "repeat": the second volume is V_in again
-Pixels = Literal["source", "input"]
+Pixels = Literal["source", "input"]  # cut the focused volume from the source video, or enlarge V_in
 Fusion = Literal["late", "concat"]
+SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
+Backend = Literal["loky", "dask", "ray"]  # who works on units
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
+SALIENCY_FROM, BACKENDS = get_args(SaliencyFrom), get_args(Backend)
 
-# of Training: these change no number, so no key holds them
+# settings of Training that change no result; the keys of trained models leave them out
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
+
+Count = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,10 @@ class Data:
     videos: str = ""  # folder of video files or of folders of frames
     source_fps: float = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
-    video_seconds: float = 600.0  # prepare gives up on a video that takes longer to decode
-    video_memory: float = 4.0  # GiB of address space that decoding a video may take in prepare
-    max_skipped: float = 0.2  # prepare stops, planning nothing, where a larger share of the videos found fails
+    video_seconds: Annotated[float, Gt(0)] = 600.0  # prepare gives up on a video that takes longer to decode
+    video_memory: Annotated[float, Ge(0.5)] = 4.0  # GiB of address space for decoding a video in prepare
+    # prepare plans nothing if a larger share than this of the videos found cannot be decoded
+    max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
     eval_ids: tuple[str, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: int = 0  # miniature only: videos to generate
     eval_videos: int = 0
@@ -38,28 +44,28 @@ class Data:
 
 @dataclass(frozen=True)
 class Clips:
-    """Which frames and pixels the network sees: theta, windows, stored augmentations (paper 5.1 to 5.3)."""
+    """Which frames the network sees, at what size, and how many augmentations are stored (paper 5.1 to 5.3)."""
 
-    num_frames: int = 64  # T_in
-    fps: float = 8.0  # 0 = the video's own rate
+    num_frames: Count = 64  # T_in
+    fps: Annotated[float, Ge(0)] = 8.0  # 0 = the video's own rate
     resize: Literal["square", "shorter_side"] = "square"
     resized_side: int = 256
-    input_side: int = 224  # H_in = W_in
-    aug_seeds: int = 25  # S, stored augmentations per training video
-    eval_clips: int = 10
+    input_side: Count = 224  # H_in = W_in; at most resized_side
+    aug_seeds: Count = 25  # S, stored augmentations per training video
+    eval_clips: Count = 10
     plan_seed: int = 0
-    videos_per_unit: int = 4  # videos committed together
+    videos_per_unit: Count = 4  # videos committed together
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training run: paper 5.3."""
+    """One training (paper 5.3)."""
 
-    epochs: int = 50
-    learning_rate: float = 0.375
+    epochs: Annotated[int, Ge(0)] = 50
+    learning_rate: Annotated[float, Gt(0)] = 0.375
     drop_epochs: tuple[int, ...] = (15, 40)  # the rate is divided by ten at these
-    batch_size: int = 12  # of all processes of torchrun together
-    accumulate: int = 1  # steps whose gradients are added before the optimiser moves
+    batch_size: Count = 12  # of all processes of torchrun together
+    accumulate: Count = 1  # steps whose gradients are added before the optimiser moves
     momentum: float = 0.9
     weight_decay: float = 1e-7
     video_loss_weight: float | Literal["released"] = 1.0
@@ -74,7 +80,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Base(Training):
-    """Charades-Base: the network that is fine-tuned first and then says where to look."""
+    """Training of Base (the paper's Charades-Base), whose saliency says where to cut."""
 
     network: str = "resnet50_i3d"
     init: str = ""  # weights file to start from
@@ -85,38 +91,38 @@ class Base(Training):
 
 @dataclass(frozen=True)
 class Saliency:
-    """Stage 1."""
+    """Stage 1: saliency maps and boxes."""
 
-    objectives: tuple[str, ...] = ("entropy",)  # of OBJECTIVES; none = Base's logits alone
+    objectives: tuple[Objective, ...] = ("entropy",)  # none = Base's logits alone
     method: Literal["input_gradient", "grad_cam"] = "input_gradient"
-    box_side: int = 128  # B_h = B_w, pixels of the input frame
-    batch_size: int = 8
-    threads: int = 1  # torch threads of each worker
+    box_side: Count = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
+    batch_size: Count = 8
+    threads: Count = 1  # torch threads of each worker
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Stage 2."""
+    """Stage 2: how volumes are stored."""
 
     codec: Literal["jpeg", "png"] = "jpeg"
-    quality: int = 90
+    quality: Annotated[int, Interval(ge=1, le=100)] = 90
 
 
 @dataclass(frozen=True)
-class Fusion(Training):
-    """Stage 3."""
+class FusionTraining(Training):
+    """Stage 3: training of the fusion models."""
 
-    epochs: int = 25
-    learning_rate: float = 0.02
+    epochs: Count = 25
+    learning_rate: Annotated[float, Gt(0)] = 0.02
     drop_epochs: tuple[int, ...] = (15,)
-    batch_size: int = 8
+    batch_size: Count = 8
     fuse: Literal["logits", "scores"] = "logits"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run needs to know. `seed` governs all that is trained, Base included."""
+    """All settings of a run; one section per field that is a class."""
 
     name: str
     data: Data = field(default_factory=Data)
@@ -124,46 +130,31 @@ class Config:
     base: Base = field(default_factory=Base)
     saliency: Saliency = field(default_factory=Saliency)
     crops: Crops = field(default_factory=Crops)
-    fusion: Fusion = field(default_factory=Fusion)
-    seed: int = 0
-    device: str = "auto"  # auto, cpu, cuda
-    workers: int = 1  # processes of prepare, saliency (on the CPU) and crops
+    fusion: FusionTraining = field(default_factory=FusionTraining)
+    seed: int = 0  # of everything that is trained, Base included
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # a worker with a GPU of its own replaces it, say by "cuda:1"
+    workers: Count = 1  # processes of prepare, saliency (on the CPU) and crops
 
 
-def check(config: Config) -> None:
-    """Refuse values that no stage could use."""
-    clips, box = config.clips, config.saliency.box_side
-    rules = {
-        "clips.num_frames": clips.num_frames >= 1,
-        "clips.fps": clips.fps >= 0,
-        "clips.input_side (at most clips.resized_side)": 1 <= clips.input_side <= clips.resized_side,
-        "clips.aug_seeds": clips.aug_seeds >= 1,
-        "clips.eval_clips": clips.eval_clips >= 1,
-        "clips.videos_per_unit": clips.videos_per_unit >= 1,
-        "saliency.box_side (at most clips.input_side)": 1 <= box <= clips.input_side,
-        "saliency.batch_size": config.saliency.batch_size >= 1,
-        "saliency.threads": config.saliency.threads >= 1,
-        "saliency.objectives": set(config.saliency.objectives) <= set(OBJECTIVES),
-        "crops.quality (1 to 100)": 1 <= config.crops.quality <= 100,
-        "data.video_seconds": config.data.video_seconds > 0,
-        "data.video_memory (at least 0.5)": config.data.video_memory >= 0.5,
-        "data.max_skipped (0 to 1)": 0 <= config.data.max_skipped <= 1,
-        "workers": config.workers >= 1,
-        "device (auto, cpu, cuda)": config.device in ("auto", "cpu", "cuda"),
-    }
-    for section, training in (("base", config.base), ("fusion", config.fusion)):
-        rules["base.inflate (resnet50_i3d only)"] = not config.base.inflate or config.base.network == "resnet50_i3d"
-        rules[f"{section}.epochs"] = training.epochs >= (section == "fusion")  # Base may be taken as it is
-        rules[f"{section}.batch_size"] = training.batch_size >= 1
-        rules[f"{section}.accumulate"] = training.accumulate >= 1
-        rules[f"{section}.learning_rate"] = training.learning_rate > 0
-    for name, holds in rules.items():
-        if not holds:
-            raise ConfigError(f"{config.name}: {name} has a value that cannot work")
+def check_together(config: Config) -> Config:
+    """Return the config if its values fit each other.
+
+    Raises:
+        ValueError: names the setting, what it must fit, and its value.
+    """
+    clips, side, base = config.clips, config.saliency.box_side, config.base
+    if clips.input_side > clips.resized_side:
+        fits = f"at most clips.resized_side, {clips.resized_side}"
+        raise ValueError(f"clips.input_side: expected {fits}, got {clips.input_side}")
+    if side > clips.input_side:
+        raise ValueError(f"saliency.box_side: expected at most clips.input_side, {clips.input_side}, got {side}")
+    if base.inflate and base.network != "resnet50_i3d":
+        raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
+    return config
 
 
 def clip_settings(config: Config) -> dict:
-    """Everything about clips that can change their pixels; the rows themselves are hashed apart."""
+    """The settings that decide the pixels of a clip, as plain values for the keys of caches."""
     clips = config.clips
     return {
         "num_frames": clips.num_frames,

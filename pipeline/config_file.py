@@ -1,42 +1,70 @@
-"""TOML as frozen dataclasses: every value checked against its annotation, a wrong name told the nearest right one."""
+"""Config files: TOML to a checked Config, and back."""
 
-import dataclasses
 import difflib
+import json
 import tomllib
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, get_type_hints
 
-from pipeline.config import Config, check
+import tomli_w
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config import Config, check_together
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
+READER = TypeAdapter(Annotated[Config, AfterValidator(check_together)])
+KEYS = get_type_hints(Config)
+SECTIONS = {name: list(get_type_hints(kind)) for name, kind in KEYS.items() if is_dataclass(kind)}
+# by pydantic's name of the error
+EXPECTED = {
+    **{"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"},
+    **{"tuple_type": "a list", "dataclass_type": "a section"},
+    **{"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}", "less_than_equal": "at most {le:g}"},
+}
 
 
-def to_toml(config: Any) -> str:
-    """The resolved config as TOML, every field written out; `load` reads it back to an equal Config."""
-    values = dataclasses.asdict(config)
-    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
-    for section, fields in values.items():
-        if isinstance(fields, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
-    return "\n".join(lines) + "\n"
+def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a config.
+
+    Args:
+        path: a TOML file, or the name of one that comes with the project, such as `charades`.
+        overrides: `section.key=value`; the value is TOML, or else taken as a string.
+    Raises:
+        ConfigError: names the file, the setting, what was expected and what was found, one mistake a line.
+    """
+    file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
+    if not file.exists():
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise ConfigError(f"{path}: no such config file; those of the project are {known}")
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from error
+    values.setdefault("name", file.stem)
+    for text in overrides:
+        _override(values, text)
+    # Read strictly, JSON fits TOML: integers pass as floats, lists as tuples. Only dates differ; no setting takes one.
+    document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
+    try:
+        return READER.validate_json(document, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{file}: {mistake}" for mistake in _mistakes(error.errors()))) from None
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)
+def to_toml(config: Config) -> str:
+    """The config as TOML with every setting written out; `load` reads it back to an equal Config."""
+    text = tomli_w.dumps(asdict(config))  # no string of it holds a line break, so these are between items of lists
+    return text.replace("[\n    ", "[").replace(",\n    ", ", ").replace(",\n]", "]")
 
 
-def override(values: dict, setting: str) -> None:
-    """Put `section.key=value` into nested values; what is not TOML is a string.
+def _override(values: dict, setting: str) -> None:
+    """Put `section.key=value` into nested values.
 
     Raises:
-        ConfigError: it has another form, or what it names a section is none.
+        ConfigError: it has another form, or names a section that is none.
     """
     name, equals, text = setting.partition("=")
     if not equals:
@@ -52,92 +80,36 @@ def override(values: dict, setting: str) -> None:
         values[key] = text
 
 
-def build(kind: type, values: dict, where: str) -> Any:
-    """A dataclass of dataclasses, such as Config, from nested values.
-
-    Args:
-        where: of the file, for messages.
-    Raises:
-        ConfigError: names where, section and key, and what was expected.
-    """
-    return _build(kind, values, where, "", kind)
-
-
-def _build(kind: type, values: dict, where: str, section: str, root: type) -> Any:
-    """One level of it; `section` is "" or ends in a dot."""
-    hints, found = get_type_hints(kind), {}
-    for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown setting {section}{key}{_hint(key, section, list(hints), root)}")
-        place = f"{where}: {section}{key}"
-        if not dataclasses.is_dataclass(hints[key]):
-            found[key] = _convert(hints[key], value, place)
-        elif isinstance(value, dict):
-            found[key] = _build(hints[key], value, where, f"{section}{key}.", root)
-        else:
-            raise ConfigError(f"{place}: expected a section, got {value!r}")
-    return kind(**found)
+def _mistakes(errors: list[ErrorDetails]) -> list[str]:
+    """One sentence for each unknown setting and each wrong value."""
+    mistakes, expected = [], {}
+    for error in errors:
+        if error["type"] == "value_error":  # raised by `check_together`
+            return [str(error["ctx"]["error"])]
+        first, *inner = error["loc"]  # inner: the key, and then the item of a list or the type of a union
+        section, key = (f"{first}.", inner[0]) if first in SECTIONS and inner else ("", first)
+        if error["type"] == "unexpected_keyword_argument":
+            mistakes.append(f"unknown setting {section}{key}{_hint(section, key)}")
+        else:  # a value that fits none of several types has an error for each of them
+            expected.setdefault((section + key, repr(error["input"])), []).append(_expected(error))
+    for (setting, value), words in expected.items():
+        mistakes.append(f"{setting}: expected {' or '.join(words)}, got {value}")
+    return mistakes
 
 
-def _hint(key: str, section: str, known: list[str], root: type) -> str:
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] == "literal_error":
+        options = error["ctx"]["expected"].replace(" or ", ", ")
+        return f"one of {options}" if "," in options else options
+    return EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+
+
+def _hint(section: str, key: str) -> str:
     """The nearest name of the same section, or the section where such a name belongs, or all names."""
+    known = SECTIONS[section[:-1]] if section else list(KEYS)
     if near := difflib.get_close_matches(key, known, n=1):
         return f"; did you mean {section}{near[0]}?"
-    everywhere = [
-        f"{name}.{own}"
-        for name, kind in get_type_hints(root).items()
-        if dataclasses.is_dataclass(kind)
-        for own in get_type_hints(kind)
-    ]
-    near = [name for name in everywhere if name.split(".")[1] == key]
+    everywhere = {f"{name}.{own}": own for name, keys in SECTIONS.items() for own in keys}
+    near = [name for name, own in everywhere.items() if own == key]
     near = near or difflib.get_close_matches(section + key, everywhere, n=1)
     return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check value against the annotation; ints pass as floats, lists become tuples."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_convert(get_args(hint)[0], item, where) for item in value)
-    if get_args(hint):  # a union: the first member that fits
-        for member in get_args(hint):
-            try:
-                return _convert(member, value, where)
-            except ConfigError:
-                continue
-        raise ConfigError(f"{where}: {value!r} is none of {hint}")
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
-
-
-def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a config.
-
-    Args:
-        path: a TOML file, or the name of one that comes with the project, such as `charades`.
-        overrides: `section.key=value` in TOML, or with a bare word as a string.
-    Raises:
-        ConfigError: names the file, the field, and what was expected.
-    """
-    file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
-    if not file.exists():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-        raise ConfigError(f"{path}: no such config file; those of the project are {known}")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from error
-    values.setdefault("name", file.stem)
-    for text in overrides:
-        override(values, text)
-    config = build(Config, values, str(file))
-    check(config)
-    return config

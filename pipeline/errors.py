@@ -1,20 +1,36 @@
-"""Errors that are raised on purpose, each one sentence for the user."""
+"""Errors that are raised on purpose, each with a sentence for the user; and the exit codes of all commands."""
+
+EXIT_SKIPPED = 3  # done, but some videos were left out
+EXIT_REFUSED = 4  # the input was refused
+EXIT_STORAGE = 5  # the file system refused
+EXIT_STALE = 6  # the run was made with other settings
+EXIT_DAMAGED = 7  # `verify` found damage
 
 
-class StageError(Exception):
-    """A stage cannot start: something it reads is not there, or does not fit the config. Says what to do."""
+class PipelineError(Exception):
+    """Base of these errors.
+
+    Attributes:
+        exit_code: what a command ends with. The errors of `cache` and `models` have one too.
+    """
+
+    exit_code = EXIT_REFUSED
 
 
-class ConfigError(Exception):
+class StageError(PipelineError):
+    """A stage cannot start: something it reads is missing, or does not fit the config. Says what to do."""
+
+
+class ConfigError(PipelineError):
     """A setting that does not exist, has the wrong type or a value that is not allowed."""
 
 
-class AnnotationError(ValueError):
+class AnnotationError(PipelineError, ValueError):
     """A table that is refused; the message names file, line, column, value and what was expected."""
 
 
-class VideoError(Exception):
-    """A video that cannot be used; the name of the class is the reason in skipped.csv."""
+class VideoError(PipelineError):
+    """A video that cannot be used; skipped.csv gives the name of the class as the reason."""
 
 
 class VideoMissing(VideoError):
@@ -34,7 +50,7 @@ class VideoUnreadable(VideoError):
 
 
 class VideoTruncated(VideoError):
-    """Decoding ends, or frames fall out, before the container's promise is met."""
+    """Frames are missing: fewer can be decoded than the container announces, or a frame folder has gaps."""
 
 
 class VideoEmpty(VideoError):
@@ -50,7 +66,7 @@ class VideoTooLarge(VideoError):
 
 
 class ClipOutOfRange(VideoError):
-    """A slot past the end of the video was asked for."""
+    """A frame past the end of the video was asked for."""
 
 
 class VideoChanged(VideoError):
@@ -58,8 +74,8 @@ class VideoChanged(VideoError):
 
 
 class VideoTimeout(VideoError):
-    """Decoding took longer than a video may."""
+    """Decoding took longer than data.video_seconds."""
 
 
 class DecoderCrashed(VideoError):
-    """The process that decoded the video died, twice where it was one of many."""
+    """Every process that tried to decode the video died."""

@@ -1,4 +1,9 @@
-"""Mean average precision by the official Charades rule, and the submission file."""
+"""Mean average precision by the official Charades rule: of scores, as a submission file, and resampled over videos.
+
+The rule is that of Charades_v1_classify.m, which comes with the data set. Differences between models come with a
+percentile interval of the paired bootstrap over videos (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+chapter 13).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
-LEVELS = (0.025, 0.975)
+LEVELS = (0.025, 0.975)  # ends of the interval
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class MAP:
         map: mean over the classes that have a positive; NaN when none has.
         per_class: float64 (C,); NaN for a class without positives.
         num_classes: classes in the mean.
-        num_dropped: classes left out of it because no video is positive.
+        num_dropped: classes left out of the mean because no video is positive.
     """
 
     map: float
@@ -27,13 +32,14 @@ class MAP:
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean, over the positives, of the precision at each one's own rank; no interpolation.
+    """Average the precision at the rank of each positive, without interpolation.
 
-    Videos are ranked by falling score; equal scores keep their order.
+    Videos are ranked by falling score; equal scores keep their order. With the positives at ranks r_1 < .. < r_P,
+    AP = (1 / r_1 + 2 / r_2 + .. + P / r_P) / P.
 
     Args:
-        scores: float (V,), minus infinity allowed.
-        targets: 0 or 1, (V,).
+        scores: float (V,), one a video; minus infinity is allowed.
+        targets: (V,), 1 for a positive video, else 0.
     Returns:
         AP in [0, 1]; NaN without a positive.
     Raises:
@@ -49,11 +55,11 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> MAP:
-    """Plain mean of the classes' AP. A video without any label is ranked last in every class, whatever its scores.
+    """Average AP over the classes that have a positive. A video without any label is ranked last in every class.
 
     Args:
-        scores: float (V, C), videos in the order of the annotation file.
-        targets: 0 or 1, (V, C).
+        scores: float (V, C), V videos in the order of the annotation file, C classes.
+        targets: (V, C), 1 where the video has the class, else 0.
     Raises:
         ValueError: shapes differ, or a score is NaN.
     """
@@ -71,14 +77,14 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> MAP:
 
 
 def map_official(scores: Mapping[str, np.ndarray], video_ids: Sequence[str], targets: np.ndarray) -> MAP:
-    """mean_average_precision of scores by id, over all annotated videos.
+    """Compute `mean_average_precision` over all annotated videos from scores by video id.
 
-    A video without scores is not left out: it is ranked last. Scores of unknown ids are ignored.
+    A video without scores is ranked last. Scores of unknown ids are ignored.
 
     Args:
         scores: video id -> float (C,).
         video_ids: all videos of the split in the order of the annotation file, which breaks ties.
-        targets: 0 or 1, (V, C), in the same order.
+        targets: (V, C), 1 or 0, in the same order.
     Raises:
         ValueError: shapes do not fit, or a score is NaN.
     """
@@ -94,11 +100,13 @@ def map_official(scores: Mapping[str, np.ndarray], video_ids: Sequence[str], tar
 
 
 def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
-    """The official submission format: one line a video, its id and then its C scores, separated by spaces.
+    """Write scores in the official submission format: a line a video, its id and its C scores, separated by spaces.
 
     Args:
         video_ids: V ids.
-        scores: float (V, C); printed so that reading gives the same float64.
+        scores: float (V, C); printed with as many digits as float64 needs.
+    Returns:
+        the content of the file, ASCII unless an id is not.
     Raises:
         ValueError: the lengths differ, or a score is NaN.
     """
@@ -111,11 +119,11 @@ def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Scored:
-    """A row of one seed.
+    """mAP of one model, trained with one seed.
 
     Attributes:
-        map: on the evaluation videos as they are, in [0, 1].
-        resampled: float64 (R,), on each resample of them.
+        map: on the evaluation videos, in [0, 1].
+        resampled: float64 (R,), on each of R resamples of them; see `resampled_maps`.
     """
 
     map: float
@@ -124,11 +132,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Row a minus row b, mAP in [0, 1], over the seeds that both have; NaN where there is none.
+    """mAP of a minus mAP of b over the seeds that both have; the numbers are NaN if there is no such seed.
 
     Attributes:
-        delta: mean over seeds of the difference.
-        low, high: 2.5 % and 97.5 % points of that mean over resamples of the videos.
+        num_seeds: seeds that both have.
+        delta: mean difference over seeds, in [-1, 1].
+        low, high: 2.5 % and 97.5 % points of the mean difference over resamples of the videos.
         seeds_won: seeds in which a is above b.
     """
 
@@ -140,15 +149,20 @@ class Contrast:
 
 
 def resamples(num_videos: int, count: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each video is drawn, int64 (V, R): R times V videos with replacement. All rows use the same draws."""
+    """Draw V of V videos with replacement, R = `count` times.
+
+    Returns:
+        int64 (V, R), how often each video is drawn. The same arguments give the same draws, so that models scored on
+        the same videos can be compared resample by resample.
+    """
     return np.random.default_rng(seed).multinomial(num_videos, np.full(num_videos, 1 / num_videos), count).T.copy()
 
 
 def resampled_maps(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """mAP by the official rule on every resample at once: the mean of `resampled_precisions` over classes.
+    """Compute mAP by the official rule on every resample.
 
-    A class without a positive in a resample is left out of its mean.
-
+    Args:
+        scores, targets, times: as `resampled_precisions` takes them.
     Returns:
         float64 (R,); NaN for a resample without any positive.
     """
@@ -156,46 +170,50 @@ def resampled_maps(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -
 
 
 def mean_over_classes(precisions: np.ndarray) -> np.ndarray:
-    """mAP of every resample from AP by class, float64 (C, R) to (R,): classes that are NaN are left out."""
+    """Average AP over classes in each resample, float64 (C, R) to (R,); classes that are NaN there are left out."""
     known = ~np.isnan(precisions)
     total, classes = np.where(known, precisions, 0).sum(0), known.sum(0)
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
 def resampled_precisions(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Average precision of every class by the official rule on every resample at once.
+    """Compute AP of every class by the official rule on every resample.
 
-    Equals `metrics.average_precision` of each list of videos, a video drawn m times standing there m times in a row.
-
-    Videos are ranked once per class. A positive that is drawn m times, with n videos before it of which p are
-    positive, adds (p + j) / (n + j) for j = 1 .. m, which is m - (n - p) (H(n + m) - H(n)), H the harmonic numbers.
+    The result is that of `average_precision` on a list of videos in which a video drawn m times stands m times in a
+    row. Each class is ranked only once: a positive that is drawn m times, after n drawn videos of which p are positive,
+    adds the precisions (p + j) / (n + j) for j = 1 .. m. Their sum is m - (n - p) (H(n + m) - H(n)), where H(k) =
+    1 + 1/2 + .. + 1/k.
 
     Args:
-        scores: float (V, C), in the order of the annotations.
-        targets: 0 or 1, (V, C).
-        times: int (V, R), see `resamples`.
+        scores: float (V, C), in the order of the annotation file.
+        targets: (V, C), 1 or 0.
+        times: int (V, R), how often each video is drawn; see `resamples`.
     Returns:
         float64 (C, R); NaN where no positive of the class was drawn.
     """
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, times.sum(0).max() + 1))])
-    ranked = np.where(targets.any(axis=1, keepdims=True), scores, -np.inf)  # a video without labels is ranked last
+    ranked = np.where(targets.any(axis=1, keepdims=True), scores, -np.inf)  # videos without any label come last
     found = np.full((targets.shape[1], times.shape[1]), np.nan)
     for number, (score, target) in enumerate(zip(ranked.T, targets.T.astype(bool), strict=True)):
         order = np.argsort(-score, kind="stable")
         places = np.flatnonzero(target[order])
         if not len(places):
             continue
-        drawn = times[order[places]]  # of each positive
-        starts = np.concatenate([[0], places[:-1] + 1])  # from behind one positive to the next
-        after, hits = np.cumsum(np.add.reduceat(times[order[: places[-1] + 1]], starts), 0), np.cumsum(drawn, 0)
-        others = after - hits  # negatives ranked before, for those drawn with a positive are all positive
-        gained = (drawn - others * (harmonic[after] - harmonic[after - drawn])).sum(0)
+        drawn = times[order[places]]  # m of each positive, (P, R)
+        starts = np.concatenate([[0], places[:-1] + 1])  # of each positive with the negatives just before it
+        after = np.cumsum(np.add.reduceat(times[order[: places[-1] + 1]], starts), 0)  # n + m
+        hits = np.cumsum(drawn, 0)  # p + m
+        negatives = after - hits  # n - p
+        gained = (drawn - negatives * (harmonic[after] - harmonic[after - drawn])).sum(0)
         np.divide(gained, hits[-1], out=found[number], where=hits[-1] > 0)
     return found
 
 
 def contrast(a: Mapping[int, Scored], b: Mapping[int, Scored]) -> Contrast:
-    """Compare two rows, each given by seed: differences are taken within a seed and a resample, then averaged."""
+    """Compare two models, each given as seed -> `Scored` on the same resamples.
+
+    Differences are taken within a seed and a resample, and then averaged over seeds.
+    """
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return Contrast(0, np.nan, np.nan, np.nan, 0)

@@ -4,9 +4,93 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import Base, Clips, Config, ConfigError, Data, Fusion
+from pipeline.config import Base, Clips, Config, Data, FusionTraining
 from pipeline.config_file import CONFIGS, load, to_toml
+from pipeline.errors import ConfigError
 from tests.helpers.tiny_data import change
+
+PINNED = """\
+name = "pinned"
+seed = 0
+device = "auto"
+workers = 1
+
+[data]
+format = "plain"
+annotations = []
+classes = ""
+videos = ""
+source_fps = 0.0
+missing_videos = "refuse"
+video_seconds = 600.0
+video_memory = 4.0
+max_skipped = 0.2
+eval_ids = []
+train_videos = 0
+eval_videos = 0
+data_seed = 0
+
+[clips]
+num_frames = 64
+fps = 8.0
+resize = "square"
+resized_side = 256
+input_side = 224
+aug_seeds = 25
+eval_clips = 10
+plan_seed = 0
+videos_per_unit = 4
+
+[base]
+epochs = 50
+learning_rate = 0.375
+drop_epochs = [15, 40]
+batch_size = 12
+accumulate = 1
+momentum = 0.9
+weight_decay = 1e-07
+video_loss_weight = 1.0
+batchnorm = "synchronised"
+autocast = false
+activation_checkpointing = false
+loader_workers = 0
+checkpoint_minutes = 15.0
+tensorboard = false
+network = "resnet50_i3d"
+init = ""
+new_head = false
+inflate = false
+in_memory = false
+
+[saliency]
+objectives = ["entropy"]
+method = "input_gradient"
+box_side = 128
+batch_size = 8
+threads = 1
+precision = "float32"
+
+[crops]
+codec = "jpeg"
+quality = 90
+
+[fusion]
+epochs = 25
+learning_rate = 0.02
+drop_epochs = [15]
+batch_size = 8
+accumulate = 1
+momentum = 0.9
+weight_decay = 1e-07
+video_loss_weight = 1.0
+batchnorm = "synchronised"
+autocast = false
+activation_checkpointing = false
+loader_workers = 0
+checkpoint_minutes = 15.0
+tensorboard = false
+fuse = "logits"
+"""
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.toml")))
@@ -31,7 +115,7 @@ def test_defaults_of_the_sections_are_the_paper_too():
     fields = ("num_frames", "fps", "resize", "resized_side", "input_side", "aug_seeds", "eval_clips")
     paper = load("charades")
     assert [getattr(Clips(), name) for name in fields] == [getattr(paper.clips, name) for name in fields]
-    for fresh, read in ((Base(), paper.base), (Fusion(), paper.fusion)):
+    for fresh, read in ((Base(), paper.base), (FusionTraining(), paper.fusion)):
         assert (fresh.epochs, fresh.learning_rate, fresh.drop_epochs) == (
             read.epochs,
             read.learning_rate,
@@ -39,12 +123,21 @@ def test_defaults_of_the_sections_are_the_paper_too():
         )
 
 
+def test_keys_and_defaults_are_pinned():
+    """Users' files name these keys, and runs keep this text as config.toml."""
+    assert to_toml(Config("pinned")) == PINNED
+
+
 def test_toml_round_trip(tmp_path):
     config = Config(
         "all sorts",
-        Data(annotations=("a b.csv", 'quo"te\\.csv'), eval_ids=("07E49", "150E6"), max_skipped=0.5),
+        Data(
+            annotations=("a b.csv", 'quo"te\\.csv', "[\n    1,\n]", "é\x7f"),
+            eval_ids=("07E49", "150E6"),
+            max_skipped=0.5,
+        ),
         base=Base(video_loss_weight="released", drop_epochs=(), batchnorm="frozen", weight_decay=1e-7),
-        fusion=Fusion(video_loss_weight=0.25),
+        fusion=FusionTraining(video_loss_weight=0.25),
         seed=7,
     )
     (tmp_path / "other.toml").write_text(to_toml(config))
@@ -86,7 +179,7 @@ def test_overrides():
         ("clips.num_frames=true", ["num_frames", "expected int", "True"]),
         ("clips.fps=fast", ["fps", "expected float", "'fast'"]),
         ("clips.resize=longer_side", ["resize", "'longer_side'", "'square', 'shorter_side'"]),
-        ("base.video_loss_weight=relaesed", ["video_loss_weight", "'relaesed'", "released"]),
+        ("base.video_loss_weight=relaesed", ["video_loss_weight: expected float or 'released', got 'relaesed'"]),
         ("base.drop_epochs=3", ["drop_epochs", "expected a list", "3"]),
         ("base.drop_epochs=[3, 'x']", ["drop_epochs", "expected int", "'x'"]),
         ("data.videos=12", ["videos", "expected str", "12"]),
@@ -98,13 +191,19 @@ def test_overrides():
         ("saliency.box_side=57", ["saliency.box_side", "at most clips.input_side"]),
         ("saliency.box_side=0", ["saliency.box_side"]),
         ("saliency.objectives=['entropi']", ["saliency.objectives"]),
-        ("crops.quality=101", ["crops.quality", "1 to 100"]),
-        ("data.max_skipped=1.5", ["data.max_skipped"]),
+        ("crops.quality=101", ["crops.quality", "at most 100", "101"]),
+        ("crops.quality=0", ["crops.quality", "at least 1", "0"]),
+        ("data.max_skipped=1.5", ["data.max_skipped", "at most 1, got 1.5"]),
+        ("data.video_seconds=0", ["data.video_seconds", "above 0"]),
+        ("data.video_memory=0.25", ["data.video_memory", "at least 0.5"]),
+        ("data.classes=2024-01-01", ["data.classes", "expected str", "2024-01-01"]),
         ("data.max_skipped=nan", ["data.max_skipped"]),
         ("fusion.epochs=0", ["fusion.epochs"]),
         ("fusion.accumulate=0", ["fusion.accumulate"]),
         ("base.learning_rate=0", ["base.learning_rate"]),
-        ("device=gpu", ["device", "auto, cpu, cuda"]),
+        ("base.learning_rate=nan", ["base.learning_rate", "nan"]),
+        ("base.inflate=true", ["base.inflate", "resnet50_i3d", "small_i3d"]),
+        ("device=gpu", ["device", "'auto', 'cpu', 'cuda'"]),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(override, words):
@@ -113,6 +212,20 @@ def test_what_cannot_work_is_refused_by_name(override, words):
     for word in words:
         assert word in str(caught.value)
     assert "miniature" in str(caught.value) or "--set" in str(caught.value)
+
+
+def test_every_mistake_is_told_on_a_line_of_its_own():
+    with pytest.raises(ConfigError) as caught:
+        load("miniature", ("clips.fps=fast", "base.loss=1", "base.drop_epochs=['x', 3, 4.5]", "seed=true"))
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(str(CONFIGS / "miniature.toml: ")) for line in lines)
+    assert sorted(line.split("toml: ")[1] for line in lines) == [
+        "base.drop_epochs: expected int, got 'x'",
+        "base.drop_epochs: expected int, got 4.5",
+        "clips.fps: expected float, got 'fast'",
+        "seed: expected int, got True",
+        "unknown setting base.loss; did you mean base.epochs?",
+    ]
 
 
 def test_base_may_be_taken_as_it_is():

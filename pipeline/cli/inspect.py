@@ -5,11 +5,10 @@ from pathlib import Path
 
 import click
 
+from cache.layout import PRODUCTS, TABLES
 from pipeline.cli.options import stage_options
 
-NAMES = ("stores", "index", "classes", "videos", "skipped")  # cache.summary.TABLES, which would need pandas here
-PRODUCTS = ("base", "maps", "boxes", "context", "crops")
-# What fits beside each other on a terminal; a file gets every column.
+# The columns that are printed, few enough for a terminal; a file gets all of them.
 SHOWN = {
     "stores": ["product", "name", "part", "units_done", "units", "rows_done", "bytes"],
     "index": [
@@ -26,7 +25,7 @@ SHOWN = {
 @click.command()
 @stage_options
 @click.option(
-    "--table", type=click.Choice(NAMES), default=None, help="Which table.  [default: stores; for --out index]"
+    "--table", type=click.Choice(TABLES), default=None, help="Which table.  [default: stores; for --out index]"
 )
 @click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="Print so many rows of it.")
 @click.option("--out", default=None, metavar="FILE", help="Write the whole table as .csv or .parquet.")
@@ -49,7 +48,7 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
 
 
 def _chosen(use: tuple[str, ...]) -> dict[str, str]:
-    """Keyword arguments of `cache.open` from PRODUCT=NAME."""
+    """Parse PRODUCT=NAME into keyword arguments of `cache.open`."""
     chosen = {}
     for text in use:
         product, equals, name = text.partition("=")
@@ -62,7 +61,7 @@ def _chosen(use: tuple[str, ...]) -> dict[str, str]:
 
 
 def _print(table, columns: list[str] | None, rows: int) -> None:
-    """The first rows, as many columns beside each other as the terminal takes."""
+    """Print the first rows, in lines as wide as the terminal."""
     shown = table[columns] if columns else table
     if len(shown):
         width = shutil.get_terminal_size((160, 24)).columns
@@ -75,7 +74,7 @@ def _print(table, columns: list[str] | None, rows: int) -> None:
 
 
 def _cell(value) -> str:
-    """Missing values of every type as a dash."""
+    """A value as text; a dash for missing values of every type."""
     if str(value) in ("nan", "<NA>"):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,19 +1,13 @@
-"""The command line: options become a frozen config, the config goes to one stage, and what it wrote is said."""
+"""The command `python -m pipeline` (`focused-attention`) and the exit codes of its commands."""
 
 import logging
 import os
-from pathlib import Path
 
 import click
 
 from pipeline.cli import inspect, preflight, recipes, report, stages, upkeep
-from pipeline.cli.options import (
-    finish,
-    stage_options,
-)
-from pipeline.cli.stages import _prepare
 
-# Stages are imported inside their commands, so that --help needs neither torch nor a video decoder.
+# Commands import what they call inside, so that --help needs neither torch nor a video decoder.
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,29 +28,3 @@ def main() -> None:
 for group in (stages, inspect, report, preflight, recipes, upkeep):
     for command in group.COMMANDS:
         main.add_command(command)
-
-
-@main.command()
-@stage_options
-def demo(config, run_dir: Path) -> None:
-    """All stages in a row, from annotations to the table of results."""
-    from pipeline.cli.printing import print_results, print_truth
-    from pipeline.stages import crops, evaluate, saliency, train_base, train_fusion
-
-    outcomes = []
-    for stage in (
-        lambda: _prepare(config, run_dir),
-        lambda: train_base.run(config, run_dir),
-        lambda: saliency.run(config, run_dir),
-        lambda: crops.run(config, run_dir, ("entropy",)),
-        lambda: train_fusion.run(config, run_dir, "late"),
-        lambda: train_fusion.run(config, run_dir, "concat"),
-        lambda: evaluate.run(config, run_dir),
-    ):
-        outcomes.append(stage())
-        click.echo(f"wrote {outcomes[-1].path}: {outcomes[-1].summary}")
-    print_results(outcomes[-1].path)
-    if config.data.format == "miniature":
-        print_truth(config, run_dir)
-    click.echo(f"Look: {run_dir / 'results.csv'}, and cache.open({str(run_dir)!r}).index in Python; see README.md.")
-    finish(*(outcome for outcome in outcomes if outcome.num_skipped))

@@ -1,40 +1,43 @@
-"""What all commands share: options, the config made of them, named errors with exit codes, the closing line."""
+"""What commands share: options, the config made of them, and errors as one line with an exit code."""
 
 import errno
 import functools
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-EXIT_SKIPPED, EXIT_REFUSED, EXIT_STORAGE, EXIT_STALE, EXIT_DAMAGED = 3, 4, 5, 6, 7
+from pipeline.config import BACKENDS, SALIENCY_FROM
+from pipeline.errors import EXIT_STORAGE
+from pipeline.workers.rank import is_first_process
+
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 def run_option(command: Callable) -> Callable:
-    """--run of the commands that look after a run folder, and the errors they can end with. They need no config."""
+    """--run of the commands that look after a run folder and need no config."""
 
     @click.option("--run", "run_name", default="runs/miniature", show_default=True, help="Run folder.")
     @functools.wraps(command)
     def wrapped(run_name: str, **options) -> None:
-        with _named_errors():
+        with errors_as_exit_codes():
             command(Path(run_name), **options)
 
     return wrapped
 
 
 def stage_options(command: Callable) -> Callable:
-    """--config, --run, --set, and the errors that every stage can end with."""
+    """--config, --run and --set, which become the config and the run folder; the folder is locked as in use."""
 
     @click.option("--config", "config_name", default="miniature", show_default=True, help="TOML file or its name.")
     @click.option("--run", "run_name", default=None, help="Run folder.  [default: runs/<name of the config>]")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
-        with _named_errors():
+        with errors_as_exit_codes():
             from cache.commit import in_use
             from pipeline.config_file import load
 
@@ -46,13 +49,30 @@ def stage_options(command: Callable) -> Callable:
     return wrapped
 
 
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Turn errors that are raised on purpose into a line and their exit code; others are bugs and stay tracebacks."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:
+        name, code = type(error).__name__, getattr(error, "exit_code", None)
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            name, code = "StorageError", EXIT_STORAGE
+        if code is None:
+            raise
+        click.echo(f"{click.style('error:', fg='red')} {name}: {error}", err=True)
+        sys.exit(code)
+
+
 def profile_option(command: Callable) -> Callable:
     """--profile of the stages: where their time went, on standard error at the end. Nothing that is written changes."""
 
     @click.option("--profile", "profiled", is_flag=True, help="Print where the time went, by phase.")
     @functools.wraps(command)
     def wrapped(*args, profiled: bool, **options) -> None:
-        if not profiled or os.environ.get("RANK", "0") != "0":
+        if not profiled or not is_first_process():
             command(*args, **options)
             return
         from pipeline.workers import phases
@@ -63,53 +83,8 @@ def profile_option(command: Callable) -> Callable:
     return wrapped
 
 
-class _named_errors:
-    """Turn the errors we raise on purpose into one line and an exit code; others stay tracebacks, they are bugs."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if not isinstance(error, Exception) or isinstance(
-            error, click.exceptions.ClickException | click.exceptions.Exit
-        ):
-            return
-        from cache.errors import CacheError, StaleCacheError, StorageError
-        from pipeline.config import ConfigError
-        from pipeline.errors import AnnotationError, StageError, VideoError
-
-        codes = {StaleCacheError: EXIT_STALE, StorageError: EXIT_STORAGE, CacheError: EXIT_REFUSED}
-        codes |= dict.fromkeys((AnnotationError, ConfigError, StageError, VideoError), EXIT_REFUSED)
-        if "models.checkpoint" in sys.modules:
-            codes[sys.modules["models.checkpoint"].WeightsError] = EXIT_REFUSED
-        for known, code in codes.items():
-            if isinstance(error, known):
-                click.echo(f"{click.style('error:', fg='red')} {type(error).__name__}: {error}", err=True)
-                sys.exit(code)
-        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
-            click.echo(f"{click.style('error:', fg='red')} StorageError: {error}", err=True)
-            sys.exit(EXIT_STORAGE)
-
-
-def first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def finish(*outcomes) -> None:
-    """Say what was written, once where torchrun starts many; exit with 3 where videos were left out."""
-    skipped = 0
-    for outcome in outcomes:
-        if first_process():
-            click.echo(f"wrote {outcome.path}: {outcome.summary}")
-        skipped = max(skipped, outcome.num_skipped)
-    if skipped:
-        click.echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
-        sys.exit(EXIT_SKIPPED)
-
-
 def parse_share(context, parameter, text: str):
-    """A callback of --part: "2/4" is the second of four shares of all units."""
+    """Parse --part: "2/4" is the second of four shares of all units."""
     from pipeline.run.units import Share
 
     number, _, of = text.partition("/")
@@ -132,10 +107,10 @@ def engine_options(command: Callable) -> Callable:
 
     @click.option(
         "--backend",
-        type=click.Choice(["loky", "dask", "ray"]),
+        type=click.Choice(BACKENDS),
         default="loky",
         show_default=True,
-        help="Who works: processes here, or a cluster's workers.",
+        help="Processes of this machine, or the workers of a cluster.",
     )
     @click.option(
         "--scheduler", default="", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file."
@@ -154,7 +129,11 @@ def engine_options(command: Callable) -> Callable:
 
 
 def with_devices(config, engine, text: str):
-    """Config and engine that compute on the devices of --devices."""
+    """Put the devices of --devices into the engine; the CPU alone goes into the config.
+
+    Raises:
+        click.UsageError: `text` is no list of devices, or the engine takes none.
+    """
     from pipeline.workers.engines import parse_devices
 
     try:
@@ -168,8 +147,28 @@ def with_devices(config, engine, text: str):
     return config, replace(engine, devices=devices)
 
 
+def online_options(command: Callable) -> Callable:
+    """--online and --saliency-from, which become `online`: whose saliency, or None for training from the caches."""
+
+    @click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
+    @click.option(
+        "--saliency-from",
+        type=click.Choice(SALIENCY_FROM),
+        default="base",
+        show_default=True,
+        help="With --online: saliency of Base, or of the network being trained.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args, online: bool, saliency_from: str, **options) -> None:
+        if saliency_from != "base" and not online:
+            raise click.UsageError("--saliency-from chooses the network of --online; give both")
+        command(*args, online=saliency_from if online else None, **options)
+
+    return wrapped
+
+
 def caches_option(command: Callable) -> Callable:
-    """--caches, which becomes a local folder: the one that is named, or a mirror of the URL."""
+    """--caches, which becomes a local folder, the given one or a mirror of the given URL; None without the option."""
 
     @click.option("--caches", default="", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
     @functools.wraps(command)

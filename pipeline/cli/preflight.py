@@ -1,4 +1,4 @@
-"""`plan`: what every stage will take, before anything runs; as a table, as JSON, or as job scripts for Slurm."""
+"""The commands before a long run: `plan` estimates what every stage will take, `doctor` looks for problems."""
 
 import json
 import sys
@@ -7,15 +7,17 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import EXIT_REFUSED, EXIT_STORAGE, stage_options
+from pipeline.cli import stages
+from pipeline.cli.options import stage_options
+from pipeline.errors import EXIT_REFUSED, EXIT_STORAGE
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
-STAGES = ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate")
+STAGES = tuple(command.name for command in stages.COMMANDS)
 
 
 def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
-    """A callback of --rows-per-second: "20" for every stage, or "saliency=20"."""
+    """Parse --rows-per-second: "20" for every stage, or "saliency=20" for one."""
     rates = {}
     for text in texts:
         stage, equals, number = text.rpartition("=")
@@ -106,12 +108,12 @@ def _print(config, run_dir: Path, found, rates: dict[str, float]) -> None:
 
 
 def _stated(stage, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds at the rate that the user states."""
+    """Seconds at the rate given by --rows-per-second, if there is one for this stage."""
     return {"stated_seconds": stage.rows / rates[stage.stage]} if stage.stage in rates else {}
 
 
 def size(num_bytes: float) -> str:
-    """Bytes for people, in powers of 1000."""
+    """Bytes with three digits and a unit, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -120,7 +122,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds with one decimal, in the unit that reads best."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length or (unit == "min" and seconds >= 60):
             return f"{seconds / length:.1f} {unit}"
@@ -144,7 +146,7 @@ def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
     for finding in examine(config, run_dir, videos):
         findings.append(finding)
         if not as_json:
-            mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])  # no colours where nobody looks
+            mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])
             click.echo(f"{mark} {finding.check:<14} {finding.text}")
             if finding.fix:
                 click.echo(f"{'':<8} {'':<14} -> {finding.fix}")

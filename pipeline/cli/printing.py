@@ -1,20 +1,43 @@
-"""Results and the miniature's truth, printed for a person."""
+"""What commands print: what was written, results, and the truth about the miniature."""
 
+import sys
 from pathlib import Path
 
 import click
-import pandas as pd
 
-from pipeline.config import Config
-from pipeline.recipes.miniature_proof import best_without_print, prove, share_on_target
-from pipeline.run.folder import Workspace
+from pipeline.errors import EXIT_SKIPPED
+from pipeline.workers.rank import is_first_process
 
 PERCENT = ["map", "map_official", "map_windowed", "boxes_on_target"]
 VIEWS = (("input", "on the input"), ("enlarged", "on the enlarged input"), ("focused", "on the focused volume"))
 
 
+def print_outcome(outcome) -> None:
+    """Say what was written; only once where torchrun started several processes."""
+    if is_first_process():
+        click.echo(f"wrote {outcome.path}: {outcome.summary}")
+
+
+def finish(*outcomes) -> None:
+    """Say what was written, and exit with 3 if videos were left out."""
+    for outcome in outcomes:
+        print_outcome(outcome)
+    exit_if_skipped(*outcomes)
+
+
+def exit_if_skipped(*outcomes) -> None:
+    """Exit with 3 if videos were left out."""
+    if skipped := max(outcome.num_skipped for outcome in outcomes):
+        click.echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
+        sys.exit(EXIT_SKIPPED)
+
+
 def print_results(path: Path) -> None:
-    """The table of results.csv, and the protocols behind it."""
+    """Print results.csv as a table, and the protocols behind it; only once where torchrun started several processes."""
+    if not is_first_process():
+        return
+    import pandas as pd
+
     table = pd.read_csv(path)
     table[PERCENT] *= 100
     shown = ["experiment", "seed", *PERCENT[:3], "num_videos", "num_missing", PERCENT[3]]
@@ -23,8 +46,13 @@ def print_results(path: Path) -> None:
         click.echo(f"mAP in per cent; {text}")
 
 
-def print_truth(config: Config, run_dir: Path) -> None:
-    """Miniature only: who can read the prints, how many boxes without saliency hit, how far colours get."""
+def print_truth(config, run_dir: Path) -> None:
+    """Miniature only: print what a reader who knows its cards reads, how many boxes without saliency hold all cards,
+    and what mAP the colours alone allow.
+    """
+    from pipeline.recipes.miniature_proof import best_without_print, prove, share_on_target
+    from pipeline.run.folder import Workspace
+
     workspace = Workspace(run_dir, config)
     found = prove(workspace)
     read = ", ".join(f"{found[view]:.0%} {where}" for view, where in VIEWS)

@@ -1,11 +1,30 @@
-"""The commands that make tables of several trainings."""
+"""The commands that run stages in a row: demo, and the tables of several trainings."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from pipeline.cli.options import finish, split_ids, stage_options
+from pipeline.cli.options import split_ids, stage_options
+from pipeline.cli.printing import exit_if_skipped, finish, print_outcome, print_results, print_truth
+from pipeline.config import FUSIONS
+
+
+@click.command()
+@stage_options
+def demo(config, run_dir: Path) -> None:
+    """All stages in a row, from annotations to the table of results."""
+    from pipeline.recipes import demo
+
+    outcomes = []
+    for outcome in demo.run(config, run_dir):
+        print_outcome(outcome)
+        outcomes.append(outcome)
+    print_results(outcomes[-1].path)
+    if config.data.format == "miniature":
+        print_truth(config, run_dir)
+    click.echo(f"Look: {run_dir / 'results.csv'}, and cache.open({str(run_dir)!r}).index in Python; see README.md.")
+    exit_if_skipped(*outcomes)
 
 
 def table_options(command: Callable) -> Callable:
@@ -57,7 +76,7 @@ def compare_saliency(config, run_dir: Path, seeds: int) -> None:
 
 @click.command("table-cache")
 @table_options
-@click.option("--fusion", type=click.Choice(["late", "concat"]), default="late", show_default=True, help="To train.")
+@click.option("--fusion", type=click.Choice(FUSIONS), default="late", show_default=True, help="To train.")
 @click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs.  [default: a quarter of them]")
 def table_cache(config, run_dir: Path, seeds: int, fusion: str, every: int | None) -> None:
     """Training on the fly, from caches of several sizes, and refreshed, side by side; write report/table-cache.*."""
@@ -71,4 +90,4 @@ def _finish_table(outcome) -> None:
     finish(outcome)
 
 
-COMMANDS = (table2, table1, table_box, compare_saliency, table_cache)
+COMMANDS = (demo, table2, table1, table_box, compare_saliency, table_cache)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import finish, run_option
+from pipeline.cli.options import run_option
+from pipeline.cli.printing import finish
 
 
 @click.command()

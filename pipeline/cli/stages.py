@@ -1,4 +1,4 @@
-"""Commands of the stages."""
+"""One command for each stage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +8,15 @@ import click
 from pipeline.cli.options import (
     caches_option,
     engine_options,
-    finish,
-    first_process,
+    online_options,
     profile_option,
     split_ids,
     stage_options,
     unit_options,
     with_devices,
 )
-from pipeline.config import FOCI, FUSIONS, PIXELS
+from pipeline.cli.printing import finish, print_results
+from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES
 
 
 @click.command()
@@ -26,14 +26,10 @@ from pipeline.config import FOCI, FUSIONS, PIXELS
 @click.option("--max-skipped", type=float, default=None, help="Plan nothing where a larger share of videos fails.")
 @engine_options
 def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: float | None, engine) -> None:
-    """Probe all videos, fix every row of the run.
+    """Decode all videos once and plan every clip of the run.
 
     Writes videos.csv, skipped.csv, labels.csv and plan/. With the miniature config the videos are generated first.
     """
-    finish(_prepare(config, run_dir, eval_ids, max_skipped, extend=extend, engine=engine))
-
-
-def _prepare(config, run_dir: Path, eval_ids: str = "", max_skipped: float | None = None, **options):
     from pipeline.data.miniature import generate
     from pipeline.stages import prepare as stage
 
@@ -44,8 +40,8 @@ def _prepare(config, run_dir: Path, eval_ids: str = "", max_skipped: float | Non
         data = replace(data, max_skipped=max_skipped)
     config = replace(config, data=data)
     if data.format == "miniature":
-        generate.generate(config)
-    return stage.run(config, run_dir, **options)
+        generate.generate(data, config.workers)
+    finish(stage.run(config, run_dir, extend, engine))
 
 
 @click.command("train-base")
@@ -54,7 +50,7 @@ def _prepare(config, run_dir: Path, eval_ids: str = "", max_skipped: float | Non
 @click.option("--init", default=None, metavar="FILE", help="Weights to start from (base.init).")
 @click.option("--new-head", is_flag=True, help="Leave the classifier of these weights out (base.new_head).")
 def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
-    """Fine-tune the network that says where to look (Charades-Base)."""
+    """Fine-tune Base, the network whose saliency says where to cut (the paper's Charades-Base)."""
     from pipeline.stages import train_base as stage
 
     base = replace(config.base, init=init or config.base.init, new_head=new_head or config.base.new_head)
@@ -66,7 +62,7 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 @profile_option
 @click.option("--workers", type=int, default=None, help="Processes of this machine on the CPU (workers).")
 @click.option("--devices", default="", metavar="0,1|cpu", help="GPUs, one process each, on every machine; or the CPU.")
-@click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which looks at labels, on evaluation videos.")
+@click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which needs labels, on evaluation videos.")
 @unit_options
 @engine_options
 def saliency(config, run_dir: Path, workers: int | None, devices: str, use_labels: bool, engine, **options) -> None:
@@ -83,7 +79,7 @@ def saliency(config, run_dir: Path, workers: int | None, devices: str, use_label
 @click.option("--workers", type=int, default=None, help="Processes of this machine (workers).")
 @click.option(
     *("--boxes", "policies"),
-    type=click.Choice(FOCI[:-1]),
+    type=click.Choice(POLICIES),
     multiple=True,
     default=("entropy",),
     show_default=True,
@@ -112,67 +108,49 @@ def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...],
 )
 @click.option("--boxes", type=click.Choice(FOCI), default="entropy", show_default=True, help="repeat = V_in again.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="As given to crops.")
-@click.option("--online", is_flag=True, help="Decode, look and cut in the training loop; reads no cache.")
-@click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs after which the network looks anew.")
-@click.option(
-    *("--saliency-from", "looker"),
-    type=click.Choice(["base", "current"]),
-    default="base",
-    show_default=True,
-    help="With --online: who looks, Base or the network being trained.",
-)
+@click.option("--refresh-every", "every", type=click.IntRange(1), help="Make the caches anew every so many epochs.")
+@online_options
 @caches_option
 def train_fusion(
-    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, online: bool, every: int, looker, caches
+    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, every: int | None, online, caches
 ) -> None:
     """Stage 3: late fusion and temporal concatenation, trained from the caches.
 
-    With --online as the paper did it; with --refresh-every the caches follow the network.
+    With --online nothing is cached, as in the paper; with --refresh-every the caches are made anew with the network as
+    it is by then.
     """
     if online and every:
-        raise click.UsageError("--online looks anew in every step; --refresh-every is for training from the caches")
-    if looker != "base" and not online:
-        raise click.UsageError("--saliency-from says who looks in the training loop; it needs --online")
+        raise click.UsageError("--online reads no cache; --refresh-every is for training from the caches")
     if caches and (online or every):
         raise click.UsageError("--caches is for training from caches that stay as they are")
     if online:
-        from pipeline.stages import train_online as stage
+        from pipeline.recipes import online as recipe
 
-        options = (boxes, pixels, looker)
+        outcomes = recipe.run(config, run_dir, fusions, boxes, pixels, online)
     elif every:
-        from pipeline.recipes import refresh as stage
+        from pipeline.recipes import refresh as recipe
 
-        options = (boxes, pixels, every)
+        outcomes = [recipe.run(config, run_dir, fusion, boxes, pixels, every) for fusion in fusions]
     else:
         from pipeline.stages import train_fusion as stage
 
-        options = (boxes, pixels, caches)
-    outcomes = [stage.run(config, run_dir, fusion, *options) for fusion in fusions]
-    if looker == "current" and first_process():
-        from pipeline.recipes.refresh import evaluation_boxes
-        from pipeline.run.folder import Workspace
-
-        for number, outcome in enumerate(outcomes):
-            skipped = evaluation_boxes(Workspace(run_dir, config), outcome.path)
-            outcomes[number] = replace(outcome, num_skipped=skipped)
+        outcomes = [stage.run(config, run_dir, fusion, boxes, pixels, caches) for fusion in fusions]
     finish(*outcomes)
 
 
 @click.command()
 @stage_options
 @profile_option
-@click.option("--boxes-eval", type=click.Choice(FOCI[:-1]), default=None, help="Boxes at evaluation.  [as at training]")
+@click.option("--boxes-eval", type=click.Choice(POLICIES), default=None, help="Boxes at evaluation.  [as at training]")
 @click.option("--eval-ids", default="", metavar="ID,ID", help="Only these evaluation videos.")
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")
 @caches_option
 def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_labels: bool, caches) -> None:
     """Score Base and all fusion models of the run."""
-    from pipeline.cli.printing import print_results
     from pipeline.stages import evaluate as stage
 
     outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels, caches)
-    if first_process():
-        print_results(outcome.path)
+    print_results(outcome.path)
     finish(outcome)
 
 

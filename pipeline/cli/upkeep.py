@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import EXIT_DAMAGED, run_option
+from pipeline.cli.options import run_option
+from pipeline.errors import EXIT_DAMAGED
 
 
 @click.command()
@@ -63,7 +64,7 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
 @run_option
 @click.option("--dry", is_flag=True, help="Only say what would be deleted.")
 def gc(run_dir: Path, dry: bool) -> None:
-    """Delete what killed processes left: temporary files, and files that no record names."""
+    """Delete what killed processes left behind: temporary files, and files that no commit record names."""
     from cache.upkeep.sweep import sweep
 
     found, size = sweep(run_dir, dry)

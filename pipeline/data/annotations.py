@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from cache.plan import Part
 from pipeline.data.strict_csv import refuse
 
 
@@ -59,6 +60,27 @@ class Annotations:
         targets = np.zeros((len(times), len(self.classes)), np.uint8)
         targets[moments, indices[actions]] = 1
         return targets
+
+    def clip_targets(self, part: Part, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of planned clips.
+
+        Args:
+            rows: local rows of the part.
+        Returns:
+            labels of their videos, float32 (B, C), and of their frames, float32 (B, T, C).
+        """
+        clips = [part.clip(row) for row in rows]
+        times = [np.array(clip.frame_indices) / part.fps[row] for clip, row in zip(clips, rows, strict=True)]
+        return self.targets([clip.video_id for clip in clips], times)
+
+    def targets(self, video_ids: Sequence[str], times_seconds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of clips: of their videos, float32 (B, C), and of their frames, float32 (B, T, C).
+
+        Args:
+            times_seconds: for each clip float (T,), times of its frames, counted from the video's first frame.
+        """
+        frames = [self.frame_targets(*clip) for clip in zip(video_ids, times_seconds, strict=True)]
+        return self.video_targets(video_ids).astype(np.float32), np.stack(frames).astype(np.float32)
 
     @cached_property
     def _by_video(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:

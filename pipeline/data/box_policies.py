@@ -1,31 +1,34 @@
-"""Where to look: which boxes and pixels there are, how a network looks, and the box that follows. No store is opened.
+"""Box policies: where the box of a clip lies. Opens no store and runs no network.
 
-Stage 1 and training on the fly call the same functions, so that both look at the same places.
+Stage 1 and training on the fly call the same function, so that both cut at the same places.
 """
 
 import numpy as np
 
 from cache.geometry import Box, Clip
 from models.box_search import best_box
-from pipeline.config import Config, Policy
+from pipeline.config import Policy
 from pipeline.data.sampling import row_generator
 
 
-def find_box(config: Config, clip: Clip, policy: Policy, codes: np.ndarray | None) -> tuple[Box, float]:
-    """box_input of one clip and the share of the map's sum inside it (NaN without a map).
+def find_box(clip: Clip, policy: Policy, side: int, seed: int, codes: np.ndarray | None) -> tuple[Box, float]:
+    """Find the box of one clip.
 
     Args:
-        policy: an objective searches its stored map (eq. 6); "random" draws from the row's own generator; "center".
-        codes: the objective's map, uint16 (H_in, W_in); None for the others.
+        policy: an objective searches its saliency map (eq. 6); "random" draws from the row's own generator; "center".
+        side: height and width of the box, pixels of the input frame.
+        seed: of "random" boxes.
+        codes: the objective's saliency map as stored, uint16 (H_in, W_in); None for "random" and "center".
+    Returns:
+        box_input, and the share of the map's sum inside it (NaN without a map).
     """
-    side = config.saliency.box_side
-    height, width = clip.theta.input_size
     if codes is not None:
         top, left, share = best_box(codes, side, side)
         return Box(top, left, side, side), share
+    height, width = clip.theta.input_size
     if policy == "center":
         return Box((height - side) // 2, (width - side) // 2, side, side), float("nan")
-    # a stream of its own: the row's generator has already chosen window, crop and flip
-    rng = row_generator(config.clips.plan_seed, f"{clip.video_id} box", clip.clip_index, clip.aug_index)
+    # a generator of its own: the row's own one has already chosen window, crop and flip
+    rng = row_generator(seed, f"{clip.video_id} box", clip.clip_index, clip.aug_index)
     top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
     return Box(top, left, side, side), float("nan")

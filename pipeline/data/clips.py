@@ -1,9 +1,10 @@
-"""The clips of one video, from one forward pass over its frames."""
+"""Frames and clips of one video. Every command that decodes goes through `decode_frames`."""
 
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,77 +13,168 @@ from cache.plan import Part
 from pipeline.data.pixels import crop_and_flip, resize
 from pipeline.data.video.frames import read_frames
 from pipeline.errors import VideoChanged, VideoUnreadable
-from pipeline.run.folder import Workspace
 from pipeline.workers import phases
 
 
+@dataclass(frozen=True)
+class PlannedVideo:
+    """A video as `prepare` saw it and as the plan describes it.
+
+    Attributes:
+        path: the file, or the folder of frames.
+        num_frames: frames at the plan's rate.
+        fps: the plan's rate, or the video's own where the plan has none.
+        source_size: (height, width) of a frame, pixels.
+        rate: frames a second to decode at; None = every frame of the video.
+        timing: where the time of a frame comes from, see `VideoInfo`.
+        folder_fps: rate of a folder of frames; None = there are none.
+        num_bytes, sha256: of the file.
+    """
+
+    video_id: str
+    path: Path
+    num_frames: int
+    fps: float
+    source_size: tuple[int, int]
+    rate: float | None
+    timing: Literal["pts", "rate"]
+    folder_fps: float | None
+    num_bytes: int
+    sha256: str
+
+
+def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
+    """Return the video of a row of the plan.
+
+    Args:
+        row: local row.
+        videos: the folder that the plan's paths are relative to.
+    """
+    values = part.rows.iloc[row]
+    return PlannedVideo(
+        values.video_id,
+        videos / values.video_path,
+        int(values.num_frames),
+        float(values.fps),
+        (int(values.source_height), int(values.source_width)),
+        part.settings["fps"] or None,
+        values.video_timing,
+        part.settings["source_fps"] or None,
+        int(values.video_bytes),
+        values.video_sha256,
+    )
+
+
+def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
+    """Return every training video of the plan, once, in its order. `videos` as in `planned_video`."""
+    found = []
+    for part in (part for part in parts if part.split == "train"):
+        firsts = range(0, part.num_rows, part.rows_per_video)
+        # later parts may hold further augmentations of known videos
+        found += [planned_video(part, row, videos) for row in firsts if part.rows.aug_index.iat[row] == 0]
+    return found
+
+
+def check_unchanged(video: PlannedVideo) -> None:
+    """Refuse a file with other bytes than `prepare` decoded whole, within its limits of time and memory.
+
+    A process reads a file once for this. Folders of frames are not compared.
+
+    Raises:
+        VideoChanged: the file has another size or content.
+        VideoUnreadable: the file cannot be read.
+    """
+    if not video.path.is_file():
+        return
+    if (size := video.path.stat().st_size) != video.num_bytes:
+        raise VideoChanged(f"{video.path} has {size} bytes, {video.num_bytes} when it was prepared")
+    try:
+        found = unchanged_sha256(video.path)
+    except OSError as error:
+        raise VideoUnreadable(f"{video.path}: {error.strerror}") from error
+    if found != video.sha256:
+        raise VideoChanged(f"{video.path} has other content than when it was prepared")
+
+
+def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode some frames of a video that is still the one `prepare` saw, each once, in order.
+
+    Args:
+        indices: of frames at the plan's rate; repeats are decoded once.
+    Yields:
+        (frame index, uint8 (H, W, 3) RGB source frame)
+    Raises:
+        VideoChanged: the file is not the one that was prepared.
+        VideoError: the video cannot be read.
+    """
+    with phases.phase("decode"):
+        check_unchanged(video)
+    wanted = sorted(set(indices))
+    frames = read_frames(video.path, wanted, video.rate, video.timing, video.folder_fps)
+    yield from phases.each("decode", frames)
+
+
+def resize_frames(
+    video: PlannedVideo, indices: Iterable[int], size: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode and resize some frames; see `decode_frames`. Holds no source frame.
+
+    Yields:
+        (frame index, uint8 (*size, 3))
+    """
+    for index, frame in decode_frames(video, indices):
+        with phases.phase("resize"):
+            frame = resize(frame, size)
+        yield index, frame
+
+
 def video_rows(part: Part, unit: int) -> Iterator[tuple[str, list[int]]]:
-    """(video_id, its local rows) for every video of a unit."""
+    """Yield (video_id, its local rows) for every video of a unit."""
     rows = part.unit_rows(unit)
     for first in range(rows.start, rows.stop, part.rows_per_video):
         yield part.rows.video_id.iat[first], list(range(first, first + part.rows_per_video))
 
 
-def source_frames(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Decode the frames that any of a video's rows needs, each once.
+def source_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Decode the frames that any row of one video needs, each once.
 
+    Args:
+        rows: local rows of one video.
+        videos: as in `planned_video`.
     Yields:
         (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes)
     Raises:
-        VideoError: the file cannot be read, or is not the one that was probed.
+        VideoError: as `decode_frames`.
     """
-    row = part.rows.iloc[rows[0]]
-    path = workspace.videos_root / row.video_path
-    with phases.phase("decode"):
-        _check_unchanged(path, row.video_bytes, row.video_sha256)
-    wanted = sorted({index for one in rows for index in part.clip(one).frame_indices})
-    settings = part.settings
-    rate, source_fps = settings["fps"] or None, settings["source_fps"] or None
-    for index, frame in phases.each("decode", read_frames(path, wanted, rate, row.video_timing, source_fps)):
+    indices = (index for row in rows for index in part.clip(row).frame_indices)
+    for index, frame in decode_frames(planned_video(part, rows[0], videos), indices):
         yield index, frame, zlib.crc32(frame)
 
 
-def _check_unchanged(path: Path, num_bytes: int, sha256: str) -> None:
-    """Decode only what `prepare` decoded whole in a process of its own, within limits: the same bytes.
-
-    Frames of a folder are JPEG files of bounded size; the folder is not read twice.
-    """
-    if not path.is_file():
-        return
-    if (size := path.stat().st_size) != num_bytes:
-        raise VideoChanged(f"{path} has {size} bytes, {num_bytes} when it was prepared")
-    try:
-        found = unchanged_sha256(path)
-    except OSError as error:
-        raise VideoUnreadable(f"{path}: {error.strerror}") from error
-    if found != sha256:
-        raise VideoChanged(f"{path} has other content than when it was prepared")
-
-
-def input_clips(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """V_in of every row of one video, decoded now; see `cut_clips`."""
-    yield from cut_clips(part, rows, resized_frames(workspace, part, rows))
-
-
-def resized_frames(workspace: Workspace, part: Part, rows: list[int]) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Every frame that a video's rows need, once and in order; the rows share the resize, no source frame is held.
+def resized_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Decode and resize the frames that any row of one video needs; all its rows share the resize.
 
     Yields:
         (frame index at the plan's rate, uint8 (h, w, 3) after the resize, CRC-32 of the source frame)
     Raises:
-        VideoError: as `source_frames`.
+        VideoError: as `decode_frames`.
     """
     size = part.clip(rows[0]).theta.resized_size
-    for index, frame, checksum in source_frames(workspace, part, rows):
+    for index, frame, checksum in source_frames(part, rows, videos):
         with phases.phase("resize"):
             resized = resize(frame, size)
         yield index, resized, checksum
 
 
+def input_clips(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Decode V_in of every row of one video; see `cut_clips`."""
+    yield from cut_clips(part, rows, resized_frames(part, rows, videos))
+
+
 def cut_clips(
     part: Part, rows: list[int], frames: Iterable[tuple[int, np.ndarray, int]]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """V_in of every row of one video, each as soon as its last frame has come.
+    """Cut V_in of every row of one video, each as soon as its last frame has come.
 
     Args:
         frames: of `resized_frames`.
@@ -100,30 +192,3 @@ def cut_clips(
         with phases.phase("resize"):
             volume = crop_and_flip(np.stack([there[index][0] for index in clip.frame_indices]), clip.theta)
         yield row, volume, np.array([there[index][1] for index in clip.frame_indices], np.uint32)
-
-
-@dataclass(frozen=True)
-class TrainVideo:
-    """What a training video's clips are cut from, where no stored row says it."""
-
-    video_id: str
-    path: Path
-    timing: str
-    num_frames: int
-    fps: float
-    source_size: tuple[int, int]
-
-
-def train_videos(workspace: Workspace) -> list[TrainVideo]:
-    """Every training video of the plan, once, in its order."""
-    videos = []
-    for part in workspace.parts_of("train"):
-        for row in range(0, part.num_rows, part.rows_per_video):
-            values = part.rows.iloc[row]
-            if values.aug_index == 0:  # later parts may hold further augmentations of known videos
-                path = workspace.videos_root / values.video_path
-                size = (int(values.source_height), int(values.source_width))
-                videos.append(
-                    TrainVideo(values.video_id, path, values.video_timing, int(values.num_frames), values.fps, size)
-                )
-    return videos

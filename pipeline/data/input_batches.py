@@ -1,8 +1,9 @@
-"""What stage 1 feeds to the network: V_in of a unit's rows, in batches that never cross it, decoded ahead."""
+"""What stage 1 feeds to the network: V_in of a unit's rows, in batches that never cross the unit, decoded ahead."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +12,10 @@ from torch import Tensor
 from cache.plan import Part
 from pipeline.data.clips import cut_clips, resized_frames, video_rows
 from pipeline.errors import VideoError
-from pipeline.run.folder import Workspace
-from pipeline.run.unit_commits import skip
 from pipeline.workers.prefetch import Ahead
 
 
-@dataclass(frozen=True)
-class InputBatch:
+class InputBatch(NamedTuple):
     """Some rows of a unit.
 
     Attributes:
@@ -31,49 +29,59 @@ class InputBatch:
     crc: np.ndarray
 
 
-def decode_ahead(workspace: Workspace, units: list[tuple[str, int]], threads: int = 1) -> Ahead:
-    """The resized frames of every video of some units, (name of the part, unit), in their order; a video is a key.
+class VideoFailed(NamedTuple):
+    """A video of a unit that cannot be read. Batches before this one may hold rows of it: they do not count."""
 
-    As many videos as there are threads are decoded before they are needed.
+    video_id: str
+    error: VideoError
+
+
+def decode_ahead(units: list[tuple[Part, int]], videos: Path, threads: int = 1) -> Ahead:
+    """Decode and resize every video of some units in their order; as many videos ahead as there are threads.
+
+    Args:
+        units: (part, number of the unit).
+        videos: the folder that the plan's paths are relative to.
     """
-    parts = {part.name: part for part in workspace.parts}
-    keys = [_key(parts[name], rows) for name, unit in units for _, rows in video_rows(parts[name], unit)]
-    return Ahead(partial(_decode, workspace, parts), keys, threads, threads)
+    parts = {part.name: part for part, _ in units}
+    keys = [_key(part, rows) for part, unit in units for _, rows in video_rows(part, unit)]
+    return Ahead(partial(_decode, parts, videos), keys, threads, threads)
 
 
 def _key(part: Part, rows: list[int]) -> tuple[str, int, int]:
     return part.name, rows[0], len(rows)
 
 
-def _decode(workspace: Workspace, parts: dict[str, Part], key: tuple[str, int, int]) -> Iterator[tuple]:
+def _decode(parts: dict[str, Part], videos: Path, key: tuple[str, int, int]) -> Iterator[tuple]:
     name, first, count = key
-    return resized_frames(workspace, parts[name], list(range(first, first + count)))
+    return resized_frames(parts[name], list(range(first, first + count)), videos)
 
 
 def input_batches(
-    workspace: Workspace, part: Part, unit: int, decoded: Ahead, skipped: list[dict], device: torch.device
-) -> Iterator[InputBatch]:
-    """Every row of a unit, each as soon as its frames are decoded.
+    part: Part, unit: int, decoded: Ahead, batch_size: int, pin: bool
+) -> Iterator[InputBatch | VideoFailed]:
+    """Yield batches of the rows of a unit, each as soon as its frames are decoded, and the videos that fail.
 
-    A video that fails is added to `skipped`. Some of its rows may have been in a batch by then: what was made of them
-    does not count.
+    Args:
+        decoded: of `decode_ahead`, for this unit at least.
+        pin: put the clips into pinned memory.
     """
-    size, waiting = workspace.config.saliency.batch_size, []
+    waiting = []
     for video_id, rows in video_rows(part, unit):
         try:
             for clip in cut_clips(part, rows, decoded.get(_key(part, rows))):
                 waiting.append(clip)
-                if len(waiting) == size:
-                    yield _batch(waiting, device)
+                if len(waiting) == batch_size:
+                    yield _batch(waiting, pin)
                     waiting = []
         except VideoError as error:
-            skipped.append(skip(video_id, error))
             waiting = [clip for clip in waiting if clip[0] not in rows]
+            yield VideoFailed(video_id, error)
     if waiting:
-        yield _batch(waiting, device)
+        yield _batch(waiting, pin)
 
 
-def _batch(clips: list[tuple[int, np.ndarray, np.ndarray]], device: torch.device) -> InputBatch:
+def _batch(clips: list[tuple[int, np.ndarray, np.ndarray]], pin: bool) -> InputBatch:
     rows, volumes, crc = zip(*clips, strict=True)
     pixels = torch.from_numpy(np.stack(volumes))
-    return InputBatch(list(rows), pixels.pin_memory() if device.type == "cuda" else pixels, np.stack(crc))
+    return InputBatch(list(rows), pixels.pin_memory() if pin else pixels, np.stack(crc))

@@ -1,21 +1,20 @@
-"""The annotations a config names, and the snapshot of all labels that a run keeps."""
+"""The annotation files that a config names, whatever their format."""
 
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config import Data
 from pipeline.data.annotations import Annotations
 from pipeline.data.charades_csv import read_charades
 from pipeline.data.plain_csv import read_plain
 from pipeline.errors import StageError
 
 
-def read_annotations(config: Config) -> Annotations:
-    """The config's annotation files; `data.eval_ids` moves videos to the evaluation split.
+def read_annotations(data: Data) -> Annotations:
+    """Read the annotation files; `data.eval_ids` moves videos to the evaluation split.
 
     Raises:
         AnnotationError: a file is not exactly its format. StageError: a setting or a file is missing.
     """
-    data = config.data
     needed = {"charades": 2, "plain": 1, "miniature": 2}[data.format]
     if len(data.annotations) != needed:
         raise StageError(f"data.annotations: format {data.format} takes {needed} file(s), got {len(data.annotations)}")

@@ -99,7 +99,7 @@ def model_of(row: Row) -> Model:
 def ensure_prepared(config: Config, run_dir: Path) -> int:
     """Run `prepare` unless it has finished in this folder; videos left out by it now."""
     if config.data.format == "miniature":
-        generate.generate(config)
+        generate.generate(config.data, config.workers)
     if (run_dir / "config.toml").exists():  # the last file that it writes
         return 0
     return prepare.run(config, run_dir).num_skipped

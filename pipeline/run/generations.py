@@ -1,68 +1,81 @@
 """Caches of a network that is no longer Base: a small run folder beside the model, on which stages 1 and 2 run as ever.
 
-A generation holds the rows of the plan that somebody will ask for, the weights that look, and the maps, boxes and
-focused volumes made with them. Base's logits and the context volumes stay in the run; nothing here touches them.
+A generation holds the rows of the plan that will be asked for, the weights whose saliency is wanted, and the maps,
+boxes and focused volumes made with them. Base's logits and the context volumes stay in the run; nothing here touches
+them.
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from cache.commit import write_file
 from cache.plan_files import write_part
-from pipeline.config import Policy
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import read_trained, write_trained
+from pipeline.config import Config, Policy
+from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.networks import base_folder, read_trained, write_trained
+from pipeline.run.stores import Stores, open_stores
 
 
-def evaluation_of(workspace: Workspace, model: Path, policy: Policy) -> Workspace:
-    """The generation of the evaluation clips of a model whose training boxes came from the current network."""
-    return opened(workspace, model / "generation-eval", policy)
+@dataclass(frozen=True)
+class Generation:
+    """A generation, made or not. Its config has one objective alone, the policy of its boxes."""
+
+    run: RunFolder
+    config: Config
+
+    @property
+    def started(self) -> bool:
+        """Whether it has the weights whose saliency is wanted."""
+        return (base_folder(self.run, self.config) / "base.json").exists()
+
+    def stores(self) -> Stores:
+        """Open its stores."""
+        return open_stores(self.run, self.config)
 
 
-def opened(workspace: Workspace, folder: Path, policy: Policy) -> Workspace:
-    """A generation as a run folder, made or not; its only objective is the policy."""
-    config = workspace.config
-    return Workspace(folder, replace(config, saliency=replace(config.saliency, objectives=(policy,))))
+def generation_in(folder: Path, config: Config, policy: Policy) -> Generation:
+    """Return the generation in a folder, which need not be there."""
+    config = replace(config, saliency=replace(config.saliency, objectives=(policy,)))
+    return Generation(open_folder(folder, config), config)
 
 
-def started(generation: Workspace) -> bool:
-    """Whether it has the weights that look."""
-    return (generation.base_folder / "base.json").exists()
+def evaluation_of(model: Path, config: Config, policy: Policy) -> Generation:
+    """Return the generation of the evaluation clips of a model whose training boxes came from the current network."""
+    return generation_in(model / "generation-eval", config, policy)
 
 
 def start(
-    workspace: Workspace, generation: Workspace, split: str, augmentations: set[int], weights: Mapping[str, Tensor]
+    run: RunFolder, generation: Generation, split: str, augmentations: set[int], weights: Mapping[str, Tensor]
 ) -> None:
     """Write what the stages read: plan, labels, and the weights in Base's place. The same call again changes nothing.
 
     Args:
-        workspace: of the run.
+        run: the one that the generation belongs to.
         split: "train" or "test".
         augmentations: which stored augmentations of training videos; of evaluation videos all clips are taken.
-        weights: state dict of the network that looks. A generation that has been started keeps those it has.
+        weights: state dict of the network whose saliency is wanted. A started generation keeps those it has.
     """
-    number = 0
-    for part in workspace.parts_of(split):
+    number, folder = 0, generation.run.path
+    for part in run.parts_of(split):
         rows = part.rows if split == "test" else part.rows[part.rows.aug_index.isin(augmentations)]
         if len(rows):
             rows, count = rows.reset_index(drop=True), len(rows) // part.num_videos
             name = f"part-{number:03d}-{split}"
-            write_part(generation.path, replace(part, name=name, rows=rows, rows_per_video=count))
+            write_part(folder, replace(part, name=name, rows=rows, rows_per_video=count))
             number += 1
     for name in ("labels.csv", "classes.txt"):
-        write_file(generation.path / name, (workspace.path / name).read_bytes())
-    if started(generation):
-        return
-    about = read_trained(workspace.base_folder / "base.json")
-    write_trained(generation.base_folder / "base.json", weights, about)
+        write_file(folder / name, (run.path / name).read_bytes())
+    if not generation.started:
+        facts = read_trained(base_folder(run, generation.config) / "base.json")
+        write_trained(base_folder(generation.run, generation.config) / "base.json", weights, facts)
 
 
 def numbered(model: Path, number: int) -> Path:
-    """Folder of a training generation."""
+    """Return the folder of a training generation."""
     return model / f"generation-{number:03d}"
 
 

@@ -1,8 +1,13 @@
-"""Charades-Base as the other stages use it: which weights, their identity, and the network built from them."""
+"""Trained networks of a run: Charades-Base and the fusion models, each a folder with weights and a record.
 
+The record, base.json or model.json, says what the network was made from and which weights it has. It is written last.
+"""
+
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -12,49 +17,76 @@ from cache.remote.fetch import fetch_vouched
 from cache.sealed import read_vouched, write_vouched
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
-from pipeline.config import NO_NUMBERS, Config, Focus, Fusion, Pixels
+from pipeline.config import NO_NUMBERS, Config, Focus, Fusion, Pixels, clip_settings
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import RunFolder, files_sha256
 from pipeline.run.outcome import Outcome
 from pipeline.run.provenance import write_provenance
-from pipeline.workers.distributed import Team
+from pipeline.workers.distributed import own_team
 
 WEIGHTS = "weights.pt"
 
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """A trained Base: its folder, its identity (sha256 of the state dict), and the shape of its logits."""
+    """A trained Base.
+
+    Attributes:
+        folder: of the network.
+        network: name of its architecture.
+        sha256: identity of its state dict.
+        num_classes, out_frames: shape of its logits, (T_out, C).
+    """
 
     folder: Path
+    network: str
     sha256: str
     num_classes: int
     out_frames: int
 
 
-def load_base(workspace: Workspace) -> BaseWeights:
-    """The Base of this config.
+def base_folder(run: RunFolder, config: Config) -> Path:
+    """Return the folder where this config's Base is trained.
+
+    Its key holds the recipe, neither the labels nor the list of videos: a corrected label or a new video must not make
+    every stored map worthless. `base.json` records both.
+    """
+    settings = {"clips": clip_settings(config), "base": asdict(config.base), "seed": config.seed}
+    settings["base"]["init"] = files_sha256(Path(config.base.init)) if config.base.init else ""
+    for name in (*NO_NUMBERS, "in_memory"):  # these change no number
+        del settings["base"][name]
+    return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
+
+
+def load_base(run: RunFolder, config: Config) -> BaseWeights:
+    """Return the trained Base of this config.
 
     Raises:
         StageError: it is not trained yet.
+        StaleCacheError: the plan has other clips than the config asks for.
     """
-    about = workspace.base_folder / "base.json"
-    if not about.exists() and workspace.parts:  # reading the plan refuses a config with other clips, by name
-        raise StageError(f"{workspace.base_folder}: no trained Base for this config; run train-base first")
-    facts = read_trained(about)
-    return BaseWeights(workspace.base_folder, facts["weights"], facts["num_classes"], facts["out_frames"])
+    folder = base_folder(run, config)
+    if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
+        raise StageError(f"{folder}: no trained Base for this config; run train-base first")
+    facts = read_trained(folder / "base.json")
+    return BaseWeights(folder, config.base.network, facts["weights"], facts["num_classes"], facts["out_frames"])
 
 
-def build_base(workspace: Workspace, base: BaseWeights) -> nn.Module:
-    """Base's network with its weights, on the CPU.
+def build_base(base: BaseWeights) -> nn.Module:
+    """Build Base with its weights, on the CPU.
 
     Raises:
         WeightsError: the file does not fit the network.
         DamagedError: it holds other weights than were committed.
     """
     fetch_vouched(base.folder / "base.json")
-    network = build(workspace.config.base.network, base.num_classes)
-    load_trained(network, base.folder, base.sha256)
+    return build_trained(base, base.folder, base.sha256)
+
+
+def build_trained(base: BaseWeights, folder: Path, weights: str) -> nn.Module:
+    """Build a network of Base's architecture with the weights of a folder, on the CPU; see `load_trained`."""
+    network = build(base.network, base.num_classes)
+    load_trained(network, folder, weights)
     return network
 
 
@@ -75,7 +107,7 @@ def write_trained(record: Path, state: Mapping[str, Tensor], facts: dict) -> dic
 
 
 def read_trained(record: Path) -> dict:
-    """The facts of a trained network.
+    """Read the record of a trained network.
 
     Raises:
         DamagedError: the record is not what was written.
@@ -89,7 +121,7 @@ def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
     Args:
         weights: their identity, as the record has it.
     Raises:
-        DamagedError: they are others: a bit flipped on the disk, or a file that was replaced.
+        DamagedError: the file holds other weights: a bit flipped on the disk, or the file was replaced.
         WeightsError: the file cannot be read, or does not fit the network.
     """
     load_weights(network, folder / WEIGHTS)
@@ -101,31 +133,90 @@ def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
         )
 
 
-def common_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels) -> dict:
-    """What every fusion model is made from, wherever its pixels come from."""
-    recipe = asdict(workspace.config.fusion)
+class Variant(NamedTuple):
+    """One kind of fusion model.
+
+    Attributes:
+        fusion: "late" adds the logits of Base and of a second network; "concat" joins the volumes along time.
+        boxes: where the second volume is cut, or "repeat" for V_in again.
+        pixels: of the second volume: cut from the "source", or enlarged from the "input" (the paper's "upscaled").
+    """
+
+    fusion: Fusion = "late"
+    boxes: Focus = "entropy"
+    pixels: Pixels = "source"
+
+    @property
+    def name(self) -> str:
+        """Of the experiment; folders and results begin with it."""
+        return "-".join(self[:2] if self.boxes == "repeat" else self)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained fusion model, as its model.json describes it.
+
+    Attributes:
+        folder: of the network. name: of the experiment.
+        variant: what it was trained on.
+        seed: of its training. weights: identity of its state dict. base: identity of the Base it started from.
+        fuse: what late fusion adds up, "logits" or "scores".
+        saliency_from: the network whose gradient gave the training boxes: "base", or the "current" one.
+    """
+
+    folder: Path
+    name: str
+    variant: Variant
+    seed: int
+    weights: str
+    base: str
+    fuse: str
+    saliency_from: str
+
+
+def read_model(folder: Path) -> TrainedModel:
+    """Read a trained fusion model's record.
+
+    Raises:
+        DamagedError: the record is not what was written.
+    """
+    facts = read_trained(folder / "model.json")
+    variant = Variant(facts["fusion"], facts["boxes_train"], facts["pixels"])
+    names, recipe = ("seed", "weights", "base"), facts["recipe"]
+    values = {name: facts[name] for name in names}
+    saliency_from = facts.get("looker", "base")
+    return TrainedModel(folder, facts["name"], variant, **values, fuse=recipe["fuse"], saliency_from=saliency_from)
+
+
+def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Variant) -> dict:
+    """Return what every fusion model is made from, wherever its pixels come from: plain JSON, the source of its key."""
+    recipe = asdict(config.fusion)
     for name in NO_NUMBERS:
         del recipe[name]
     return {
-        "name": f"{fusion}-{focus}" if focus == "repeat" else f"{fusion}-{focus}-{pixels}",
-        "fusion": fusion,
-        "boxes_train": focus,
-        "pixels": "input" if focus == "repeat" else pixels,
+        "name": variant.name,
+        "fusion": variant.fusion,
+        "boxes_train": variant.boxes,
+        "pixels": "input" if variant.boxes == "repeat" else variant.pixels,
         "base": base.sha256,
         "recipe": recipe,
-        "seed": workspace.config.seed,
-        "labels_sha256": workspace.labels_sha256,
-        "plan": {one.name: one.rows_sha256 for one in workspace.parts_of("train")},
+        "seed": config.seed,
+        "labels_sha256": run.labels_sha256,
+        "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},
     }
 
 
-def model_folder(workspace: Workspace, facts: dict) -> Path:
-    """Where a fusion model with these facts belongs."""
-    return workspace.path / "models" / f"{facts['name']}-{fingerprint(facts)}"
+def model_folder(run: RunFolder, facts: dict) -> Path:
+    """Return the folder where a fusion model with these facts belongs."""
+    return run.path / "models" / f"{facts['name']}-{fingerprint(facts)}"
 
 
-def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, team: Team, config: Config) -> Outcome:
-    """Commit weights.pt, its provenance, then model.json, by the process that leads; all of the team make this call."""
+def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, config: Config) -> Outcome:
+    """Commit a trained fusion model: weights.pt, its provenance, then model.json.
+
+    All processes of torchrun make this call; the first one writes.
+    """
+    team = own_team()
     if team.leads:
         device = next(network.parameters()).device
         state = {name: value.cpu() for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""One video as a row of videos.csv, and as the rows of the plan that follow from it."""
+"""A video as a row of videos.csv, and the rows of the plan that follow from it."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def check_root(config: Config, video_id: str) -> Path:
 
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
-    """One row of videos.csv, or (reason, detail) for skipped.csv."""
+    """Return one row of videos.csv, or (reason, detail) for skipped.csv."""
     root, clips = Path(config.data.videos), config.clips
     try:
         path = find_video(root, video_id)
@@ -58,7 +58,7 @@ def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None)
 
 
 def plan_rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> pd.DataFrame:
-    """Rows of a part, video by video: windows and thetas, each from the row's own generator."""
+    """Return the rows of a plan part, video by video: windows and thetas, each from the row's own generator."""
     clips, rows = config.clips, []
     for video in videos.to_dict("records"):
         size, frames = (video["height"], video["width"]), video["num_frames"]

@@ -1,6 +1,7 @@
-"""What bfloat16 costs: boxes of a sample of clips, looked for in both precisions."""
+"""How far bfloat16 moves the boxes, on a sample of clips."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,11 +10,12 @@ from torch import nn
 from cache.geometry import Box
 from models.box_search import best_box, quantise
 from models.i3d import as_input
-from models.objectives import saliency_maps
-from pipeline.config import Config
+from models.objectives import Labels, saliency_maps
+from pipeline.config import Saliency
 from pipeline.data.clips import input_clips, video_rows
 from pipeline.errors import VideoError
-from pipeline.run.folder import Workspace
+from pipeline.run.stores import Stores
+from pipeline.run.unit_commits import Unit
 
 LOWEST_OVERLAP = 0.8  # mean intersection over union below which stage 1 warns
 
@@ -34,39 +36,41 @@ class Agreement:
         return f"{self.equal} of {self.num_boxes} sampled boxes as in float32, mean overlap {self.overlap:.3f}"
 
 
-def sample_agreement(
-    workspace: Workspace, jobs: list[tuple[str, int]], network: nn.Module, device: torch.device
-) -> Agreement | None:
-    """Agreement on up to a batch of clips of the first video of these units that can be read; None if none can.
+def sample_agreement(stores: Stores, units: list[Unit], network: nn.Module) -> Agreement | None:
+    """Compare boxes on up to a batch of clips of the first video of these units that can be read; None if none can.
 
     Args:
-        jobs: (name of the part, unit).
         network: Base, frozen, on the device.
     """
-    config, parts = workspace.config, {part.name: part for part in workspace.parts}
-    for name, unit in jobs:
-        for _, rows in video_rows(parts[name], unit):
+    config, device = stores.config, next(network.parameters()).device
+    for unit in units:
+        part = stores.run.part(unit.part)
+        for _, rows in video_rows(part, unit.number):
             rows = rows[: config.saliency.batch_size]
             try:
-                clips = np.stack([clip for _, clip, _ in input_clips(workspace, parts[name], rows)])
+                clips = np.stack([clip for _, clip, _ in input_clips(part, rows, Path(config.data.videos))])
             except VideoError:
                 continue
-            labels = workspace.targets(parts[name], rows)
-            targets = tuple(torch.from_numpy(values).to(device) for values in labels)
-            return box_agreement(network, as_input(torch.from_numpy(clips), device), config, targets)
+            targets = (torch.from_numpy(one).to(device) for one in stores.run.annotations.clip_targets(part, rows))
+            labels = Labels(*targets, config.base.video_loss_weight)
+            return box_agreement(network, as_input(torch.from_numpy(clips), device), config.saliency, labels)
     return None
 
 
 def box_agreement(
-    network: nn.Module, video: torch.Tensor, config: Config, targets: tuple[torch.Tensor, torch.Tensor] | None
+    network: nn.Module, video: torch.Tensor, saliency: Saliency, labels: Labels | None = None
 ) -> Agreement:
-    """Look at clips, float32 (B, T, H, W, 3) in [0, 1], in both precisions, for every objective of the config."""
-    found = []
+    """Find the boxes of clips in both precisions, for every objective.
+
+    Args:
+        video: float32 (B, T, H, W, 3) in [0, 1].
+        saliency: which objectives, method and size of box.
+        labels: for the objective "cross_entropy".
+    """
+    found, side = [], saliency.box_side
     for precision in ("float32", "bfloat16"):
-        one = replace(config, saliency=replace(config.saliency, precision=precision))
-        known = targets if "cross_entropy" in config.saliency.objectives else None
-        _, maps = saliency_maps(network, video, config.saliency.objectives, one, known)
-        found.append([_box(values, config) for batch in maps.values() for values in batch.float().cpu().numpy()])
+        _, maps = saliency_maps(network, video, saliency.objectives, saliency.method, precision, labels)
+        found.append([_box(values, side) for batch in maps.values() for values in batch.float().cpu().numpy()])
     overlaps = [overlap(exact, rough) for exact, rough in zip(*found, strict=True)]
     equal = sum(exact == rough for exact, rough in zip(*found, strict=True))
     return Agreement(len(overlaps), equal, float(np.mean(overlaps)))
@@ -79,7 +83,6 @@ def overlap(a: Box, b: Box) -> float:
     return height * width / (a.height * a.width + b.height * b.width - height * width)
 
 
-def _box(values: np.ndarray, config: Config) -> Box:
-    side = config.saliency.box_side
+def _box(values: np.ndarray, side: int) -> Box:
     top, left, _ = best_box(quantise(values)[0], side, side)
     return Box(top, left, side, side)

@@ -1,4 +1,4 @@
-"""Every annotated video is decoded once, whole, by somebody: what it is, or why it cannot be used."""
+"""Decode every annotated video once, whole: what it is, or why it cannot be used."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ VIDEO_COLUMNS = (
     *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
     *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
 )
-BLOCK = 16  # videos that a worker of a cluster takes at once: it starts the process that decodes them
+BLOCK = 16  # videos a task of a cluster: each task starts a process that decodes them
 
 
 def probe_all(
@@ -31,7 +31,7 @@ def probe_all(
 
     Args:
         known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
-        engine: who decodes.
+        engine: where the videos are decoded.
     """
     ids = annotations.videos.video_id.tolist()
     check_root(config, ids[0])
@@ -47,12 +47,12 @@ def probe_all(
 
 
 def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
-    """(id, what `_probe_one` says) of every video, in any order: by threads here, or in blocks by a cluster."""
+    """Yield what `_probe_one` says of every video, in any order, from threads of this process or tasks of a cluster."""
     jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
     if engine.is_here:
         with _prober(config) as prober:
             there = _names(Path(config.data.videos))
-            # of what has no file there is nothing to decode, and a thread would take longer to be told so
+            # a missing file is found at once; handing it to a thread would take longer
             yield from (_probe_one(config, prober, *job) for job in jobs if job[0] not in there)
             yield from Parallel(n_jobs=config.workers, return_as="generator_unordered", prefer="threads")(
                 delayed(_probe_one)(config, prober, *job) for job in jobs if job[0] in there
@@ -65,13 +65,13 @@ def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engi
 
 
 def _names(root: Path) -> set[str]:
-    """Names in a folder, with and without extension."""
+    """Return the names in a folder, with and without extension."""
     names = os.listdir(root)
     return {*names, *(name.rpartition(".")[0] for name in names)}
 
 
 def _probe_block(config: Config, site: Site, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
-    """The block, and (id, what `_probe_one` says) of its videos."""
+    """Return the block, and what `_probe_one` says of each of its videos."""
     if crashed:
         return block, [(video_id, (DecoderCrashed.__name__, crashed)) for video_id, _ in block]
     with site.entered(), _prober(config) as prober:
@@ -83,5 +83,5 @@ def _prober(config: Config) -> Prober:
 
 
 def _probe_one(config: Config, prober: Prober, video_id: str, sha256: str) -> tuple[str, dict | tuple[str, str]]:
-    """The id, and what `probe_row` says; of a file with this SHA-256 only that."""
+    """Return the id and what `probe_row` says; of a file with this SHA-256 nothing but the SHA-256."""
     return video_id, probe_row(config, prober, video_id, {"sha256": sha256} if sha256 else None)

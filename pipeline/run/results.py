@@ -8,7 +8,7 @@ import numpy as np
 
 from cache.commit import write_file
 from cache.sealed import read_file, read_vouched
-from pipeline.run.folder import Workspace
+from pipeline.config import Config
 
 COLUMNS = (
     *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
@@ -16,15 +16,15 @@ COLUMNS = (
 )
 
 
-def protocol(workspace: Workspace) -> str:
-    """What stands beside every number."""
-    clips, fusion = workspace.config.clips, workspace.config.fusion
+def protocol(config: Config) -> str:
+    """Return what stands beside every number: how clips are made and scored."""
+    clips, fusion, saliency = config.clips, config.fusion, config.saliency
     text = (
         f"T_in {clips.num_frames} at {clips.fps:g} fps, {clips.resize} resize to {clips.resized_side}, "
-        f"input {clips.input_side}, box {workspace.config.saliency.box_side}, {clips.eval_clips} clips, max over clips"
+        f"input {clips.input_side}, box {saliency.box_side}, {clips.eval_clips} clips, max over clips"
     )
-    if workspace.config.saliency.method != "input_gradient":
-        text += f", saliency {workspace.config.saliency.method}"
+    if saliency.method != "input_gradient":
+        text += f", saliency {saliency.method}"
     return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
 
 

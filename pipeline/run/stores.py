@@ -1,4 +1,6 @@
-"""What every product of the cache is made from: settings that become its key, and its open store."""
+"""The stores of a run: what each is made from, which becomes its key, and the open store."""
+
+from functools import wraps
 
 import numpy as np
 
@@ -7,124 +9,163 @@ from cache.stores.product_folder import open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import ENGINE
-from pipeline.config import OBJECTIVES, POLICIES, Pixels, Policy
+from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights
+from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.networks import BaseWeights, load_base
 
 
-def base_settings(workspace: Workspace, part: Part, weights: str) -> dict:
-    """Base's logits: its weights (sha256 of the state dict), the clips, and how the numbers are computed.
+def _kept(open_store):
+    """Keep what a method of Stores has opened, for the next call with the same arguments."""
 
-    Batch size, threads and engine change the order in which a sum is taken, and so its last digits.
+    @wraps(open_store)
+    def opened(self, part: Part, *names: str):
+        key = (open_store.__name__, part.name, *names)
+        if key not in self._open:
+            self._open[key] = open_store(self, part, *names)
+        return self._open[key]
+
+    return opened
+
+
+class Stores:
+    """The stores of a run for one config and one Base, each opened once.
+
+    A method `<product>_settings` says what a store of a plan part is made from: plain JSON, the source of its key.
+
+    Args:
+        run: the run folder.
+        config: its settings.
+        base: the network whose logits and maps are stored.
     """
-    config = workspace.config
-    return {
-        "network": config.base.network,
-        "weights": weights,
-        "precision": config.saliency.precision,
-        "batch_size": config.saliency.batch_size,
-        "threads": config.saliency.threads,
-        "engine": ENGINE,
-        "clips": part.settings,
-    }
+
+    def __init__(self, run: RunFolder, config: Config, base: BaseWeights):
+        self.run, self.config, self.base_weights = run, config, base
+        self._open: dict[tuple, ZarrStore | VolumeStore] = {}
+
+    def base_settings(self, part: Part) -> dict:
+        """Base's logits: its weights, the clips, and how the numbers are computed.
+
+        Batch size, threads and engine change the order in which a sum is taken, and so its last digits.
+        """
+        saliency = self.config.saliency
+        return {
+            "network": self.config.base.network,
+            "weights": self.base_weights.sha256,
+            "precision": saliency.precision,
+            "batch_size": saliency.batch_size,
+            "threads": saliency.threads,
+            "engine": ENGINE,
+            "clips": part.settings,
+        }
+
+    def maps_settings(self, part: Part, objective: str) -> dict:
+        """Saliency maps. Labels count only where the objective uses them."""
+        settings = {
+            "method": self.config.saliency.method,
+            "objective": objective,
+            "base": self.base_settings(part),
+        }
+        if objective == "cross_entropy":
+            settings["labels"] = self.run.labels_sha256
+            settings["video_loss_weight"] = self.config.base.video_loss_weight
+        return settings
+
+    def boxes_settings(self, part: Part, policy: Policy) -> dict:
+        """Boxes: of a saliency map, random, or in the centre.
+
+        Raises:
+            StageError: there is no such policy.
+        """
+        side = self.config.saliency.box_side
+        settings = {"policy": policy, "size": [side, side]}
+        if policy in OBJECTIVES:
+            settings["maps"] = self.maps_settings(part, policy)
+        elif policy == "random":
+            settings["seed"] = self.config.clips.plan_seed
+        elif policy != "center":
+            raise StageError(f"boxes {policy!r} is none of {', '.join(POLICIES)}")
+        return settings
+
+    def context_settings(self, part: Part) -> dict:
+        """V_in as stored for temporal concatenation and Repeat."""
+        return {**self._codec(), "clips": part.settings}
+
+    def crops_settings(self, part: Part, policy: Policy, pixels: Pixels) -> dict:
+        """Focused volumes: which boxes, and whether cut from the source or enlarged from the input.
+
+        Raises:
+            StageError: there are no such pixels, or no such policy.
+        """
+        if pixels not in PIXELS:
+            raise StageError(f"pixels {pixels!r} is none of {', '.join(PIXELS)}")
+        boxes = self.boxes_settings(part, policy)
+        return {"pixels": pixels, **self._codec(), "clips": part.settings, "boxes": boxes}
+
+    def _codec(self) -> dict:
+        """Codec and quality; a lossless codec has no quality that could change a byte."""
+        crops = self.config.crops
+        return {"codec": crops.codec, "quality": crops.quality if crops.codec == "jpeg" else 0}
+
+    @_kept
+    def base(self, part: Part) -> ZarrStore:
+        """Open logits float32 (T_out, C), entropy float32, frame_crc uint32 (T,) of the decoded source frames."""
+        shape = (self.base_weights.out_frames, self.base_weights.num_classes)
+        specs = [
+            ArraySpec("logits", shape, "f4", "unit"),
+            ArraySpec("entropy", (), "f4", "unit"),
+            ArraySpec("frame_crc", (part.num_frames,), "u4", "unit"),
+        ]
+        return ZarrStore.create(self._product("base", part, self.base_settings(part)), specs)
+
+    @_kept
+    def maps(self, part: Part, objective: str) -> ZarrStore:
+        """Open codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
+        specs = [ArraySpec("codes", part.input_size, "u2", "row"), ArraySpec("scale", (), "f4", "unit")]
+        return ZarrStore.create(self._product("maps", part, self.maps_settings(part, objective)), specs)
+
+    @_kept
+    def boxes(self, part: Part, policy: Policy) -> ZarrStore:
+        """Open box_input, box_source int32 (top, left, height, width) and saliency_share float32, the box's share of
+        the map."""
+        specs = [
+            ArraySpec("box_input", (4,), "i4", "unit"),
+            ArraySpec("box_source", (4,), "i4", "unit"),
+            ArraySpec("saliency_share", (), "f4", "unit"),
+        ]
+        return ZarrStore.create(self._product("boxes", part, self.boxes_settings(part, policy)), specs)
+
+    @_kept
+    def context(self, part: Part) -> VolumeStore:
+        """Open volumes uint8 (T, H_in, W_in, 3) of V_in."""
+        return VolumeStore(self._product("context", part, self.context_settings(part)))
+
+    @_kept
+    def crops(self, part: Part, policy: Policy, pixels: Pixels) -> VolumeStore:
+        """Open focused volumes uint8 (T, H_in, W_in, 3)."""
+        return VolumeStore(self._product("crops", part, self.crops_settings(part, policy, pixels)))
+
+    def _product(self, product: str, part: Part, settings: dict):
+        return open_product(self.run.source, product, part, settings)
 
 
-def maps_settings(workspace: Workspace, part: Part, weights: str, objective: str) -> dict:
-    """Saliency maps. Labels count only where the objective uses them."""
-    settings = {
-        "method": workspace.config.saliency.method,
-        "objective": objective,
-        "base": base_settings(workspace, part, weights),
-    }
-    if objective == "cross_entropy":
-        settings["labels"] = workspace.labels_sha256
-        settings["video_loss_weight"] = workspace.config.base.video_loss_weight
-    return settings
+def open_stores(run: RunFolder, config: Config) -> Stores:
+    """Open the stores of a run for the config's Base.
+
+    Raises:
+        StageError: Base is not trained.
+    """
+    return Stores(run, config, load_base(run, config))
 
 
-def boxes_settings(workspace: Workspace, part: Part, weights: str, policy: Policy) -> dict:
-    """Boxes: of a saliency map, random, or in the centre."""
-    side = workspace.config.saliency.box_side
-    settings = {"policy": policy, "size": [side, side]}
-    if policy in OBJECTIVES:
-        settings["maps"] = maps_settings(workspace, part, weights, policy)
-    elif policy == "random":
-        settings["seed"] = workspace.config.clips.plan_seed
-    elif policy != "center":
-        raise StageError(f"boxes {policy!r} is none of {', '.join(POLICIES)}")
-    return settings
+def open_run(run_dir, config: Config, caches=None) -> Stores:
+    """Open a run folder and its stores; see `open_folder` and `open_stores`."""
+    return open_stores(open_folder(run_dir, config, caches), config)
 
 
-def context_settings(workspace: Workspace, part: Part) -> dict:
-    """V_in as stored for temporal concatenation and Repeat."""
-    return {"codec": workspace.config.crops.codec, "quality": _quality(workspace), "clips": part.settings}
-
-
-def crops_settings(workspace: Workspace, part: Part, weights: str, policy: Policy, pixels: Pixels) -> dict:
-    """Focused volumes: which boxes, and whether cut from the source or enlarged from the input."""
-    if pixels not in ("source", "input"):
-        raise StageError(f"pixels {pixels!r} is none of source, input")
-    return {
-        "pixels": pixels,
-        "codec": workspace.config.crops.codec,
-        "quality": _quality(workspace),
-        "clips": part.settings,
-        "boxes": boxes_settings(workspace, part, weights, policy),
-    }
-
-
-def _quality(workspace: Workspace) -> int:
-    """Of JPEG; a lossless codec has none that could change a byte."""
-    return workspace.config.crops.quality if workspace.config.crops.codec == "jpeg" else 0
-
-
-def open_base(workspace: Workspace, part: Part, weights: str, out_frames: int, num_classes: int) -> ZarrStore:
-    """logits float32 (T_out, C), entropy float32, frame_crc uint32 (T,) of the decoded source frames."""
-    specs = [
-        ArraySpec("logits", (out_frames, num_classes), "f4", "unit"),
-        ArraySpec("entropy", (), "f4", "unit"),
-        ArraySpec("frame_crc", (part.num_frames,), "u4", "unit"),
-    ]
-    return ZarrStore.create(
-        open_product(workspace.source, "base", part, base_settings(workspace, part, weights)), specs
-    )
-
-
-def open_maps(workspace: Workspace, part: Part, weights: str, objective: str) -> ZarrStore:
-    """codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
-    specs = [ArraySpec("codes", part.input_size, "u2", "row"), ArraySpec("scale", (), "f4", "unit")]
-    return ZarrStore.create(
-        open_product(workspace.source, "maps", part, maps_settings(workspace, part, weights, objective)), specs
-    )
-
-
-def open_boxes(workspace: Workspace, part: Part, weights: str, policy: Policy) -> ZarrStore:
-    """box_input, box_source int32 (top, left, height, width) and saliency_share float32, the box's share of the map."""
-    specs = [
-        ArraySpec("box_input", (4,), "i4", "unit"),
-        ArraySpec("box_source", (4,), "i4", "unit"),
-        ArraySpec("saliency_share", (), "f4", "unit"),
-    ]
-    return ZarrStore.create(
-        open_product(workspace.source, "boxes", part, boxes_settings(workspace, part, weights, policy)), specs
-    )
-
-
-def open_context(workspace: Workspace, part: Part) -> VolumeStore:
-    """Volumes uint8 (T, H_in, W_in, 3) of V_in."""
-    return VolumeStore(open_product(workspace.source, "context", part, context_settings(workspace, part)))
-
-
-def open_crops(workspace: Workspace, part: Part, weights: str, policy: Policy, pixels: Pixels) -> VolumeStore:
-    """Volumes uint8 (T, H_in, W_in, 3), focused."""
-    settings = crops_settings(workspace, part, weights, policy, pixels)
-    return VolumeStore(open_product(workspace.source, "crops", part, settings))
-
-
-def boxes_of(workspace: Workspace, base: BaseWeights, part: Part, policy: Policy) -> np.ndarray:
-    """box_input of every row of a part, int32 (rows, 4); zeros where a video was left out."""
-    store = open_boxes(workspace, part, base.sha256, policy)
+def boxes_of(stores: Stores, part: Part, policy: Policy) -> np.ndarray:
+    """Read box_input of every row of a part, int32 (rows, 4); zeros where a video was left out."""
+    store = stores.boxes(part, policy)
     done = store.product.rows_done()
     values = np.zeros((part.num_rows, 4), np.int32)
     values[done] = store.read_rows("box_input", np.flatnonzero(done))

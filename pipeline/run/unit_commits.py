@@ -1,35 +1,116 @@
-"""A unit of work: locked, computed, committed."""
+"""One unit of a stage: lock it, see what is missing, compute, write, record.
+
+A unit is a few whole videos of a plan part that are committed together. It is done when its record is there.
+"""
 
 import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
+from pipeline.config import Config
 from pipeline.errors import DecoderCrashed
+from pipeline.run.stores import Stores, open_run
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
 
+Store = ZarrStore | VolumeStore
 
-def take(stores: dict, unit: int, locks: ExitStack, wait: bool) -> dict:
-    """Lock a unit of every store, always in the same order; those stores whose unit is ours to do."""
+
+class Unit(NamedTuple):
+    """A unit of the plan: the name of its part, and its number there."""
+
+    part: str
+    number: int
+
+
+@dataclass(frozen=True)
+class UnitWork:
+    """What a stage does with a unit. A subclass says which stores it fills and how.
+
+    It travels to the workers as its fields alone; each worker opens run folder, stores and network once.
+
+    Attributes:
+        run_dir: the run folder.
+        config: its settings.
+    """
+
+    run_dir: Path
+    config: Config
+
+    def stores_of(self, part: Part) -> dict[str, Store]:
+        """Return the stores of a part that this work fills, by a name of its own."""
+        raise NotImplementedError
+
+    def compute(self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]) -> dict[str, object]:
+        """Compute what a unit's stores lack.
+
+        Args:
+            wanted: those of `stores_of` that lack the unit.
+            skipped: gets an entry, see `skip`, for each video that cannot be read.
+        Returns:
+            what `write_unit` of each wanted store takes.
+        """
+        raise NotImplementedError
+
+    def blank(self, part: Part, unit: Unit, wanted: dict[str, Store]) -> dict[str, object]:
+        """Return what `compute` would where every video of the unit is skipped."""
+        raise NotImplementedError
+
+    def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
+        """Do and commit a unit of every store that lacks it.
+
+        Args:
+            wait: wait for another process that works on the unit.
+            crashed: how its workers died; then its videos are recorded as skipped.
+        Returns:
+            rows done; None where another process is at work on a store that was asked for, and `wait` is False.
+        """
+        part = self.stores.run.part(unit.part)
+        stores = self.stores_of(part)
+        with ExitStack() as locks:
+            wanted = _take(stores, unit.number, locks, wait)
+            if wanted:
+                skipped = skip_all(part, unit.number, crashed) if crashed else []
+                values = self.blank(part, unit, wanted) if crashed else self.compute(part, unit, wanted, skipped)
+                with phases.phase("write"):
+                    for name, store in wanted.items():
+                        store.write_unit(unit.number, values[name], skipped)
+            if not all(store.product.is_done(unit.number) for store in stores.values()):
+                return None
+            return len(part.unit_rows(unit.number)) if wanted else 0
+
+    @cached_property
+    def stores(self) -> Stores:
+        """The run's stores, opened once."""
+        return open_run(self.run_dir, self.config)
+
+    @property
+    def videos(self) -> Path:
+        """The folder that the plan's paths of videos are relative to."""
+        return Path(self.config.data.videos)
+
+    def __getstate__(self) -> dict:
+        """Travel as fields; one with `metadata={"travels": False}` stays at its default."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("travels", True)}
+
+
+def _take(stores: dict[str, Store], unit: int, locks: ExitStack, wait: bool) -> dict[str, Store]:
+    """Lock a unit of every store, always in the same order; return the stores whose unit is ours to do."""
     order = sorted(stores, key=lambda name: str(stores[name].product.path))
     with phases.phase("wait"):
         mine = {name for name in order if locks.enter_context(stores[name].product.lock(unit, wait))}
     return {name: store for name, store in stores.items() if name in mine}
 
 
-def rows_done(stores: dict, mine: dict, unit: int) -> int | None:
-    """What a unit's work returns: rows it did; None where another process still works on a store that was asked for."""
-    if not all(store.product.is_done(unit) for store in stores.values()):
-        return None
-    product = next(iter(stores.values())).product
-    return len(product.part.unit_rows(unit)) if mine else 0
-
-
-def retry_skipped(stores: Iterable[ZarrStore | VolumeStore]) -> None:
+def withdraw_skipped(stores: Iterable[Store]) -> None:
     """Withdraw the records that name skipped videos, so that their units are done again."""
     for store in stores:
         for unit in store.product.skips():
@@ -38,17 +119,17 @@ def retry_skipped(stores: Iterable[ZarrStore | VolumeStore]) -> None:
 
 
 def skip_all(part: Part, unit: int, reason: str) -> list[dict]:
-    """Entries of a commit record for every video of a unit whose worker was killed."""
+    """Return the entries of a commit record for every video of a unit whose worker was killed."""
     ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit))
     return [skip(video_id, DecoderCrashed(reason)) for video_id in ids]
 
 
 def skip(video_id: str, error: Exception) -> dict:
-    """The entry of a commit record for a video that failed."""
+    """Return the entry of a commit record for a video that failed, and warn of it."""
     log.warning("%s left out: %s: %s", video_id, type(error).__name__, error)
     return {"video_id": video_id, "error": type(error).__name__, "detail": str(error)}
 
 
-def skipped_videos(store: ZarrStore | VolumeStore) -> set[str]:
-    """Ids of the videos that the records of a store name as failed."""
+def skipped_videos(store: Store) -> set[str]:
+    """Return the ids of the videos that the records of a store name as failed."""
     return {entry["video_id"] for entries in store.product.skips().values() for entry in entries}

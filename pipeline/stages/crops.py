@@ -1,13 +1,12 @@
 """Stage 2: every row's box is cut from the source frames as they pass, and goes to HDF5 with the context volumes."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cache.folder_checks import check_folder, check_locks, check_space
-from cache.geometry import Box
+from cache.geometry import Box, Clip
 from cache.plan import Part
 from cache.stores.frame_codec import encode_volume
 from cache.stores.volume_store import VolumeStore, unit_bytes
@@ -15,16 +14,16 @@ from cache.stores.zarr_store import ZarrStore
 from pipeline.config import Config, Pixels, Policy
 from pipeline.data.clips import source_frames, video_rows
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
-from pipeline.data.video.frames import VideoError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import load_base
+from pipeline.errors import VideoError
 from pipeline.run.outcome import Outcome
-from pipeline.run.stores import open_base, open_boxes, open_context, open_crops
-from pipeline.run.unit_commits import retry_skipped, rows_done, skip, skip_all, skipped_videos, take
-from pipeline.run.units import EVERYTHING, Share, open_workspace, run_units
+from pipeline.run.stores import Stores, open_run
+from pipeline.run.unit_commits import Unit, UnitWork, skip, skipped_videos, withdraw_skipped
+from pipeline.run.units import EVERYTHING, Share, run_units
 from pipeline.stages import boxes
 from pipeline.workers import phases
 from pipeline.workers.engines import HERE, Engine
+
+EncodedRows = list[list[bytes] | None]  # frames of each row; None for a row of a skipped video
 
 
 class FramesDiffer(VideoError):
@@ -59,129 +58,83 @@ def run(
         StorageError: the disk has no room for what is to come.
         StageError: maps or Base are not there.
     """
-    workspace = Workspace(run_dir, config)
-    base = load_base(workspace)
+    stores = open_run(run_dir, config)
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_here)
     for policy in policies:
-        boxes.run_policy(workspace, base, policy, splits, share, engine)
-    jobs, parts = [], [part for part in workspace.parts if part.split in splits]
-    num_bytes = num_files = 0
+        boxes.run_policy(stores, policy, splits, share, engine)
+    work = CropWork(run_dir, config, policies, pixels, context)
+    parts = [part for part in stores.run.parts if part.split in splits]
+    everything = {part.name: work.stores_of(part) for part in parts}
+    units, num_bytes, num_files = [], 0, 0
     for part in parts:
-        stores = _stores(workspace, part, policies, pixels, context).values()
-        if retry:
-            retry_skipped(stores)
-        for store in stores:
-            todo = share.units(store.product.todo())
-            num_bytes += sum(_expected_bytes(store, unit) for unit in todo)
-            num_files += 4 * len(todo)  # volume, record, lock, and a temporary one
-        todo = share.units(set().union(*(store.product.todo() for store in stores)))
-        jobs += [(part.name, unit, policies, pixels, context) for unit in todo]
+        todo = set()
+        for store in everything[part.name].values():
+            if retry:
+                withdraw_skipped([store])
+            lacking = share.units(store.product.todo())
+            num_bytes += sum(_expected_bytes(store, number) for number in lacking)
+            num_files += 4 * len(lacking)  # volume, record, lock, and a temporary one
+            todo.update(lacking)
+        units += [Unit(part.name, number) for number in sorted(todo)]
     check_space(run_dir, num_bytes, num_files)
-    rows = run_units(_do_unit, workspace, jobs, config.workers, "crops", engine)
-    skipped, size = set(), 0
-    for part in parts:
-        for store in _stores(workspace, part, policies, pixels, context).values():
-            skipped |= skipped_videos(store)
-            units = set(range(part.num_units)) - set(store.product.todo())
-            size += sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
+    rows = run_units(work, units, config.workers, "crops", engine)
+    filled = [store for of_part in everything.values() for store in of_part.values()]
+    skipped = set().union(*(skipped_videos(store) for store in filled))
     names = ", ".join((*["context"] * context, *policies))
+    size = sum(_committed_bytes(store) for store in filled)
     summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
     return Outcome(run_dir / "crops", summary, len(skipped))
 
 
 def _expected_bytes(store: VolumeStore, unit: int) -> int:
-    """What a unit will hardly exceed: half a byte a pixel as JPEG, two as PNG. `plan` measures it instead."""
+    """Return what a unit will hardly exceed: half a byte a pixel as JPEG, two as PNG. `plan` measures it instead."""
     rows, (height, width) = len(store.part.unit_rows(unit)), store.size
     pixels = rows * store.num_frames * height * width
     return unit_bytes(pixels // 2 if store.codec == "jpeg" else 2 * pixels, rows, store.num_frames)
 
 
-def _stores(
-    workspace: Workspace, part: Part, policies: tuple[Policy, ...], pixels: Pixels, context: bool
-) -> dict[str, VolumeStore]:
-    """The context store if asked for, and one of crops per policy, by name."""
-    weights = load_base(workspace).sha256
-    return ({"context": open_context(workspace, part)} if context else {}) | {
-        policy: open_crops(workspace, part, weights, policy, pixels) for policy in policies
-    }
-
-
-def _do_unit(
-    run_dir: Path,
-    config: Config,
-    part_name: str,
-    unit: int,
-    policies: tuple,
-    pixels: Pixels,
-    context: bool,
-    wait: bool = False,
-    crashed: str = "",
-) -> int | None:
-    """Cut and commit one unit of every store that lacks it; rows done, None as `run_units` says."""
-    workspace = open_workspace(run_dir, config)
-    part = next(part for part in workspace.parts if part.name == part_name)
-    with ExitStack() as locks:
-        everything = _stores(workspace, part, policies, pixels, context)
-        stores = take(everything, unit, locks, wait)
-        volumes = {name: [] for name in stores}
-        skipped = skip_all(part, unit, crashed) if crashed and stores else []
-        seen = _seen(workspace, part, unit, policies) if stores and not crashed else None
-        for video_id, rows in video_rows(part, unit) if stores else ():
-            if crashed:
-                for name in stores:
-                    volumes[name] += [None] * len(rows)
-                continue
-            try:
-                found = _cut_video(workspace, part, rows, stores, pixels, seen)
-            except VideoError as error:
-                skipped.append(skip(video_id, error))
-                found = {name: [None] * len(rows) for name in stores}
-            for name, encoded in found.items():
-                volumes[name] += encoded
-        with phases.phase("write"):
-            for name, store in stores.items():
-                store.write_unit(unit, volumes[name], skipped)
-        return rows_done(everything, stores, unit)
-
-
-def _cut_video(
-    workspace: Workspace, part: Part, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels, seen: "_Seen"
-) -> dict[str, list[list[bytes]]]:
-    """Encoded frames of every store, row and frame of one video; one source frame is alive at a time."""
-    clips = [part.clip(row) for row in rows]
-    if any(row not in by_row for by_row in seen.everything() for row in rows):
-        raise FramesDiffer(f"{clips[0].video_id} was left out by saliency")
-    encoded = {name: [[b""] * part.num_frames for _ in rows] for name in stores}
-    for index, frame, checksum in source_frames(workspace, part, rows):
-        for number, clip in enumerate(clips):
-            places = [place for place, wanted in enumerate(clip.frame_indices) if wanted == index]
-            if not places:
-                continue
-            if seen.frames is not None and seen.frames[rows[number]][places[0]] != checksum:
-                raise FramesDiffer(
-                    f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
-                )
-            needs_input = pixels == "input" or "context" in stores
-            with phases.phase("resize"):
-                frame_input = apply_theta(frame, clip.theta) if needs_input else None
-            for name, store in stores.items():
-                with phases.phase("resize"):
-                    if name == "context":
-                        picture = frame_input
-                    elif pixels == "input":
-                        picture = cut_input(frame_input, seen.boxes[name][rows[number]], part.input_size)
-                    else:
-                        picture = cut_source(frame, clip.theta, seen.boxes[name][rows[number]], part.input_size)
-                with phases.phase("encode"):
-                    (content,) = encode_volume(picture[None], store.codec, store.quality)
-                for place in places:
-                    encoded[name][number][place] = content
-    return encoded
+def _committed_bytes(store: VolumeStore) -> int:
+    """Return the bytes of a store's files that records name."""
+    units = set(range(store.part.num_units)) - set(store.product.todo())
+    return sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
 
 
 @dataclass(frozen=True)
-class _Seen:
+class CropWork(UnitWork):
+    """Cuts the volumes of a unit; the arguments are those of `run`."""
+
+    policies: tuple[Policy, ...]
+    pixels: Pixels
+    context: bool
+
+    def stores_of(self, part: Part) -> dict[str, VolumeStore]:
+        """Return the context store if asked for, and one of crops per policy, by name."""
+        stores = {"context": self.stores.context(part)} if self.context else {}
+        return stores | {policy: self.stores.crops(part, policy, self.pixels) for policy in self.policies}
+
+    def blank(self, part: Part, unit: Unit, wanted: dict[str, VolumeStore]) -> dict[str, EncodedRows]:
+        """Return a unit without volumes."""
+        return {name: [None] * len(part.unit_rows(unit.number)) for name in wanted}
+
+    def compute(
+        self, part: Part, unit: Unit, wanted: dict[str, VolumeStore], skipped: list[dict]
+    ) -> dict[str, EncodedRows]:
+        """Decode each video of the unit once; cut and encode the volumes of every store."""
+        volumes, found = {name: [] for name in wanted}, _found_by_saliency(self.stores, part, unit, self.policies)
+        for video_id, rows in video_rows(part, unit.number):
+            try:
+                encoded = _cut_video(part, rows, wanted, self.pixels, found, self.videos)
+            except VideoError as error:
+                skipped.append(skip(video_id, error))
+                encoded = {name: [None] * len(rows) for name in wanted}
+            for name in wanted:
+                volumes[name] += encoded[name]
+        return volumes
+
+
+@dataclass(frozen=True)
+class _Found:
     """What stage 1 found in the rows of a unit, by row; nothing of the videos that it left out.
 
     Attributes:
@@ -192,21 +145,70 @@ class _Seen:
     boxes: dict[str, dict[int, Box]]
     frames: dict[int, np.ndarray] | None
 
-    def everything(self) -> list[dict]:
-        return [*self.boxes.values(), *([] if self.frames is None else [self.frames])]
+    def has(self, row: int) -> bool:
+        """Whether stage 1 could read the row's video."""
+        found = [*self.boxes.values(), *([] if self.frames is None else [self.frames])]
+        return all(row in by_row for by_row in found)
 
 
-def _seen(workspace: Workspace, part: Part, unit: int, policies: tuple[Policy, ...]) -> _Seen:
-    base, boxes = load_base(workspace), {}
+def _found_by_saliency(stores: Stores, part: Part, unit: Unit, policies: tuple[Policy, ...]) -> _Found:
+    found = {}
     for policy in policies:
-        values = _by_row(open_boxes(workspace, part, base.sha256, policy), unit, "box_input")
-        boxes[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
-    store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
-    return _Seen(boxes, _by_row(store, unit, "frame_crc") if store.product.done(unit) else None)
+        values = _by_row(stores.boxes(part, policy), unit.number, "box_input")
+        found[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
+    base = stores.base(part)
+    return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.done(unit.number) else None)
 
 
 def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
-    """An array of a unit by row, without the videos that its record names as left out."""
+    """Read an array of a unit by row, without the videos that its record names as left out."""
     failed = {entry["video_id"] for entry in store.product.vouch(unit)["skipped"]}
     rows = [row for row in store.part.unit_rows(unit) if store.part.video_ids[row] not in failed]
     return dict(zip(rows, store.read_rows(array, np.array(rows, np.int64)), strict=True))
+
+
+def _cut_video(
+    part: Part, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels, found: _Found, videos: Path
+) -> dict[str, list[list[bytes]]]:
+    """Encode the frames of every store, row and frame of one video; one source frame is alive at a time.
+
+    Raises:
+        FramesDiffer: stage 1 has left the video out, or has seen other pixels.
+        VideoError: the video cannot be read.
+    """
+    clips = {row: part.clip(row) for row in rows}
+    if not all(found.has(row) for row in rows):
+        raise FramesDiffer(f"{clips[rows[0]].video_id} was left out by saliency")
+    encoded = {name: {row: [b""] * part.num_frames for row in rows} for name in stores}
+    for index, frame, checksum in source_frames(part, rows, videos):
+        for row, clip in clips.items():
+            places = [place for place, wanted in enumerate(clip.frame_indices) if wanted == index]
+            if not places:
+                continue
+            if found.frames is not None and found.frames[row][places[0]] != checksum:
+                raise FramesDiffer(
+                    f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
+                )
+            boxes_of_row = {name: by_row[row] for name, by_row in found.boxes.items() if name in stores}
+            with phases.phase("resize"):
+                pictures = _cut_frame(frame, clip, boxes_of_row, pixels, "context" in stores)
+            with phases.phase("encode"):
+                for name, picture in pictures.items():
+                    (content,) = encode_volume(picture[None], stores[name].codec, stores[name].quality)
+                    for place in places:
+                        encoded[name][row][place] = content
+    return {name: list(by_row.values()) for name, by_row in encoded.items()}
+
+
+def _cut_frame(
+    frame: np.ndarray, clip: Clip, boxes_input: dict[str, Box], pixels: Pixels, context: bool
+) -> dict[str, np.ndarray]:
+    """Return the pictures of one source frame by store, uint8 (H_in, W_in, 3): one a box, and the frame of V_in."""
+    size, frame_input = clip.theta.input_size, None
+    if context or pixels == "input":
+        frame_input = apply_theta(frame, clip.theta)
+    pictures = {"context": frame_input} if context else {}
+    for name, box in boxes_input.items():
+        cut = cut_input(frame_input, box, size) if pixels == "input" else cut_source(frame, clip.theta, box, size)
+        pictures[name] = cut
+    return pictures

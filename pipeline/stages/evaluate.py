@@ -13,12 +13,12 @@ from pipeline.config import Config, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
 from pipeline.metrics import map_official, mean_average_precision, submission
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights, load_base, read_trained
+from pipeline.run.folder import RunFolder
+from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.results import protocol, rebuild
-from pipeline.run.stores import base_settings, boxes_of, crops_settings
-from pipeline.training.clip_scores import looking, scores_by_video
+from pipeline.run.stores import Stores, boxes_of, open_run
+from pipeline.training.clip_scores import box_stores, scores_by_video
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import Team, joined, own_team
 
@@ -47,22 +47,21 @@ def run(
     Raises:
         StageError: the plan has no evaluation video, or a stage before this one has not finished.
     """
-    with joined(pick_device(config)) as team:
-        workspace = Workspace(run_dir, config, caches)
-        ids = _video_ids(workspace, eval_ids)
-        base = load_base(workspace)
-        trained = [_model(run_dir / "models" / name) for name in _model_names(run_dir, team)]
-        models = [None, *(model for model in trained if model[1]["base"] == base.sha256)]
+    with joined(pick_device(config.device)) as team:
+        stores = open_run(run_dir, config, caches)
+        ids = _video_ids(stores.run, eval_ids)
+        trained = [read_model(run_dir / "models" / name) for name in _model_names(run_dir, team)]
+        models = [None, *(model for model in trained if model.base == stores.base_weights.sha256)]
         for model in models:
-            _result(workspace, base, model, boxes_eval, ids, use_labels)
+            _result(stores, model, boxes_eval, ids, use_labels)
         if team.leads:
             rebuild(run_dir)
         team.wait()
-        return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(workspace)}")
+        return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(config)}")
 
 
 def run_model(
-    config: Config, run_dir: Path, folder: Path | None, boxes_eval: Policy | None = None, use_labels=False
+    config: Config, run_dir: Path, folder: Path | None, boxes_eval: Policy | None = None, use_labels: bool = False
 ) -> Path:
     """Evaluate one model on all evaluation videos, unless that is done; see `run`.
 
@@ -71,41 +70,30 @@ def run_model(
     Returns:
         its results/<key>.json.
     """
-    workspace = Workspace(run_dir, config)
-    return _result(workspace, load_base(workspace), _model(folder), boxes_eval, _video_ids(workspace, ()), use_labels)
+    stores = open_run(run_dir, config)
+    return _result(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()), use_labels)
 
 
-def result_path(workspace: Workspace, folder: Path | None, boxes_eval: Policy | None = None) -> Path:
-    """Where `run_model` writes, or has written, its result. Base, and the model in `folder`, must be trained."""
-    facts = _experiment(workspace, load_base(workspace), _model(folder), boxes_eval, _video_ids(workspace, ()))
-    return workspace.path / "results" / f"{facts['key']}.json"
+def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: Policy | None = None) -> Path:
+    """Return where `run_model` writes, or has written, its result. Base, and the model in `folder`, must be trained."""
+    stores = open_run(run_dir, config)
+    facts = _experiment(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()))
+    return run_dir / "results" / f"{facts['key']}.json"
 
 
 def _model_names(run_dir: Path, team: Team) -> list[str]:
-    """Folders of the trained fusion models, as the first process sees them."""
+    """Return the folders of the trained fusion models, as the first process sees them."""
     found = sorted(path.parent.name for path in (run_dir / "models").glob("*/model.json"))
     return json.loads(team.send(json.dumps(found).encode()))
 
 
-def _model(folder: Path | None) -> tuple[Path, dict] | None:
-    """A trained fusion model: its folder and what it was made from; None for Base."""
-    return None if folder is None else (folder, read_trained(folder / "model.json"))
+def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
+    """Return the evaluation videos of the plan, in the order of the annotations, which breaks ties.
 
-
-def _result(workspace: Workspace, base: BaseWeights, model, boxes_eval: Policy | None, ids: list[str], use_labels):
-    """The result file of one model, computed if it is not there."""
-    facts = _experiment(workspace, base, model, boxes_eval, ids)
-    if facts["oracle"] and not use_labels:
-        raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
-    path = workspace.path / "results" / f"{facts['key']}.json"
-    if not own_team().leaders(path.exists()):
-        _evaluate(workspace, base, model, facts, ids, path)
-    return path
-
-
-def _video_ids(workspace: Workspace, eval_ids: tuple[str, ...]) -> list[str]:
-    """Evaluation videos of the plan, in the order of the annotations, which breaks ties."""
-    planned = {video_id for part in workspace.parts_of("test") for video_id in part.rows.video_id}
+    Raises:
+        StageError: there are none, or one of `eval_ids` is not among them.
+    """
+    planned = {video_id for part in run.parts_of("test") for video_id in part.rows.video_id}
     if not planned:
         raise StageError("the plan has no evaluation video; `prepare --eval-ids ID,...` moves some there")
     if unknown := set(eval_ids) - planned:
@@ -113,36 +101,49 @@ def _video_ids(workspace: Workspace, eval_ids: tuple[str, ...]) -> list[str]:
             f"--eval-ids: {', '.join(sorted(unknown))} not among the plan's {len(planned)} evaluation videos"
         )
     wanted = set(eval_ids) or planned
-    return [video_id for video_id in workspace.annotations.videos.video_id if video_id in wanted]
+    return [video_id for video_id in run.annotations.videos.video_id if video_id in wanted]
 
 
-def _experiment(workspace: Workspace, base: BaseWeights, model, boxes_eval: Policy | None, ids: list[str]) -> dict:
-    """What a result is about, and its key."""
-    part, config = workspace.parts_of("test")[0], workspace.config
+def _result(
+    stores: Stores, model: TrainedModel | None, boxes_eval: Policy | None, ids: list[str], use_labels: bool
+) -> Path:
+    """Return the result file of one model, None for Base; compute it if it is not there."""
+    facts = _experiment(stores, model, boxes_eval, ids)
+    if facts["oracle"] and not use_labels:
+        raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
+    path = stores.run.path / "results" / f"{facts['key']}.json"
+    if not own_team().leaders(path.exists()):
+        _evaluate(stores, model, facts, ids, path)
+    return path
+
+
+def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Policy | None, ids: list[str]) -> dict:
+    """Return what a result is about, and its key: the fields of its JSON file that are known before scoring."""
+    run, config, part = stores.run, stores.config, stores.run.parts_of("test")[0]
     if model is None:
         facts = {"experiment": "base", "fusion": "none", "boxes_train": "none", "boxes_eval": "none", "pixels": "input"}
-        made_from = base_settings(workspace, part, base.sha256)
-        facts |= {"weights": base.sha256, "seed": config.seed}
+        facts |= {"weights": stores.base_weights.sha256, "seed": config.seed}
+        made_from = stores.base_settings(part)
     else:
-        trained = model[1]
-        repeat = trained["boxes_train"] == "repeat"
-        boxes = "repeat" if repeat else boxes_eval or trained["boxes_train"]
-        name = trained["name"] + (f"-eval-{boxes}" if boxes != trained["boxes_train"] else "")
-        facts = {"experiment": name, "boxes_eval": boxes}
-        facts |= {column: trained[column] for column in ("fusion", "boxes_train", "pixels", "seed", "weights")}
-        lookers = looking(workspace, base, model, boxes)
-        made_from = {} if repeat else crops_settings(lookers[0], part, lookers[1].sha256, boxes, trained["pixels"])
+        fusion, boxes_train, pixels = model.variant
+        boxes = "repeat" if boxes_train == "repeat" else boxes_eval or boxes_train
+        name = model.name + (f"-eval-{boxes}" if boxes != boxes_train else "")
+        facts = {"experiment": name, "fusion": fusion, "boxes_train": boxes_train, "boxes_eval": boxes}
+        facts |= {"pixels": pixels, "seed": model.seed, "weights": model.weights}
+        made_from = {}
+        if boxes != "repeat":
+            made_from = box_stores(stores, model, boxes).crops_settings(part, boxes, pixels)
     facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
-    facts["protocol"], facts["eval_clips"] = protocol(workspace), config.clips.eval_clips
-    identity = {"made_from": made_from, "labels": workspace.labels_sha256, "ids": ids, **facts}
-    identity["plan"] = {one.name: one.rows_sha256 for one in workspace.parts_of("test")}
+    facts["protocol"], facts["eval_clips"] = protocol(config), config.clips.eval_clips
+    identity = {"made_from": made_from, "labels": run.labels_sha256, "ids": ids, **facts}
+    identity["plan"] = {one.name: one.rows_sha256 for one in run.parts_of("test")}
     return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
 
 
-def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: list[str], path: Path) -> None:
+def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list[str], path: Path) -> None:
     """Score one model on the given videos and write its result files; the JSON, which counts, comes last."""
-    annotations = workspace.annotations
-    by_clip, windowed = scores_by_video(workspace, base, model, facts, set(ids))
+    annotations, boxes = stores.run.annotations, facts["boxes_eval"]
+    by_clip, windowed = scores_by_video(stores, model, boxes, set(ids))
     scored = [video_id for video_id in ids if video_id in by_clip]
     if not scored:
         raise StageError(f"{facts['experiment']}: none of the {len(ids)} evaluation videos could be read")
@@ -156,8 +157,8 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
     official = map_official(dict(zip(scored, scores, strict=True)), listed, annotations.video_targets(listed))
     in_windows = mean_average_precision(scores, np.stack([windowed[video_id] for video_id in scored]))
     on_target = None
-    if workspace.config.data.format == "miniature" and facts["boxes_eval"] not in ("none", "repeat"):
-        on_target = boxes_on_target(*looking(workspace, base, model, facts["boxes_eval"]), facts["boxes_eval"])
+    if stores.config.data.format == "miniature" and boxes not in ("none", "repeat"):
+        on_target = boxes_on_target(box_stores(stores, model, boxes), boxes)
     facts = facts | {
         "map": result.map,
         "map_official": official.map,
@@ -176,11 +177,11 @@ def _evaluate(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: 
     write_vouched(path, finite, files)
 
 
-def boxes_on_target(workspace: Workspace, base: BaseWeights, policy: Policy) -> float:
-    """Miniature only: the share of evaluation clips whose box holds every card, see `miniature_truth`."""
-    cards = truth.read_cards(workspace.videos_root)
+def boxes_on_target(stores: Stores, policy: Policy) -> float:
+    """Return, for the miniature only, the share of evaluation clips whose box holds every card; see `truth`."""
+    cards = truth.read_cards(Path(stores.config.data.videos))
     hits = []
-    for part in workspace.parts_of("test"):
-        found = boxes_of(workspace, base, part, policy)
+    for part in stores.run.parts_of("test"):
+        found = boxes_of(stores, part, policy)
         hits += [truth.on_target(cards, part, row, found[row]) for row in range(part.num_rows)]
     return float(np.mean(hits))

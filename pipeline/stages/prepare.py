@@ -19,7 +19,7 @@ from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.data.video.frames import VideoMissing
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import plan_rows
 from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
@@ -46,7 +46,7 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HE
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
         StaleCacheError: the run holds another plan.
     """
-    annotations = read_annotations(config)
+    annotations = read_annotations(config.data)
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_here)
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
@@ -99,7 +99,7 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
     """Refuse, by the field's name, a config with other clips than the plan there has; --extend needs a plan."""
     if not extend and not any((run_dir / "plan").glob("part-*.json")):
         return
-    parts = Workspace(run_dir, config).parts
+    parts = open_folder(run_dir, config).parts
     splits = dict(videos[["video_id", "split"]].itertuples(index=False, name=None))
     for part in parts if extend else []:
         if part.split == "test" and part.rows_per_video != config.clips.eval_clips:

@@ -4,20 +4,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights, state_hash
 from models.i3d import inflate_2d
 from pipeline.config import Config
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import read_trained, write_trained
+from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.networks import base_folder, read_trained, write_trained
 from pipeline.run.outcome import Outcome
 from pipeline.run.provenance import write_provenance
 from pipeline.training.base_clips import BaseClips
+from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import Team, joined
+from pipeline.workers.distributed import joined
 
 
 def run(config: Config, run_dir: Path) -> Outcome:
@@ -30,50 +32,57 @@ def run(config: Config, run_dir: Path) -> Outcome:
         StageError: there is no training video, or no training asked for and no weights given.
         WeightsError: `base.init` does not fit; names every key.
     """
-    device = pick_device(config)
+    device = pick_device(config.device)
     with joined(device) as team:
-        return _run(config, run_dir, device, team)
-
-
-def _run(config: Config, run_dir: Path, device: torch.device, team: Team) -> Outcome:
-    workspace = Workspace(run_dir, config)
-    folder = workspace.base_folder
-    if (folder / "base.json").exists():
-        facts = read_trained(folder / "base.json")
-        return Outcome(folder, f"already trained: {config.base.network}, weights {facts['weights'][:12]}")
-    if not config.base.epochs and not config.base.init:
-        raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
-    torch.manual_seed(config.seed)
-    network = build(config.base.network, len(workspace.annotations.classes))
-    left_out = []
-    if config.base.init:
-        inflate = partial(inflate_2d, network=network) if config.base.inflate else None
-        new_head = config.base.new_head or config.base.inflate  # ImageNet's classes are other ones
-        try:
-            left_out = load_weights(network, config.base.init, head_names(network), new_head, inflate)
-        except WeightsError as error:
-            classes = f"{len(workspace.annotations.classes)} classes in {run_dir / 'classes.txt'}"
-            raise WeightsError(f"{error}\nThis run has {classes}, from {config.data.classes}.") from error
-    clips = BaseClips(workspace)
-    network.to(device)
-    if config.base.epochs:
-        if not clips.videos:
-            raise StageError("the plan has no training video; check the split in the annotations")
-        fit(network, clips.load, len(clips.videos), clips.loss, config.base, folder, config.seed, device, "train-base")
-    state = {name: value.cpu() for name, value in network.state_dict().items()}
-    facts = {
-        "network": config.base.network,
-        "num_classes": len(workspace.annotations.classes),
-        "out_frames": count_out_frames(network.cpu(), config.clips.num_frames, config.clips.input_side),
-        "init_left_out": left_out,
-        "num_videos": len(clips.videos),
-        "labels_sha256": workspace.labels_sha256,
-        "plan": {part.name: part.rows_sha256 for part in workspace.parts_of("train")},
-    }
-    if team.leads:
-        write_provenance(folder, config, state_hash(state), device, team.size)
-        write_trained(folder / "base.json", state, facts)
-    team.wait()
-    weights = read_trained(folder / "base.json")["weights"]
+        run = open_folder(run_dir, config)
+        folder = base_folder(run, config)
+        if (folder / "base.json").exists():
+            weights = read_trained(folder / "base.json")["weights"]
+            return Outcome(folder, f"already trained: {config.base.network}, weights {weights[:12]}")
+        if not config.base.epochs and not config.base.init:
+            raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
+        torch.manual_seed(config.seed)
+        network, left_out = _starting_network(run, config)
+        clips = BaseClips(run, config)
+        network.to(device)
+        if config.base.epochs:
+            if not clips.videos:
+                raise StageError("the plan has no training video; check the split in the annotations")
+            data = TrainingData(clips.load, len(clips.videos), clips.loss, "train-base")
+            fit(network, data, config.base, folder, config.seed)
+        if team.leads:
+            state = {name: value.cpu() for name, value in network.state_dict().items()}
+            facts = {
+                "network": config.base.network,
+                "num_classes": len(run.annotations.classes),
+                "out_frames": count_out_frames(network.cpu(), config.clips.num_frames, config.clips.input_side),
+                "init_left_out": left_out,
+                "num_videos": len(clips.videos),
+                "labels_sha256": run.labels_sha256,
+                "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},
+            }
+            write_provenance(folder, config, state_hash(state), device, team.size)
+            write_trained(folder / "base.json", state, facts)
+        team.wait()
+        weights = read_trained(folder / "base.json")["weights"]
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
     return Outcome(folder, f"{summary}; weights {weights[:12]}; new: {', '.join(left_out) or 'nothing'}")
+
+
+def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[str]]:
+    """Build the network and load `base.init`; return it and the keys that `base.init` did not fill.
+
+    Raises:
+        WeightsError: `base.init` does not fit; names every key.
+    """
+    classes = run.annotations.classes
+    network = build(config.base.network, len(classes))
+    if not config.base.init:
+        return network, []
+    inflate = partial(inflate_2d, network=network) if config.base.inflate else None
+    new_head = config.base.new_head or config.base.inflate  # ImageNet's classes are other ones
+    try:
+        return network, load_weights(network, config.base.init, head_names(network), new_head, inflate)
+    except WeightsError as error:
+        here = f"{len(classes)} classes in {run.path / 'classes.txt'}, from {config.data.classes}"
+        raise WeightsError(f"{error}\nThis run has {here}.") from error

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from pipeline.config import Config, Focus, Fusion, Pixels
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights, build_base, common_facts, load_base, model_folder, write_model
+from pipeline.run import networks
+from pipeline.run.networks import Variant, build_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
-from pipeline.run.stores import boxes_settings, context_settings, crops_settings
-from pipeline.training.cached_volumes import Place, Volumes
-from pipeline.training.fusion_step import fusion_loss
-from pipeline.training.loader import Batch
+from pipeline.run.stores import Stores, open_run
+from pipeline.training.cached_volumes import CachedVolumes, Place
+from pipeline.training.fusion_step import FusionBatch, fusion_loss
+from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import Team, joined
+from pipeline.workers.distributed import joined
 
 
 def run(
@@ -42,52 +42,43 @@ def run(
     Raises:
         StageError: a stage before this one has not finished.
     """
-    device = pick_device(config)
-    with joined(device) as team:
-        return _run(Workspace(run_dir, config, caches), fusion, focus, pixels, device, team)
+    device, variant = pick_device(config.device), Variant(fusion, focus, pixels)
+    with joined(device):
+        stores = open_run(run_dir, config, caches)
+        facts = model_facts(stores, variant)
+        folder = model_folder(stores.run, facts)
+        if (folder / "model.json").exists():
+            return Outcome(folder, "already trained")
+        volumes = CachedVolumes(stores, "train", variant)
+        places = list(volumes.places().values())
+        if not places:
+            raise StageError("the plan has no training video; check the split in the annotations")
+
+        def load(epoch: int, numbers: list[int]) -> FusionBatch:
+            return volumes.load([_augmentation(places[number], epoch) for number in numbers])
+
+        def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
+            return fusion_loss(network, batch, fusion, config.fusion)
+
+        torch.manual_seed(config.seed)
+        network = build_base(stores.base_weights).to(device)
+        data = TrainingData(load, len(places), loss, f"train-fusion {facts['name']}")
+        fit(network, data, config.fusion, folder, config.seed)
+        return write_model(folder, network, facts, len(places), config)
 
 
-def _run(
-    workspace: Workspace, fusion: Fusion, focus: Focus, pixels: Pixels, device: torch.device, team: Team
-) -> Outcome:
-    config = workspace.config
-    base = load_base(workspace)
-    facts = model_facts(workspace, base, fusion, focus, pixels)
-    folder = model_folder(workspace, facts)
-    if (folder / "model.json").exists():
-        return Outcome(folder, "already trained")
-    volumes = Volumes(workspace, base, "train", fusion, focus, pixels)
-    places = list(volumes.places().values())
-    if not places:
-        raise StageError("the plan has no training video; check the split in the annotations")
-
-    def load(epoch: int, numbers: list[int]) -> Batch:
-        return volumes.load([_augmentation(places[number], epoch) for number in numbers])
-
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
-        return fusion_loss(network, batch, fusion, config)
-
-    torch.manual_seed(config.seed)
-    network = build_base(workspace, base).to(device)
-    fit(network, load, len(places), loss, config.fusion, folder, config.seed, device, f"train-fusion {facts['name']}")
-    return write_model(folder, network, facts, len(places), team, config)
-
-
-def model_facts(workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels) -> dict:
-    """Everything a fusion model is made from: plain JSON, the source of its key."""
-    part = workspace.parts[0]  # settings are the same in every part
-    repeat = focus == "repeat"
-    if repeat:
-        made_from = {"context": context_settings(workspace, part)}
-    else:
-        made_from = {"crops": crops_settings(workspace, part, base.sha256, focus, pixels)}
-    if fusion == "concat":
-        made_from["context"] = context_settings(workspace, part)
-    facts = common_facts(workspace, base, fusion, focus, pixels) | {"made_from": made_from}
-    facts["boxes"] = {} if repeat else boxes_settings(workspace, part, base.sha256, focus)
+def model_facts(stores: Stores, variant: Variant) -> dict:
+    """Return everything a fusion model is made from: plain JSON, the source of its key."""
+    part = stores.run.parts[0]  # settings are the same in every part
+    repeat = variant.boxes == "repeat"
+    made_from = {} if repeat else {"crops": stores.crops_settings(part, variant.boxes, variant.pixels)}
+    if repeat or variant.fusion == "concat":
+        made_from["context"] = stores.context_settings(part)
+    facts = networks.model_facts(stores.run, stores.config, stores.base_weights, variant) | {"made_from": made_from}
+    facts["boxes"] = {} if repeat else stores.boxes_settings(part, variant.boxes)
     return json.loads(json.dumps(facts))
 
 
 def _augmentation(rows: list[Place], epoch: int) -> Place:
-    """Epoch e sees augmentation e mod S."""
+    """Return the row of an epoch: epoch e sees augmentation e mod S."""
     return rows[epoch % len(rows)]

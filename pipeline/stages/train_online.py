@@ -1,8 +1,8 @@
 """Stage 3 on the fly, as the paper did it: decode, look, cut from the source and train in one step; no cache is read.
 
-One decode of a clip gives V_in and the focused volume; where Base looks, one forward pass gives its logits and its
-saliency. What looks and what cuts are the functions of stages 1 and 2, so that with Base looking, a plan of as many
-augmentations as epochs and a lossless codec, both ways train on the same bytes.
+One decode of a clip gives V_in and the focused volume; one forward pass of Base gives its logits and its saliency. The
+functions that search and cut are those of stages 1 and 2, so that with Base's saliency, a plan of as many augmentations
+as epochs and a lossless codec, both ways train on the same bytes.
 """
 
 import json
@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, clip_settings
+from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights, build_base, common_facts, load_base, model_folder, write_model
+from pipeline.run import networks
+from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.networks import BaseWeights, Variant, build_base, load_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
+from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
-from pipeline.training.online_clips import Looker, Online
+from pipeline.training.online_clips import OnlineClips
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import joined
 
@@ -28,48 +30,48 @@ def run(
     fusion: Fusion = "late",
     focus: Focus = "entropy",
     pixels: Pixels = "source",
-    looker: Looker = "base",
+    saliency_from: SaliencyFrom = "base",
 ) -> Outcome:
     """Train one fusion model from Base's weights with nothing stored; see `train_fusion.run` for what it learns.
 
     Epoch e draws augmentation e of every video, as a plan with that many would. Reads the plan (which videos), the
-    labels, Base's weights and the videos. Writes models/<name>-online-<looker>-<key>/.
+    labels, Base's weights and the videos. Writes models/<name>-online-<saliency_from>-<key>/.
 
     Args:
-        looker: whose gradient says where to look: Base's, or that of the network as it is in this step. That is the
-            trainable branch on V_in (late), or the network on V_in alone (concat); in eval mode. Base's logits of
+        saliency_from: whose gradient says where to cut: Base's, or that of the network as it is in this step. That is
+            the trainable branch on V_in (late), or the network on V_in alone (concat); in eval mode. Base's logits of
             late fusion are always Base's.
     Raises:
-        StageError: Base is not trained, there is no training video, or `focus` looks at no network that could be
-            current.
-        VideoError: a video cannot be decoded any more.
+        StageError: Base is not trained, there is no training video, or `focus` needs no network that could be current.
+        VideoError: a video cannot be decoded any more, or is not the one that was prepared.
     """
-    if looker == "current" and focus not in OBJECTIVES:
+    if saliency_from == "current" and focus not in OBJECTIVES:
         raise StageError(f"boxes {focus} look at no network, so they cannot be those of the current one")
-    device = pick_device(config)
-    with joined(device) as team:
-        workspace = Workspace(run_dir, config)
-        base = load_base(workspace)
-        facts = model_facts(workspace, base, fusion, focus, pixels, looker)
-        folder = model_folder(workspace, facts)
+    device, variant = pick_device(config.device), Variant(fusion, focus, pixels)
+    with joined(device):
+        run = open_folder(run_dir, config)
+        base = load_base(run, config)
+        facts = model_facts(run, config, base, variant, saliency_from)
+        folder = model_folder(run, facts)
         if (folder / "model.json").exists():
             return Outcome(folder, "already trained")
-        online = Online(workspace, base, fusion, focus, pixels, looker, device)
-        if not online.videos:
+        clips = OnlineClips(run, config, base, variant, saliency_from, device)
+        if not clips.videos:
             raise StageError("the plan has no training video; check the split in the annotations")
         torch.manual_seed(config.seed)
-        network = build_base(workspace, base).to(device)
-        label, count = f"train-fusion {facts['name']}", len(online.videos)
-        fit(network, online.load, count, online.loss, config.fusion, folder, config.seed, device, label)
-        return write_model(folder, network, facts, count, team, config)
+        network = build_base(base).to(device)
+        data = TrainingData(clips.load, len(clips.videos), clips.loss, f"train-fusion {facts['name']}")
+        fit(network, data, config.fusion, folder, config.seed)
+        return write_model(folder, network, facts, len(clips.videos), config)
 
 
 def model_facts(
-    workspace: Workspace, base: BaseWeights, fusion: Fusion, focus: Focus, pixels: Pixels, looker: Looker
+    run: RunFolder, config: Config, base: BaseWeights, variant: Variant, saliency_from: SaliencyFrom
 ) -> dict:
-    """Everything an online model is made from: plain JSON, the source of its key."""
-    facts = common_facts(workspace, base, fusion, focus, pixels)
-    facts["name"] += f"-online-{looker}"
-    facts |= {"looker": looker, "saliency": asdict(workspace.config.saliency), "clips": clip_settings(workspace.config)}
-    facts["boxes"] = {} if focus == "repeat" else {"policy": focus, "size": [workspace.config.saliency.box_side] * 2}
+    """Return everything an online model is made from: plain JSON, the source of its key."""
+    facts = networks.model_facts(run, config, base, variant)
+    facts["name"] += f"-online-{saliency_from}"
+    facts |= {"looker": saliency_from, "saliency": asdict(config.saliency), "clips": clip_settings(config)}
+    side, repeat = config.saliency.box_side, variant.boxes == "repeat"
+    facts["boxes"] = {} if repeat else {"policy": variant.boxes, "size": [side, side]}
     return json.loads(json.dumps(facts))

@@ -1,64 +1,54 @@
 """The caches as training and evaluation read them: logits, context and focused volumes of clips, in batches."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cache.plan import Part
-from pipeline.config import Focus, Fusion, Pixels
+from cache.stores.volume_store import VolumeStore
+from cache.stores.zarr_store import ZarrStore
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights
-from pipeline.run.stores import open_base, open_context, open_crops
-from pipeline.training.loader import Batch
+from pipeline.run.networks import Variant
+from pipeline.run.stores import Stores
+from pipeline.training.fusion_step import FusionBatch
 from pipeline.workers import phases
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One row of the plan: the number of its part among those opened, and the local row."""
 
     part: int
     row: int
 
 
-class Volumes:
+class CachedVolumes:
     """What one fusion reads of one split.
 
     Args:
-        workspace: the run.
-        base: whose logits, maps and boxes.
+        stores: of the run.
         split: "train" or "test".
-        fusion: "late" reads Base's logits, "concat" the context volumes.
-        focus: which boxes the second volume shows, or "repeat"; None where it comes from elsewhere (`rest`).
-        pixels: where its pixels are from.
+        variant: its fusion says what is read beside the focused volumes: Base's logits, or the context volumes.
+        with_focused: read focused volumes too; False where they come from elsewhere (see `rest`).
     Raises:
         StageError: a stage before this one has not finished.
     """
 
-    def __init__(
-        self, workspace: Workspace, base: BaseWeights, split: str, fusion: Fusion, focus: Focus | None, pixels: Pixels
-    ):
-        self.workspace, self.fusion = workspace, fusion
-        self.parts = workspace.parts_of(split)
-        self.second = [self._second(part, base, focus, pixels) for part in self.parts] if focus else []
-        self.context = [open_context(workspace, part) for part in self.parts] if fusion == "concat" else []
-        stores = [open_base(workspace, part, base.sha256, base.out_frames, base.num_classes) for part in self.parts]
-        needed = list(zip(stores, self.second or stores, self.context or stores, strict=True))
+    def __init__(self, stores: Stores, split: str, variant: Variant, with_focused: bool = True):
+        self.annotations, self.fusion = stores.run.annotations, variant.fusion
+        self.parts = stores.run.parts_of(split)
+        self.focused_stores = [_focused(stores, part, variant) for part in self.parts] if with_focused else []
+        self.context = [stores.context(part) for part in self.parts] if self.fusion == "concat" else []
+        base = [stores.base(part) for part in self.parts]
+        needed = list(zip(base, self.focused_stores or base, self.context or base, strict=True))
         for part, of_part in zip(self.parts, needed, strict=True):
             _require_done(part, of_part)
         self.done = [np.logical_and.reduce([store.product.rows_done() for store in of_part]) for of_part in needed]
-        self.logits = [_all_logits(store) for store in stores] if fusion == "late" else []
-
-    def _second(self, part: Part, base: BaseWeights, focus: Focus, pixels: Pixels):
-        if focus == "repeat":
-            return open_context(self.workspace, part)
-        return open_crops(self.workspace, part, base.sha256, focus, pixels)
+        self.logits = [_all_logits(store) for store in base] if self.fusion == "late" else []
 
     def places(self) -> dict[str, list[Place]]:
-        """Rows of every video that no stage left out, in the order of augmentation or clip, by video id."""
+        """Return the rows of every video that no stage left out, in the order of augmentation or clip, by video id."""
         found: dict[str, list[tuple]] = {}
         for number, part in enumerate(self.parts):
             columns = (part.rows.video_id, part.rows.aug_index, part.rows.clip_index)
@@ -69,26 +59,34 @@ class Volumes:
             video_id: [place for *_, place in sorted(rows, key=lambda row: row[:2])] for video_id, rows in found.items()
         }
 
-    def load(self, places: list[Place]) -> Batch:
-        """A batch: focused volumes uint8 (B, T, S, S, 3), then Base's logits float32 (B, T_out, C) or context
-        volumes like the focused ones, then labels float32 (B, C) of videos and (B, T, C) of frames."""
-        return self.focus(places), *self.rest(places)
+    def load(self, places: list[Place]) -> FusionBatch:
+        """Read a batch."""
+        return FusionBatch(self.focused(places), *self.rest(places))
 
-    def focus(self, places: list[Place]) -> Tensor:
-        """The focused volumes of a batch; see `load`."""
-        with phases.phase("decode"):
-            return torch.from_numpy(np.stack([self.second[place.part].volume(place.row) for place in places]))
+    def focused(self, places: list[Place]) -> Tensor:
+        """Read the focused volumes of a batch, uint8 (B, T, S, S, 3)."""
+        return _volumes(self.focused_stores, places)
 
-    def rest(self, places: list[Place]) -> Batch:
-        """A batch without its focused volumes; see `load`."""
+    def rest(self, places: list[Place]) -> tuple[Tensor, Tensor, Tensor]:
+        """Read a batch without its focused volumes: the other fields of FusionBatch."""
         if self.fusion == "late":
-            other = np.stack([self.logits[place.part][place.row] for place in places])
+            first_look = torch.from_numpy(np.stack([self.logits[place.part][place.row] for place in places]))
         else:
-            with phases.phase("decode"):
-                other = np.stack([self.context[place.part].volume(place.row) for place in places])
-        targets = [self.workspace.targets(self.parts[place.part], [place.row]) for place in places]
-        video, frames = (np.concatenate(values) for values in zip(*targets, strict=True))
-        return tuple(torch.from_numpy(values) for values in (other, video, frames))
+            first_look = _volumes(self.context, places)
+        targets = [self.annotations.clip_targets(self.parts[place.part], [place.row]) for place in places]
+        video, frames = (torch.from_numpy(np.concatenate(values)) for values in zip(*targets, strict=True))
+        return first_look, video, frames
+
+
+def _focused(stores: Stores, part: Part, variant: Variant) -> VolumeStore:
+    if variant.boxes == "repeat":
+        return stores.context(part)
+    return stores.crops(part, variant.boxes, variant.pixels)
+
+
+def _volumes(stores: list[VolumeStore], places: list[Place]) -> Tensor:
+    with phases.phase("decode"):
+        return torch.from_numpy(np.stack([stores[place.part].volume(place.row) for place in places]))
 
 
 def _require_done(part: Part, stores: tuple) -> None:
@@ -102,8 +100,8 @@ def _require_done(part: Part, stores: tuple) -> None:
             )
 
 
-def _all_logits(store) -> np.ndarray:
-    """Base's logits of every row of a part, float32 (rows, T_out, C); NaN where a video was left out."""
+def _all_logits(store: ZarrStore) -> np.ndarray:
+    """Read Base's logits of every row of a part, float32 (rows, T_out, C); NaN where a video was left out."""
     done = store.product.rows_done()
     values = np.full(store.arrays["logits"].shape, np.nan, np.float32)
     values[done] = store.read_rows("logits", np.flatnonzero(done))

@@ -1,11 +1,14 @@
-"""Checkpoints of a training."""
+"""Checkpoints of a training: where it stands, the network and the optimiser, in files that name their own SHA-256."""
 
 import hashlib
 import io
 import logging
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from cache.commit import write_file
 from models.checkpoint import to_bytes
@@ -15,40 +18,50 @@ from pipeline.workers.distributed import Team
 log = logging.getLogger(__name__)
 
 
-def _save(folder: Path, network, optimiser, epoch: int, step: int, losses: list[float], history: list[dict]) -> None:
-    """Commit a checkpoint, then drop all but the last two."""
-    content = {
-        "epoch": epoch,
-        "step": step,
-        "losses": losses,
-        "history": history,
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
+@dataclass
+class TrainingState:
+    """Where a training stands.
+
+    Attributes:
+        epoch, step: to come next, both from 0; the step counts within the epoch.
+        losses: of the epoch's steps so far.
+        history: a row of metrics.csv for each epoch that is over.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)
+
+
+def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: TrainingState) -> None:
+    """Commit a checkpoint, then delete all but the last two."""
+    content = asdict(state) | {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
     with phases.phase("write"):
         data = to_bytes(content)
-        write_file(folder / f"checkpoint-{epoch:04d}-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+        name = f"checkpoint-{state.epoch:04d}-{state.step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+        write_file(folder / name, data)
     for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
         old.unlink()
 
 
-def _resume(folder: Path, network, optimiser, team: Team) -> tuple[int, int, list[float], list[dict]]:
-    """(epoch, step, losses of the epoch so far, history) of the newest checkpoint, or of a fresh start.
+def resume(folder: Path, network: nn.Module, optimiser: Optimizer, team: Team) -> TrainingState:
+    """Load the newest checkpoint into network and optimiser; without one, return the state of a fresh start.
 
-    The first process reads; the others take its word, for they might not see the newest file yet.
+    The first process reads and sends what it read; the others might not see the newest file yet.
     """
     data = team.send(_newest(folder) if team.leads else b"")
     if not data:
-        return 0, 0, [], []
+        return TrainingState()
     content = _read(data)
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
     log.info("%s: going on from epoch %d, step %d", folder, content["epoch"], content["step"])
-    return content["epoch"], content["step"], content["losses"], content["history"]
+    return TrainingState(*(content[name] for name in ("epoch", "step", "losses", "history")))
 
 
 def newest_checkpoint(folder: Path) -> dict | None:
-    """The newest sound checkpoint, on the CPU: epoch, step, losses, history, network, optimiser; None if there is none.
+    """Read the newest sound checkpoint, to the CPU: the fields of TrainingState, network, optimiser; None without one.
 
     One whose SHA-256 is not that of its name is left alone, with a warning, and the one before it is taken.
     """
@@ -57,7 +70,7 @@ def newest_checkpoint(folder: Path) -> dict | None:
 
 
 def _newest(folder: Path) -> bytes:
-    """The newest sound checkpoint; empty if there is none."""
+    """Return the newest sound checkpoint; empty if there is none."""
     for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
         data = path.read_bytes()
         if path.stem.split("-")[-1] == hashlib.sha256(data).hexdigest()[:16]:

@@ -1,17 +1,20 @@
 """Scores of evaluation clips: Base's from its stored logits, a fusion model's by running it, shared among processes."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
-from models.backbones import build
+from cache.plan import Part
 from models.fusion import clip_scores
+from pipeline.config import Focus
 from pipeline.errors import StageError
-from pipeline.run import generations
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights, load_base, load_trained
-from pipeline.run.stores import open_base
-from pipeline.training.cached_volumes import Volumes
-from pipeline.training.fusion_step import fusion_logits
+from pipeline.run.generations import evaluation_of
+from pipeline.run.networks import TrainedModel, build_trained
+from pipeline.run.stores import Stores
+from pipeline.training.cached_volumes import CachedVolumes
+from pipeline.training.fusion_step import FusionBatch, fusion_logits
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
 from pipeline.workers.distributed import own_team
@@ -19,81 +22,100 @@ from pipeline.workers.prefetch import buffered
 from pipeline.workers.progress import progress
 
 
-def looking(workspace: Workspace, base: BaseWeights, model, boxes: str) -> tuple[Workspace, BaseWeights]:
-    """Whose boxes a model is evaluated with, and the caches that hold them: Base's, in the run; or its own, where its
-    training boxes came from the current network, and other ones are not asked for.
+class ClipScores(NamedTuple):
+    """One scored evaluation clip: its plan part, its local row there, its scores float32 (C,)."""
+
+    part: Part
+    row: int
+    scores: np.ndarray
+
+
+def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stores:
+    """Return the stores whose boxes a model is evaluated with.
+
+    Those of the run, made with Base; or, where the model's training boxes came from the current network and the same
+    policy is asked for, those of the model's own generation.
 
     Raises:
-        StageError: there are none of its own yet.
+        StageError: the model has none of its own yet.
     """
-    if model is None or model[1].get("looker", "base") == "base" or boxes != model[1]["boxes_train"]:
-        return workspace, base
-    there = generations.evaluation_of(workspace, model[0], boxes)
-    if not generations.started(there):
-        raise StageError(f"{model[0]}: it has not looked at the evaluation videos yet; repeat the train-fusion command")
-    return there, load_base(there)
+    if model is None or model.saliency_from == "base" or boxes != model.variant.boxes:
+        return stores
+    generation = evaluation_of(model.folder, stores.config, boxes)
+    if not generation.started:
+        raise StageError(
+            f"{model.folder}: it has no boxes of the evaluation videos yet; repeat the train-fusion command"
+        )
+    return generation.stores()
 
 
-def scores_by_video(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]) -> tuple[dict, dict]:
-    """By video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,).
+def scores_by_video(
+    stores: Stores, model: TrainedModel | None, boxes: Focus, ids: set[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Score every evaluation clip of some videos.
 
     The same in each of several processes, and to the bit what one process alone finds: on the CPU, each computes in
     `saliency.threads` threads, for their number changes last digits as well.
+
+    Args:
+        model: None for Base.
+        boxes: at evaluation.
+    Returns:
+        by video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,).
     """
     by_clip: dict[str, list] = {}
     windowed: dict[str, list] = {}
-    clips = _fusion_scores(workspace, base, model, facts, ids) if model else _base_scores(workspace, base)
-    with cpu_threads(pick_device(workspace.config), workspace.config.saliency.threads):
+    clips = _fusion_scores(stores, model, boxes, ids) if model else _base_scores(stores)
+    with cpu_threads(pick_device(stores.config.device), stores.config.saliency.threads):
         for part, row, scores in clips:
-            video_id = part.rows.video_id.iat[row]
+            video_id = part.video_ids[row]
             by_clip.setdefault(video_id, []).append(scores)
-            seen = workspace.annotations.frame_targets(video_id, workspace.frame_times(part, row))
-            windowed.setdefault(video_id, []).append(seen.max(0))
+            _, frames = stores.run.annotations.clip_targets(part, [row])
+            windowed.setdefault(video_id, []).append(frames[0].astype(np.uint8).max(0))
     return (
         {video_id: np.stack(rows) for video_id, rows in by_clip.items()},
         {video_id: np.max(rows, axis=0) for video_id, rows in windowed.items()},
     )
 
 
-def _base_scores(workspace: Workspace, base: BaseWeights):
-    """(part, row, scores (C,)) of every evaluation clip, from the stored logits."""
-    for part in workspace.parts_of("test"):
-        store = open_base(workspace, part, base.sha256, base.out_frames, base.num_classes)
+def _base_scores(stores: Stores) -> Iterator[ClipScores]:
+    """Score every evaluation clip from the stored logits."""
+    for part in stores.run.parts_of("test"):
+        store = stores.base(part)
         if store.product.todo():
             raise StageError(f"{part.name}: Base's logits are not complete; run saliency first")
         rows = np.flatnonzero(store.product.rows_done())
         logits = torch.from_numpy(store.read_rows("logits", rows))
         for row, scores in zip(rows, clip_scores(logits).numpy(), strict=True):
-            yield part, int(row), scores
+            yield ClipScores(part, int(row), scores)
 
 
-def _fusion_scores(workspace: Workspace, base: BaseWeights, model, facts: dict, ids: set[str]):
-    """(part, row, scores (C,)) of every evaluation clip of a fusion model; Base's branch comes from the cache.
+def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[str]) -> Iterator[ClipScores]:
+    """Score every evaluation clip with a fusion model; Base's branch comes from the cache.
 
     A process takes every size-th batch, whole, for the last digits of a score depend on the clips beside it. A sum over
     processes is exact, where all but one have 0.
     """
-    folder, trained = model
-    device = pick_device(workspace.config)
-    network = build(workspace.config.base.network, base.num_classes)
-    load_trained(network, folder, trained["weights"])
-    network.to(device).eval()
-    there, looker = looking(workspace, base, model, facts["boxes_eval"])
-    own = there is workspace  # Base has looked: everything is in the run's caches
-    volumes = Volumes(workspace, base, "test", facts["fusion"], facts["boxes_eval"] if own else None, facts["pixels"])
-    focused = volumes if own else Volumes(there, looker, "test", "late", facts["boxes_eval"], facts["pixels"])
+    config, device = stores.config, pick_device(stores.config.device)
+    network = build_trained(stores.base_weights, model.folder, model.weights).to(device).eval()
+    variant, cut_from = model.variant._replace(boxes=boxes), box_stores(stores, model, boxes)
+    volumes = CachedVolumes(stores, "test", variant, with_focused=cut_from is stores)
+    focused = volumes
+    if cut_from is not stores:  # a late variant reads no context volumes, which a generation does not have
+        focused = CachedVolumes(cut_from, "test", variant._replace(fusion="late"))
     places = [place for video_id, rows in volumes.places().items() if video_id in ids for place in rows]
-    size, team = workspace.config.fusion.batch_size, own_team()
+    size, team = config.fusion.batch_size, own_team()
     batches = [places[first : first + size] for first in range(0, len(places), size)]
-    found = torch.zeros(len(places), base.num_classes)
+    found = torch.zeros(len(places), stores.base_weights.num_classes)
     mine = range(team.rank, len(batches), team.size)
-    reading = buffered((number, (focused.focus(batches[number]), *volumes.rest(batches[number]))) for number in mine)
-    for number, values in progress(reading, len(mine), f"evaluate {facts['experiment']}", "batches"):
-        batch = batches[number]
+    reading = buffered(
+        (number, FusionBatch(focused.focused(batches[number]), *volumes.rest(batches[number]))) for number in mine
+    )
+    for number, batch in progress(reading, len(mine), f"evaluate {model.name}", "batches"):
         with phases.settled("transfer", device):
-            values = tuple(value.to(device) for value in values)
+            batch = FusionBatch(*(values.to(device) for values in batch))
         with phases.settled("network", device), torch.inference_mode():
-            logits = fusion_logits(network, values, facts["fusion"], trained["recipe"]["fuse"])
-        found[number * size :][: len(batch)] = clip_scores(logits).cpu()
+            logits = fusion_logits(network, batch, variant.fusion, model.fuse)
+        found[number * size :][: len(logits)] = clip_scores(logits).cpu()
     for place, scores in zip(places, team.sum(found).numpy(), strict=True):
-        yield volumes.parts[place.part], place.row, scores
+        yield ClipScores(volumes.parts[place.part], place.row, scores)

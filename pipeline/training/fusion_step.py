@@ -1,26 +1,41 @@
-"""One step of either fusion: a batch of the caches to logits, and to the training loss."""
+"""One step of either fusion: a batch to logits, and to the training loss."""
+
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from models.fusion import concat_targets, concat_time, late_fusion
 from models.i3d import as_input
 from models.losses import charades_loss
-from pipeline.config import Config, Fusion
-from pipeline.training.loader import Batch
+from pipeline.config import Fusion, FusionTraining
 
 
-def fusion_logits(network: nn.Module, batch: Batch, fusion: Fusion, fuse: str) -> Tensor:
-    """Logits (B, T_out, C) of a batch of `Volumes.load`."""
-    focus, other = batch[:2]
+class FusionBatch(NamedTuple):
+    """Some clips as a fusion model sees them.
+
+    Attributes:
+        focused: focused volumes, uint8 (B, T, S, S, 3).
+        first_look: late fusion: Base's logits, float32 (B, T_out, C); concatenation: context volumes like `focused`.
+        video_targets: labels of the videos, float32 (B, C).
+        frame_targets: labels of the frames, float32 (B, T, C).
+    """
+
+    focused: Tensor
+    first_look: Tensor
+    video_targets: Tensor
+    frame_targets: Tensor
+
+
+def fusion_logits(network: nn.Module, batch: FusionBatch, fusion: Fusion, fuse: Literal["logits", "scores"]) -> Tensor:
+    """Return the fused logits, float32 (B, T_out, C); twice as many time steps with concatenation (paper 4.3)."""
     if fusion == "late":
-        return late_fusion(other, network(as_input(focus, focus.device)).float(), fuse)
-    return network(as_input(concat_time(other, focus), focus.device)).float()
+        return late_fusion(batch.first_look, network(as_input(batch.focused, batch.focused.device)).float(), fuse)
+    volumes = concat_time(batch.first_look, batch.focused)
+    return network(as_input(volumes, volumes.device)).float()
 
 
-def fusion_loss(network: nn.Module, batch: Batch, fusion: Fusion, config: Config) -> Tensor:
-    """The training loss of paper 5.2 on the fused logits; a concatenated clip has its frame labels twice."""
-    video_targets, frame_targets = batch[2:]
-    if fusion == "concat":
-        frame_targets = concat_targets(frame_targets)
-    logits = fusion_logits(network, batch, fusion, config.fusion.fuse)
-    return charades_loss(logits, video_targets, frame_targets, config.fusion.video_loss_weight)
+def fusion_loss(network: nn.Module, batch: FusionBatch, fusion: Fusion, recipe: FusionTraining) -> Tensor:
+    """Return the training loss of paper 5.2 on the fused logits; a concatenated clip has its frame labels twice."""
+    frame_targets = concat_targets(batch.frame_targets) if fusion == "concat" else batch.frame_targets
+    logits = fusion_logits(network, batch, fusion, recipe.fuse)
+    return charades_loss(logits, batch.video_targets, frame_targets, recipe.video_loss_weight)

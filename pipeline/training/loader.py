@@ -1,9 +1,11 @@
-"""Batches of an epoch, read ahead."""
+"""What a network is trained on, and the batches of an epoch, read ahead."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Training
@@ -11,14 +13,30 @@ from pipeline.workers import phases
 from pipeline.workers.distributed import own_team
 from pipeline.workers.prefetch import buffered
 
-Batch = tuple[Tensor, ...]
+Batch = tuple  # a named tuple of tensors, or of what has a method `to`
+
+
+class TrainingData(NamedTuple):
+    """What a network is trained on.
+
+    Attributes:
+        load: (epoch, clip numbers) to a batch of CPU tensors; uint8 pixels, converted on the device.
+        num_clips: clips of an epoch, numbered from 0.
+        loss: (network, batch on the device) to a scalar, the mean over the batch.
+        label: of the progress display.
+    """
+
+    load: Callable[[int, list[int]], Batch]
+    num_clips: int
+    loss: Callable[[nn.Module, Batch], Tensor]
+    label: str
 
 
 class Epoch(Dataset):
-    """The batches of one epoch in their shuffled order, from the first one that is still to do.
+    """The batches of one epoch in their shuffled order.
 
     The order depends on seed and epoch alone, so a resumed run sees the batches an uninterrupted one would have.
-    Every process of a team loads its share of each.
+    Each process of torchrun loads its share of each batch.
     """
 
     def __init__(self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int):
@@ -35,17 +53,29 @@ class Epoch(Dataset):
         return phases.lent(self.profiler, lambda: self.load(self.epoch, clips), ahead=True)
 
 
-def _loader(load, num_clips, training: Training, seed: int, epoch: int, step: int, device) -> Iterator[Batch]:
-    """Batches of an epoch from `step` on, read ahead by workers or a thread, pinned where a GPU takes them."""
-    dataset = Epoch(load, num_clips, training.batch_size, seed, epoch)
+def epoch_batches(
+    data: TrainingData, training: Training, seed: int, epoch: int, first: int, pin: bool
+) -> Iterator[Batch]:
+    """Yield the batches of an epoch from number `first` on, read ahead by `loader_workers` processes or a thread.
+
+    Args:
+        pin: put the batches into pinned memory, from which a GPU takes them.
+    """
+    dataset = Epoch(data.load, data.num_clips, training.batch_size, seed, epoch)
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(step, len(dataset)),
+        sampler=range(first, len(dataset)),
         num_workers=training.loader_workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin,
     )
     batches = iter(loader) if training.loader_workers else buffered(iter(loader))
     for batch, seconds in phases.each("wait", batches):
         phases.collect(seconds)
         yield batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move each part of a batch to the device; a named tuple stays one."""
+    moved = [values.to(device, non_blocking=True) for values in batch]
+    return batch._make(moved) if hasattr(batch, "_make") else tuple(moved)

@@ -1,24 +1,23 @@
 """The training loop of Base and of both fusions: plain SGD, on one device or several, resumable within an epoch."""
 
-import csv
-import io
 import logging
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cache.commit import holder, locked, write_file
 from cache.folder_checks import check_space
 from models.shared_batch import tell
 from pipeline.config import Training
 from pipeline.errors import StageError
-from pipeline.training.checkpoints import _resume, _save
-from pipeline.training.loader import Batch, _loader
+from pipeline.training.checkpoints import TrainingState, resume, save
+from pipeline.training.loader import TrainingData, epoch_batches, to_device
 from pipeline.training.tensorboard import Curves
 from pipeline.workers import phases
 from pipeline.workers.distributed import own_team
@@ -28,31 +27,19 @@ log = logging.getLogger(__name__)
 
 
 def fit(
-    network: nn.Module,
-    load: Callable[[int, list[int]], Batch],
-    num_clips: int,
-    loss_of: Callable[[nn.Module, Batch], Tensor],
-    training: Training,
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    label: str,
-    until: int | None = None,
+    network: nn.Module, data: TrainingData, training: Training, folder: Path, seed: int, until: int | None = None
 ) -> None:
     """Train a network in place, always to the last epoch; nothing is chosen on evaluation videos.
 
     Checkpoints go to `folder` every `checkpoint_minutes` and after each epoch; the same call goes on from the newest,
-    with any number of processes. All processes of a team (`distributed.joined`) make this call; the first one writes.
+    with any number of processes. All processes of torchrun make this call; the first one writes.
 
     Args:
         network: on the device, with its starting weights.
-        load: (epoch, clip numbers) to a batch of CPU tensors; uint8 pixels, converted on the device.
-        num_clips: clips of an epoch, numbered from 0.
-        loss_of: (network, batch on the device) to a scalar, the mean over the batch.
+        data: clips and loss.
         training: the recipe.
         folder: gets metrics.csv and checkpoints.
         seed: of the order of clips and of dropout.
-        label: of the progress display.
         until: stop before this epoch, so that a later call goes on from there; None for all epochs.
     Raises:
         StageError: another process trains in this folder, or the loss is not finite.
@@ -65,97 +52,83 @@ def fit(
         if team.leads:  # three checkpoints for a moment, each of weights and momentum
             check_space(folder, 6 * sum(value.nbytes for value in network.state_dict().values()), 3)
         team.wait()  # nobody looks for checkpoints before the folder is ours
-        until = training.epochs if until is None else until
-        _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team, until)
+        _train(network, data, training, folder, seed, training.epochs if until is None else until)
 
 
-def _fit(network, load, num_clips, loss_of, training, folder, seed, device, label, team, until) -> None:
+def _train(network: nn.Module, data: TrainingData, training: Training, folder: Path, seed: int, until: int) -> None:
+    """Go on from the newest checkpoint to epoch `until`."""
+    team, device = own_team(), next(network.parameters()).device
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
-    epoch, step, losses, history = _resume(folder, network, optimiser, team)
+    state = resume(folder, network, optimiser, team)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
     forward = team.wrap(network, training.batchnorm == "synchronised")
-    steps = -(-num_clips // training.batch_size)
-    curves = Curves(folder, training.tensorboard and team.leads, epoch * steps + step + 1)
+    steps = -(-data.num_clips // training.batch_size)  # of an epoch
+    curves = Curves(folder, training.tensorboard and team.leads, state.epoch * steps + state.step + 1)
+    left = max(0, (until - state.epoch) * steps - state.step)
+    shown, saved = progress(range(left), left, data.label, "steps"), time.monotonic()
 
-    def batches():
-        nonlocal epoch, step, losses
-        saved = time.monotonic()
-        while epoch < until:
-            rate = training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.drop_epochs)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            _train_mode(network, training.batchnorm == "frozen")
-            started, waited, asked = time.monotonic(), 0.0, time.monotonic()
-            for batch in _loader(load, num_clips, training, seed, epoch, step, device):
-                waited += time.monotonic() - asked
-                torch.manual_seed(_dropout_seed(seed, epoch, step))
-                together = min(training.batch_size, num_clips - step * training.batch_size)  # clips of all processes
-                tell(network, team.share(together))
-                step += 1
-                moves = step % training.accumulate == 0 or step == steps
-                with phases.settled("transfer", device):
-                    batch = tuple(values.to(device, non_blocking=True) for values in batch)
-                with phases.settled("network", device):
-                    with nullcontext() if moves else team.adding(forward):
-                        with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
-                            loss = loss_of(forward, batch) * team.weight(together)
-                        (loss / training.accumulate).backward()
-                    if moves:
-                        optimiser.step()
-                        optimiser.zero_grad(set_to_none=True)
-                    losses.append(team.mean(loss.detach()))
-                if not np.isfinite(losses[-1]):
-                    raise StageError(
-                        f"{folder}: the loss is {losses[-1]} in epoch {epoch}, step {step}; lower the rate"
-                    )
-                curves.step(epoch * steps + step, losses[-1])
-                due = time.monotonic() - saved > 60 * training.checkpoint_minutes
-                if team.leads and due and step % training.accumulate == 0:
-                    _save(folder, network, optimiser, epoch, step, losses, history)
-                    saved = time.monotonic()
-                yield loss
-                asked = time.monotonic()
-            seconds = time.monotonic() - started
-            history.append(
-                {
-                    "epoch": epoch,
-                    "learning_rate": rate,
-                    "loss": float(np.mean(losses)),
-                    "processes": team.size,
-                    "seconds": round(seconds, 2),
-                    "waiting_share": round(waited / seconds, 3),
-                }
-            )
-            epoch, step, losses = epoch + 1, 0, []
-            if team.leads:
-                _save(folder, network, optimiser, epoch, step, losses, history)
-                write_file(folder / "metrics.csv", _table(history))
-                curves.epoch(history[-1])
-
-    for _ in progress(batches(), max(0, (until - epoch) * steps - step), label, "steps"):
-        pass
+    while state.epoch < until:
+        rate = learning_rate(training, state.epoch)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        _train_mode(network, training.batchnorm == "frozen")
+        started, waited, asked = time.monotonic(), 0.0, time.monotonic()
+        for batch in epoch_batches(data, training, seed, state.epoch, state.step, device.type == "cuda"):
+            waited += time.monotonic() - asked
+            next(shown)
+            torch.manual_seed(_dropout_seed(seed, state.epoch, state.step))
+            together = min(training.batch_size, data.num_clips - state.step * training.batch_size)  # of all processes
+            tell(network, team.share(together))
+            state.step += 1
+            moves = state.step % training.accumulate == 0 or state.step == steps
+            with phases.settled("transfer", device):
+                batch = to_device(batch, device)
+            with phases.settled("network", device):
+                with nullcontext() if moves else team.adding(forward):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
+                        loss = data.loss(forward, batch) * team.weight(together)
+                    (loss / training.accumulate).backward()
+                if moves:
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)
+                state.losses.append(team.mean(loss.detach()))
+            if not np.isfinite(state.losses[-1]):
+                where = f"epoch {state.epoch}, step {state.step}"
+                raise StageError(f"{folder}: the loss is {state.losses[-1]} in {where}; lower the rate")
+            curves.step(state.epoch * steps + state.step, state.losses[-1])
+            due = time.monotonic() - saved > 60 * training.checkpoint_minutes
+            if team.leads and due and state.step % training.accumulate == 0:
+                save(folder, network, optimiser, state)
+                saved = time.monotonic()
+            asked = time.monotonic()
+        seconds = time.monotonic() - started
+        row = {"epoch": state.epoch, "learning_rate": rate, "loss": float(np.mean(state.losses))}
+        row |= {"processes": team.size, "seconds": round(seconds, 2), "waiting_share": round(waited / seconds, 3)}
+        state = TrainingState(state.epoch + 1, history=[*state.history, row])
+        if team.leads:
+            save(folder, network, optimiser, state)
+            write_file(folder / "metrics.csv", pd.DataFrame(state.history).to_csv(index=False).encode())
+            curves.epoch(row)
+    next(shown, None)  # says that the last step is done
     curves.close()
     network.eval()
 
 
+def learning_rate(training: Training, epoch: int) -> float:
+    """Return the rate of an epoch: divided by ten at each of `drop_epochs` (paper 5.3)."""
+    return training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.drop_epochs)
+
+
 def _dropout_seed(*where: int) -> int:
-    """Of one step: what is dropped depends on nothing that went before, an interruption included."""
+    """Return the seed of one step: what is dropped depends on nothing that went before, an interruption included."""
     return int(np.random.default_rng(where).integers(2**63))
 
 
 def _train_mode(network: nn.Module, frozen: bool) -> None:
+    """Set train mode; with `frozen`, the statistics of batch-norm stay as they are."""
     network.train()
-    if frozen:
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-
-
-def _table(history: list[dict]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, history[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return buffer.getvalue().encode()
+    for module in network.modules() if frozen else ():
+        if isinstance(module, _BatchNorm):
+            module.eval()

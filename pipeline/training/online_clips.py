@@ -1,7 +1,9 @@
-"""Clips of training on the fly."""
+"""Clips of training on the fly: decoded, looked at and cut in the training step."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,25 +13,23 @@ from cache.geometry import Clip
 from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
-from models.objectives import saliency_maps
-from pipeline.config import OBJECTIVES, Focus, Fusion, Pixels
+from models.objectives import Labels, saliency_maps
+from pipeline.config import OBJECTIVES, Config, SaliencyFrom
 from pipeline.data.box_policies import find_box
-from pipeline.data.clips import TrainVideo, train_videos
+from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, training_videos
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
 from pipeline.data.sampling import frame_indices, train_clip
-from pipeline.data.video.frames import read_frames
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import BaseWeights, build_base
-from pipeline.training.fusion_step import fusion_loss
-from pipeline.training.loader import Batch
+from pipeline.run.folder import RunFolder
+from pipeline.run.networks import BaseWeights, Variant, build_base
+from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.workers import phases
-
-Looker = Literal["base", "current"]
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourceFrames:
     """Source frames of a batch, which stay on the host, where boxes are cut.
+
+    No named tuple: a DataLoader would make tensors of what it holds.
 
     Attributes:
         clips: one a clip of the batch.
@@ -39,108 +39,146 @@ class Sources:
     clips: list[Clip]
     frames: list[dict[int, np.ndarray]]
 
-    def to(self, *_, **__) -> "Sources":
-        """A batch is moved to the device part by part; this part stays."""
+    def to(self, *_, **__) -> "SourceFrames":
+        """Stay here: the other parts of a batch are moved to the device."""
         return self
 
 
-class Online:
-    """Batches whose boxes are looked for when they are trained on.
+class OnlineBatch(NamedTuple):
+    """Some clips before their boxes are known.
+
+    Attributes:
+        context: V_in, uint8 (B, T, H_in, W_in, 3).
+        video_targets, frame_targets: labels, float32 (B, C) and (B, T, C).
+        source: the frames that V_in was made from.
+    """
+
+    context: Tensor
+    video_targets: Tensor
+    frame_targets: Tensor
+    source: SourceFrames
+
+
+class OnlineClips:
+    """Batches whose boxes are searched for when they are trained on.
 
     Args:
-        fusion, focus, pixels, looker: as in `run`.
+        run, config: which videos, and how clips are made.
+        base: its logits, and its saliency where `saliency_from` is "base".
+        variant: of the fusion model that is trained.
+        saliency_from: the network whose gradient says where to cut.
         device: of the network.
+    Raises:
+        VideoChanged: a video is not the one that was prepared.
     """
 
     def __init__(
         self,
-        workspace: Workspace,
+        run: RunFolder,
+        config: Config,
         base: BaseWeights,
-        fusion: Fusion,
-        focus: Focus,
-        pixels: Pixels,
-        looker: Looker,
+        variant: Variant,
+        saliency_from: SaliencyFrom,
         device: torch.device,
     ):
-        self.workspace, self.config, self.device = workspace, workspace.config, device
-        self.fusion, self.focus, self.pixels, self.looker = fusion, focus, pixels, looker
-        self.videos = train_videos(workspace)
-        self.base = fold(build_base(workspace, base)).to(device)
+        self.annotations, self.config, self.device = run.annotations, config, device
+        self.variant, self.saliency_from = variant, saliency_from
+        self.videos = training_videos(run.parts, Path(config.data.videos))
+        if config.fusion.loader_workers:  # they are forked for every epoch, and inherit what this process has compared
+            for video in self.videos:
+                check_unchanged(video)
+        self.base = fold(build_base(base)).to(device)
 
-    def load(self, epoch: int, numbers: list[int]) -> tuple:
-        """V_in uint8 (B, T, H_in, W_in, 3), labels float32 (B, C) of videos and (B, T, C) of frames, Sources."""
-        clips, frames, context, times = [], [], [], []
-        for number in numbers:
-            clip, found = self._decode(self.videos[number], epoch)
-            with phases.phase("resize"):
-                seen = {index: apply_theta(frame, clip.theta) for index, frame in found.items()}
-                context.append(np.stack([seen[index] for index in clip.frame_indices]))
-            times.append(np.array(clip.frame_indices) / self.videos[number].fps)
-            clips.append(clip)
-            frames.append(found)
-        annotations, ids = self.workspace.annotations, [clip.video_id for clip in clips]
-        in_frames = [annotations.frame_targets(video_id, when) for video_id, when in zip(ids, times, strict=True)]
-        return (
-            torch.from_numpy(np.stack(context)),
-            torch.from_numpy(annotations.video_targets(ids).astype(np.float32)),
-            torch.from_numpy(np.stack(in_frames).astype(np.float32)),
-            Sources(clips, frames),
-        )
-
-    def loss(self, network: nn.Module, batch: tuple) -> Tensor:
-        """The training loss of `train_fusion` on volumes that are looked for and cut now."""
-        return fusion_loss(network, self.look(network, batch), self.fusion, self.config)
-
-    def look(self, network: nn.Module, batch: tuple) -> Batch:
-        """From a batch of `load` to one of `Volumes.load`: focused volumes, Base's logits or V_in, labels."""
-        context, video_targets, frame_targets, sources = batch
-        logits, codes = self._maps(network, context, (video_targets, frame_targets))
-        parts = zip(sources.clips, sources.frames, context.cpu().numpy(), codes, strict=True)
+    def load(self, epoch: int, numbers: list[int]) -> OnlineBatch:
+        """Decode augmentation `epoch` of these videos."""
+        videos = [self.videos[number] for number in numbers]
+        clips, frames = zip(*(self._decode(video, epoch) for video in videos), strict=True)
         with phases.phase("resize"):
-            volumes = np.stack([self._cut(*one) for one in parts])
-        with phases.settled("transfer", self.device):
-            focus = torch.from_numpy(volumes).to(self.device, non_blocking=True)
-        return focus, logits if self.fusion == "late" else context, video_targets, frame_targets
+            context = np.stack([_input_volume(*one) for one in zip(clips, frames, strict=True)])
+        times = [np.array(clip.frame_indices) / video.fps for clip, video in zip(clips, videos, strict=True)]
+        targets = self.annotations.targets([video.video_id for video in videos], times)
+        source = SourceFrames(list(clips), list(frames))
+        return OnlineBatch(torch.from_numpy(context), *map(torch.from_numpy, targets), source)
 
-    def _decode(self, video: TrainVideo, epoch: int) -> tuple[Clip, dict[int, np.ndarray]]:
-        """Augmentation `epoch` of a video and its source frames, each decoded once."""
+    def loss(self, network: nn.Module, batch: OnlineBatch) -> Tensor:
+        """Return the training loss of `train_fusion` on volumes that are cut now."""
+        return fusion_loss(network, self.cut(network, batch), self.variant.fusion, self.config.fusion)
+
+    def cut(self, network: nn.Module, batch: OnlineBatch) -> FusionBatch:
+        """Find the boxes of a batch and cut its focused volumes.
+
+        Args:
+            network: the one that is trained; its gradient is taken where `saliency_from` is "current".
+        """
+        logits, codes = self._maps(network, batch)
+        context = batch.context.cpu().numpy()
+        with phases.phase("resize"):
+            volumes = np.stack(
+                [
+                    self._cut_clip(*one)
+                    for one in zip(batch.source.clips, batch.source.frames, context, codes, strict=True)
+                ]
+            )
+        with phases.settled("transfer", self.device):
+            focused = torch.from_numpy(volumes).to(self.device, non_blocking=True)
+        first_look = logits if self.variant.fusion == "late" else batch.context
+        return FusionBatch(focused, first_look, batch.video_targets, batch.frame_targets)
+
+    def _decode(self, video: PlannedVideo, epoch: int) -> tuple[Clip, dict[int, np.ndarray]]:
+        """Return augmentation `epoch` of a video and its source frames, each decoded once."""
         clips = self.config.clips
         start, theta = train_clip(clips, video.video_id, epoch, video.num_frames, video.source_size)
         indices = frame_indices(start, clips.num_frames, video.num_frames)
-        rate, source_fps = clips.fps or None, self.config.data.source_fps or None
-        wanted = sorted(set(indices))
-        with phases.phase("decode"):
-            frames = dict(read_frames(video.path, wanted, rate, video.timing, source_fps))
-        return Clip(video.video_id, 0, epoch, indices, theta), frames
+        return Clip(video.video_id, 0, epoch, indices, theta), dict(decode_frames(video, indices))
 
-    def _maps(self, network: nn.Module, context: Tensor, targets: tuple) -> tuple[Tensor | None, list]:
-        """Base's logits (late fusion; else None) and the quantised map of each clip (None where no map is asked).
+    def _maps(self, network: nn.Module, batch: OnlineBatch) -> tuple[Tensor | None, list[np.ndarray | None]]:
+        """Return Base's logits (late fusion; else None) and the quantised map of each clip (None without a map).
 
         In chunks of `saliency.batch_size`, whose arithmetic is that of stage 1.
         """
-        looks = self.focus in OBJECTIVES
-        if not looks and self.fusion == "concat":
-            return None, [None] * len(context)
-        current = fold(getattr(network, "module", network)) if looks and self.looker == "current" else None
-        names, logits, codes = (self.focus,) if looks else (), [], []
-        for first in range(0, len(context), self.config.saliency.batch_size):
+        objective, late = self.variant.boxes, self.variant.fusion == "late"
+        needs_map = objective in OBJECTIVES
+        if not needs_map and not late:
+            return None, [None] * len(batch.context)
+        current = None
+        if needs_map and self.saliency_from == "current":
+            current = fold(getattr(network, "module", network))
+        names, logits, codes = (objective,) if needs_map else (), [], []
+        for first in range(0, len(batch.context), self.config.saliency.batch_size):
             chunk = slice(first, first + self.config.saliency.batch_size)
-            video = as_input(context[chunk], self.device)
-            known = tuple(values[chunk] for values in targets) if self.focus == "cross_entropy" else None
-            if current is not None and self.fusion == "late":
-                logits.append(saliency_maps(self.base, video, (), self.config, None)[0])
-            found, maps = saliency_maps(current or self.base, video, names, self.config, known)
+            video = as_input(batch.context[chunk], self.device)
+            labels = None
+            if objective == "cross_entropy":
+                targets = batch.video_targets[chunk], batch.frame_targets[chunk]
+                labels = Labels(*targets, self.config.base.video_loss_weight)
+            if current is not None and late:
+                logits.append(self._saliency(self.base, video, (), None)[0])
+            found, maps = self._saliency(current or self.base, video, names, labels)
             if current is None:
                 logits.append(found)
-            codes += [quantise(one)[0] for one in maps[self.focus].cpu().numpy()] if looks else [None] * len(video)
-        return torch.cat(logits) if self.fusion == "late" else None, codes
+            codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if needs_map else [None] * len(video)
+        return torch.cat(logits) if late else None, codes
 
-    def _cut(self, clip: Clip, frames: dict[int, np.ndarray], frames_input: np.ndarray, codes) -> np.ndarray:
-        """The focused volume of one clip, uint8 (T, H_in, W_in, 3)."""
-        if self.focus == "repeat":
+    def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):
+        saliency = self.config.saliency
+        return saliency_maps(network, video, names, saliency.method, saliency.precision, labels)
+
+    def _cut_clip(
+        self, clip: Clip, frames: dict[int, np.ndarray], frames_input: np.ndarray, codes: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the focused volume of one clip, uint8 (T, H_in, W_in, 3)."""
+        if self.variant.boxes == "repeat":
             return frames_input
-        box, _ = find_box(self.config, clip, self.focus, codes)
-        if self.pixels == "input":
-            return np.stack([cut_input(frame, box, clip.theta.input_size) for frame in frames_input])
-        cut = {index: cut_source(frame, clip.theta, box, clip.theta.input_size) for index, frame in frames.items()}
+        side, seed = self.config.saliency.box_side, self.config.clips.plan_seed
+        box, _ = find_box(clip, self.variant.boxes, side, seed, codes)
+        size = clip.theta.input_size
+        if self.variant.pixels == "input":
+            return np.stack([cut_input(frame, box, size) for frame in frames_input])
+        cut = {index: cut_source(frame, clip.theta, box, size) for index, frame in frames.items()}
         return np.stack([cut[index] for index in clip.frame_indices])
+
+
+def _input_volume(clip: Clip, frames: dict[int, np.ndarray]) -> np.ndarray:
+    """Return V_in of a clip, uint8 (T, H_in, W_in, 3), each frame resized once."""
+    found = {index: apply_theta(frame, clip.theta) for index, frame in frames.items()}
+    return np.stack([found[index] for index in clip.frame_indices])

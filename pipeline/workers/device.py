@@ -6,17 +6,17 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.config import Config
 from pipeline.errors import StageError
 
 
-def pick_device(config: Config) -> torch.device:
-    """The config's device; `auto` is CUDA where there is one. Each process of torchrun has a GPU of its own.
+def pick_device(name: str) -> torch.device:
+    """Return a device by name. Each process of torchrun gets a GPU of its own.
 
+    Args:
+        name: "auto", which is CUDA where there is one, "cpu", "cuda", or torch's name of one such as "cuda:1".
     Raises:
         StageError: the device is not there.
     """
-    name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
@@ -29,21 +29,10 @@ def pick_device(config: Config) -> torch.device:
 
 @contextmanager
 def cpu_threads(device: torch.device, number: int) -> Iterator[None]:
-    """Where the CPU computes, so many torch threads inside, as many as before outside."""
+    """Use so many torch threads inside, where the CPU computes; as many as before outside."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """So many torch threads inside, as many as before outside: the process may be anybody's. None changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
     try:
         yield
     finally:

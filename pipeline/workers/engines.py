@@ -4,24 +4,22 @@ Clusters are those that people run already; nothing here starts, sizes or schedu
 joblib. A job that the engine's own retries did not save is done again alone, and then given up by name.
 """
 
-import importlib
 import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from pipeline.config import Backend
 from pipeline.errors import StageError
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("loky", "dask", "ray")
 KILLED = "killed"  # in place of a result: the process that worked on the job died, and so did every retry
 TWICE = "the process that worked on this unit was killed, twice"
 
@@ -38,7 +36,7 @@ class Engine:
             None: every process computes on the config's device.
     """
 
-    backend: Literal["loky", "dask", "ray"] = "loky"
+    backend: Backend = "loky"
     scheduler: str = ""
     devices: tuple[str, ...] = ()
 
@@ -98,13 +96,16 @@ def _connected(engine: Engine, threads: int, on_gpu: bool) -> Iterator[object]:
         yield None
         return
     try:
-        module = importlib.import_module(f"pipeline.workers.{engine.backend}_backend")
+        if engine.backend == "dask":
+            from pipeline.workers.dask_backend import connected
+        else:
+            from pipeline.workers.ray_backend import connected
     except ModuleNotFoundError as error:
         raise StageError(
             f"--backend {engine.backend}: {error.name} is not installed; "
             f"pip install -e '.[{engine.backend}]' here and where the workers run"
         ) from error
-    with module.connected(engine.scheduler, threads, on_gpu) as backend:
+    with connected(engine.scheduler, threads, on_gpu) as backend:
         yield backend
 
 

@@ -1,12 +1,13 @@
 """Progress of a long job: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from pipeline.workers.rank import is_first_process
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 15.0
@@ -17,7 +18,7 @@ def progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterat
 
     Of the processes that torchrun starts, only the first one shows anything.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         yield from items
         return
     if sys.stderr.isatty():

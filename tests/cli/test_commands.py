@@ -1,5 +1,6 @@
 """The command line: help everywhere, exit codes, errors in one line that say what to do."""
 
+import errno
 import re
 import shutil
 import subprocess
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from cache.errors import DamagedError, StaleCacheError, StorageError
 from cache.sealed import read_sealed, seal
+from models.checkpoint import WeightsError
 from pipeline.cli.main import main
+from pipeline.cli.options import run_option
 from pipeline.config_file import load, to_toml
+from pipeline.errors import AnnotationError, ConfigError, StageError, VideoTruncated
 from tests.helpers.tiny_data import change
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +66,7 @@ def test_help_needs_neither_torch_nor_a_decoder():
         "from pipeline.cli.main import main\n"
         "for name in [None, *main.commands]:\n"
         "    assert CliRunner().invoke(main, [name, '--help'] if name else ['--help']).exit_code == 0\n"
-        "print(sorted({'torch', 'av', 'zarr', 'h5py', 'pandas', 'joblib'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'av', 'zarr', 'h5py', 'pandas', 'joblib', 'pydantic'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -72,6 +77,39 @@ def test_python_m_pipeline():
     assert done.returncode == 0 and "Commands:" in done.stdout
     done = subprocess.run([sys.executable, "-m", "pipeline", "salience"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "salience" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        *((kind("words"), 4) for kind in (StageError, ConfigError, AnnotationError, VideoTruncated, WeightsError)),
+        (OSError(errno.ENOSPC, "words"), 5),
+        *((DamagedError("words"), 4), (StorageError("words"), 5), (StaleCacheError("words"), 6)),
+        *(
+            (OSError(number, "words"), 5)
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+        ),
+    ],
+)
+def test_errors_have_exit_codes(error, code):
+    @click.command()
+    @run_option
+    def fails(run_dir):
+        raise error
+
+    result = CliRunner().invoke(fails, [])
+    name = "StorageError" if isinstance(error, OSError) else type(error).__name__
+    assert result.exit_code == code and result.output == f"error: {name}: {error}\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("words"), FileNotFoundError(errno.ENOENT, "words"), KeyError("words")])
+def test_errors_that_are_bugs_come_through(error):
+    @click.command()
+    @run_option
+    def fails(run_dir):
+        raise error
+
+    assert CliRunner().invoke(fails, []).exception is error
 
 
 @pytest.mark.parametrize(
@@ -107,6 +145,18 @@ def test_demo_runs_everything(tiny_copy):
     code, output = call("demo", "--config", config_file(tiny_copy), "--run", tiny_copy.path)
     assert code == 0 and output.count("wrote ") == 7
     assert "late-entropy-source" in output and str(tiny_copy.path / "results.csv") in output
+
+
+def test_training_on_the_fly(tiny_copy):
+    """A model that learned from its own saliency gets the caches of its evaluation clips at once."""
+    common = ("train-fusion", "--config", config_file(tiny_copy), "--run", tiny_copy.path, "--fusion", "concat")
+    for wrong in (("--online", "--refresh-every", "1"), ("--saliency-from", "current"), ("--online", "--caches", "x")):
+        assert call(*common, *wrong)[0] == 2
+    for saliency_from in ("base", "current"):
+        code, output = call(*common, "--online", "--saliency-from", saliency_from)
+        (model,) = tiny_copy.path.glob(f"models/concat-entropy-source-online-{saliency_from}-*")
+        assert code == 0 and output.count("wrote ") == 1 and str(model) in output
+        assert (model / "generation-eval").exists() == (saliency_from == "current")
 
 
 def test_inspect_writes_the_index(tiny_copy, tmp_path):

@@ -11,9 +11,8 @@ import torch
 
 from models.backbones import build
 from models.checkpoint import WeightsError
-from pipeline.config import ConfigError
 from pipeline.config_file import load
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.stages import prepare, train_base
 from tests.helpers.tiny_data import change
 
@@ -30,7 +29,7 @@ ROOT = Path(__file__).parents[2]
         ("saliency.aug_seeds=3", "unknown setting saliency.aug_seeds; did you mean clips.aug_seeds?"),
         ("zzz=3", "unknown setting zzz; known are name, data, clips,"),
         ("clips.fps=fast", "clips.fps: expected float, got 'fast'"),
-        ("crops.codec=webp", "crops.codec: 'webp' is none of 'jpeg', 'png'"),
+        ("crops.codec=webp", "crops.codec: expected one of 'jpeg', 'png', got 'webp'"),
         ("clips=3", "clips: expected a section, got 3"),
         ("clips.fps", "--set clips.fps: expected section.key=value"),
     ],

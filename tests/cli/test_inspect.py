@@ -27,10 +27,6 @@ def call(tiny_run, tmp_path):
     return run
 
 
-def test_the_choices_are_the_tables_there_are():
-    assert inspect.NAMES == tables.TABLES
-
-
 def test_classes_counts_videos_and_actions(tiny_run):
     found = tables.table(cache.open(tiny_run.path), "classes").set_index("label")
     assert found.index.tolist() == list(CLASSES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import Base, Clips, Config, Crops, Data, Fusion, Saliency
+from pipeline.config import Base, Clips, Config, Crops, Data, FusionTraining, Saliency
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from tests.helpers.make_video import write_video
 
@@ -68,7 +68,7 @@ def tiny_config(folder: Path, **sections: dict) -> Config:
         base=Base(network="small_i3d", epochs=2, learning_rate=0.05, drop_epochs=(1,), batch_size=2),
         saliency=Saliency(box_side=16, batch_size=3),
         crops=Crops(codec="png"),
-        fusion=Fusion(epochs=3, learning_rate=0.05, drop_epochs=(2,), batch_size=2),
+        fusion=FusionTraining(epochs=3, learning_rate=0.05, drop_epochs=(2,), batch_size=2),
         device="cpu",
     )  # fmt: skip
     return change(config, **sections)

@@ -8,9 +8,8 @@ import torchvision
 
 from models.backbones import build
 from models.checkpoint import WeightsError, read_state, to_bytes
-from pipeline.config import ConfigError
 from pipeline.config_file import load
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.run.folder import Workspace
 from pipeline.stages import prepare, train_base
 from pipeline.training.base_clips import BaseClips

@@ -14,13 +14,12 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from cache.commit import write_file
-from pipeline.config import Config
+from pipeline.config import Data
 from pipeline.data.charades_csv import charades_row, write_charades_csv
 from pipeline.data.miniature.draw import draw_video
 from pipeline.data.miniature.script import CLASSES, Script, write_script
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
-from pipeline.run.outcome import Outcome
 from pipeline.workers.progress import progress
 from pipeline.workers.shared_paths import here
 
@@ -28,15 +27,17 @@ VERSION = 1  # raised when the same settings would give other videos
 CARD_COLUMNS = ("video_id", "card", "frame", "fps", "top", "left", "height", "width")  # source pixels, source frames
 
 
-def generate(config: Config) -> Outcome:
+def generate(data: Data, workers: int = 1) -> bool:
     """Write the data set into `data.videos`: train.csv, test.csv, classes.txt, cards.csv and one MP4 a video.
 
     The same settings give the same files. What is complete is left alone.
 
+    Returns:
+        whether it was made now.
     Raises:
         StageError: the folder holds a data set made with other settings.
     """
-    data, root = config.data, Path(config.data.videos)
+    root = Path(data.videos)
     settings = {"train_videos": data.train_videos, "eval_videos": data.eval_videos, "data_seed": data.data_seed}
     about = (json.dumps(settings | {"version": VERSION}, indent=2) + "\n").encode()
     if (root / "miniature.json").exists():
@@ -44,13 +45,13 @@ def generate(config: Config) -> Outcome:
             raise StageError(
                 f"{root} holds a miniature made with other settings; delete it, or name another data.videos"
             )
-        return Outcome(root, "already there")
+        return False
     root.mkdir(parents=True, exist_ok=True)
     jobs = [
         (split, n) for split, count in (("train", data.train_videos), ("test", data.eval_videos)) for n in range(count)
     ]
     calls = (delayed(here(_make_video))(root, data.data_seed, split, number) for split, number in jobs)
-    made = Parallel(n_jobs=config.workers, return_as="generator")(calls)
+    made = Parallel(n_jobs=workers, return_as="generator")(calls)
     made = list(progress(made, len(jobs), "miniature", "videos"))
     for split in ("train", "test"):
         rows = [
@@ -63,7 +64,7 @@ def generate(config: Config) -> Outcome:
     cards = pd.DataFrame([row for _, rows in made for row in rows], columns=CARD_COLUMNS)
     write_file(root / "cards.csv", cards.to_csv(index=False).encode())
     write_file(root / "miniature.json", about)
-    return Outcome(root, f"{data.train_videos} training and {data.eval_videos} evaluation videos")
+    return True
 
 
 def _make_video(root: Path, data_seed: int, split: str, number: int) -> tuple[Script, list[tuple]]:

@@ -1,0 +1,120 @@
+"""A run made by the code before the house opens, resumes, verifies and evaluates, and nothing is computed again.
+
+The run is made here, by that code, from this checkout's history.
+"""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import cache
+from cache.upkeep.verify import verify
+from pipeline.config_file import load
+from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion, train_online
+from tests.helpers.tiny_data import tree
+
+ROOT = Path(__file__).parents[1]
+COMMIT = "eb84d71be33303cecdcccd2a1b5ff8bf8eb9ee42"  # the last one before the rooms
+MAKE = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, "tests")
+from tiny_data import change, make_data, run_all, tiny_config
+from pipeline import train_online
+from pipeline.config import to_toml
+root = Path(sys.argv[1])
+config = tiny_config(make_data(root / "data"))
+run_all(config, root / "run")
+train_online.run(config, root / "run", "late", looker="base")
+(root / "tiny.toml").write_text(to_toml(config))
+"""
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory):
+    """The folder of a run by the older code, and its config."""
+    found = subprocess.run(["git", "-C", str(ROOT), "archive", COMMIT], capture_output=True)
+    if found.returncode:
+        pytest.skip("needs a checkout with its history")
+    root = tmp_path_factory.mktemp("older")
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+        archive.extractall(root / "code", filter="data")
+    environment = {**os.environ, "PYTHONPATH": str(root / "code")}
+    command = [sys.executable, "-c", MAKE, str(root)]
+    subprocess.run(command, cwd=root / "code", env=environment, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture
+def copy(older, tmp_path):
+    shutil.copytree(older / "run", tmp_path / "run")
+    return load(str(older / "tiny.toml")), tmp_path / "run"
+
+
+STAGES = (
+    prepare.run,
+    train_base.run,
+    saliency.run,
+    lambda config, run: crops.run(config, run, ("entropy",)),
+    lambda config, run: train_fusion.run(config, run, "late"),
+    lambda config, run: train_fusion.run(config, run, "concat"),
+    lambda config, run: train_online.run(config, run, "late"),
+    evaluate.run,
+)
+
+
+def test_every_stage_finds_its_work_done(copy, monkeypatch):
+    config, run = copy
+    before = tree(run)
+    for owner, name in ((saliency, "saliency_maps"), (crops, "encode_volume"), (train_fusion, "fit")):
+        monkeypatch.setattr(owner, name, None)  # a call would be a TypeError
+    for owner in (train_base, train_online):
+        monkeypatch.setattr(owner, "fit", None)
+    for stage in STAGES[:-1]:
+        stage(config, run)
+    assert tree(run) == before
+    assert list(verify(run)) == []
+    evaluate.run(config, run)  # of the model trained on the fly, which was not evaluated yet
+    after = tree(run)
+    results = {name: sha256 for name, sha256 in before.items() if name.startswith("run/results/")}
+    assert len(results) == 9 and after.items() >= results.items()
+    added = [name for name in after.keys() - before.keys() if "/results/late-entropy-source-online-base-" in name]
+    assert len(added) == len(after) - len(before) == 3
+
+
+def test_it_opens_as_before(copy):
+    _, run = copy
+    opened = cache.open(run)
+    assert opened.index.saliency_done.all() and opened.index.crop_done.all()
+    assert opened.focus(0).shape == opened.context(0).shape and opened.saliency(0).sum() > 0
+    assert pd.read_csv(run / "results.csv").experiment.tolist() == [
+        "base",
+        "concat-entropy-source",
+        "late-entropy-source",
+    ]
+
+
+def test_what_is_lost_is_made_again_to_the_byte(copy):
+    """Units of every store, and results: their keys and their content."""
+    config, run = copy
+    before = tree(run)
+    for record in sorted(run.glob("*/*/done/000000.json")):
+        record.unlink()
+    shutil.rmtree(run / "results")
+    for stage in STAGES[2:4]:
+        stage(config, run)
+    evaluate.run(config, run)
+    after, changed = tree(run), "run/results.csv"  # which has one more model now
+    assert any(name.startswith("run/results/late-entropy-source") for name in before)
+    assert {name: after.get(name) for name in before if name != changed} == {
+        name: sha256 for name, sha256 in before.items() if name != changed
+    }

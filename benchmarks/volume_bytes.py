@@ -9,7 +9,8 @@ SHARE, DECIBELS = 0.12, 37.0
 def measure() -> Result:
     with stored() as volumes:
         product = volumes.store.product
-        size = sum(file["bytes"] for unit in range(volumes.part.num_units) for file in product.vouch(unit)["files"])
+        records = [product.checked_record(unit) for unit in range(volumes.part.num_units)]
+        size = sum(file["bytes"] for record in records for file in record["files"])
         exact = volumes.cut()
         quality = decibels(volumes.read(), exact)
         source = volumes.source()

@@ -1,4 +1,4 @@
-"""Stores: which products a run folder holds, by what name one asks for them, and which of them belong together."""
+"""The stores of a run folder: their names, and which belong together because one was made from the other."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,12 @@ from cache.stores.product_folder import ProductDir, read_product
 
 
 def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
-    """Every product directory of the run, those with equal settings put together; by product, then name."""
+    """The stores of the run folder at path, by product, then name; `parts` are the plan's parts by name.
+
+    Raises:
+        StaleCacheError, DamagedError: as `read_product`.
+        StoreAmbiguousError: two folders of one part differ only in the settings of clips.
+    """
     groups = {}
     for product in PRODUCTS:
         for file in sorted((path / product).glob("*/run.json")):
@@ -25,7 +30,7 @@ def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
 
 
 def _lineage(product: str, settings: dict) -> dict[str, dict]:
-    """Settings by product, of this one and all that are nested in it, each without the clips of its part."""
+    """Settings by product, of this one and of all that are nested in it, without those of clips."""
     found = {product: _without_clips(settings)}
     for name, value in settings.items():
         if name in PRODUCTS and isinstance(value, dict):
@@ -39,10 +44,13 @@ def _without_clips(settings: dict) -> dict:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """One product made with one set of settings: a directory per plan part it was made for.
+    """One product made with one set of settings.
 
-    `lineage` maps this product and every one it was made from to their settings. The clips' settings are left out:
-    they belong to the part.
+    Attributes:
+        product: one of PRODUCTS.
+        lineage: settings by product, of this one and of all that it was made from; without the settings of clips, which
+            belong to the plan part.
+        directories: the product's folder by name of the plan part.
     """
 
     product: str
@@ -51,13 +59,13 @@ class Store:
 
     @property
     def name(self) -> str:
-        """The short word people choose it by; several stores may share it."""
+        """Objective of maps, policy of boxes, POLICY/PIXELS of crops, else the product; not always unique."""
         settings = self.lineage.get("boxes" if self.product == "crops" else self.product, {})
         name = settings.get("objective") or settings.get("policy") or self.product
         return f"{name}/{self.lineage['crops']['pixels']}" if self.product == "crops" else name
 
     def answers(self, selector: str) -> bool:
-        """Whether selector is the name, its first word, or six or more first digits of a fingerprint or key."""
+        """Whether a selector means this store: its name, that up to "/", or 6 first digits of a fingerprint or key."""
         keys = [fingerprint(self.lineage[self.product]), *(one.key for one in self.directories.values())]
         keys += [fingerprint(one.settings) for one in self.directories.values()]
         if selector in (self.name, self.name.split("/")[0]):
@@ -65,7 +73,7 @@ class Store:
         return len(selector) >= 6 and any(key.startswith(selector) for key in keys)
 
     def agrees(self, other: "Store") -> bool:
-        """Whether both can stand in one chain: no product that both were made from differs."""
+        """Whether two stores belong together: what both were made from is the same."""
         shared = self.lineage.keys() & other.lineage.keys()
         return all(canonical(self.lineage[one]) == canonical(other.lineage[one]) for one in shared)
 
@@ -74,6 +82,6 @@ class Store:
 
     @property
     def text(self) -> str:
-        """The settings in a line, nested ones by fingerprint."""
+        """The settings in a line, nested ones as fingerprints."""
         settings = self.lineage[self.product].items()
         return ", ".join(f"{k}={fingerprint(v)[:8] if isinstance(v, dict) else v}" for k, v in settings)

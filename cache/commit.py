@@ -1,7 +1,8 @@
-"""The commit protocol: files that appear whole or not at all, sealed JSON, and locks that the kernel frees.
+"""Files that appear whole or not at all, and locks that the kernel frees when their process ends.
 
-Data is written to a temporary name, fsynced and renamed (or linked, where exactly one writer may win); its directory is
-fsynced. Both stores, the plan and the checkpoints of training write through this module alone.
+A file is written under a temporary name, fsynced and renamed (or linked, where exactly one writer may win); then its
+directory is fsynced. Both stores, the plan and the checkpoints of training write through this module alone.
+Where the file system refuses, functions that write or lock raise StorageError.
 """
 
 import fcntl
@@ -13,19 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import StorageError
+from cache.layout import RUN_LOCK
 
 
 @contextmanager
-def storage_errors(path: Path):
-    """Turn whatever the file system refuses into a StorageError that names the path."""
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError that names the path."""
     try:
         yield
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
 
 
-def sync_directory(path: Path):
-    """Make the names in a directory durable."""
+def sync_directory(path: Path) -> None:
+    """Fsync a directory: the names in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -33,8 +35,8 @@ def sync_directory(path: Path):
         os.close(descriptor)
 
 
-def make_durable(files: list[Path], root: Path):
-    """Fsync files that somebody else wrote, and every directory from theirs up to root, deepest first."""
+def make_durable(files: list[Path], root: Path) -> None:
+    """Fsync files that another library wrote, and every directory from theirs up to root, deepest first."""
     folders = {root}
     for file in files:
         with storage_errors(file), open(file, "rb") as handle:
@@ -45,14 +47,14 @@ def make_durable(files: list[Path], root: Path):
             sync_directory(folder)
 
 
-def write_file(path: Path, data: bytes):
-    """Write or replace a file so that a reader, a kill or a power cut sees the old or the new one, never a mixture."""
+def write_file(path: Path, data: bytes) -> None:
+    """Write or replace a file: after a kill or a power cut it has the old content or the new, never a mixture."""
     with storage_errors(path), _temporary(path, data) as temporary:
         os.replace(temporary, path)
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Create a file atomically if it is absent. Returns whether this call made it; of several exactly one does."""
+    """Create a file if it is absent; return whether this call did. Of several processes exactly one does."""
     with storage_errors(path), _temporary(path, data) as temporary:
         try:
             os.link(temporary, path)
@@ -62,8 +64,8 @@ def write_once(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def _temporary(path: Path, data: bytes):
-    """A durable file with the data beside path, gone on exit; then the directory is made durable."""
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """Write a durable temporary file beside path; after the caller renamed or linked it, fsync the directory."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -77,10 +79,15 @@ def _temporary(path: Path, data: bytes):
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False, shared: bool = False, sign: bool = False):
-    """Hold the lock file at path. Yields whether it is ours: without `wait`, False when somebody else holds it.
+def locked(path: Path, wait: bool = False, shared: bool = False, sign: bool = False) -> Iterator[bool]:
+    """Hold a lock file, which is made on first use. The kernel frees it when the process ends, however it ends.
 
-    The kernel frees it when its process ends, however it ends. With `sign` the file says who has it, see `holder`.
+    Args:
+        wait: until the lock is free; otherwise do not hold it.
+        shared: together with other processes that share it, instead of alone.
+        sign: write into the file who holds it, see `holder`.
+    Yields:
+        whether the lock is held: False without `wait` where another process has it.
     """
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -101,15 +108,15 @@ def locked(path: Path, wait: bool = False, shared: bool = False, sign: bool = Fa
 
 
 def holder(path: Path) -> str:
-    """Who holds, or last held, the lock: "process 123 on its host"; "another process" where the file does not say."""
+    """Who holds a lock, or held it last: "process 123 on its-host", or "another process" where it is not signed."""
     try:
         return path.read_text()[:200].strip() or "another process"
     except (OSError, ValueError):
         return "another process"
 
 
-def _sign(descriptor: int):
-    """Leave a name in a lock that is ours. A disk too full for it does not matter here."""
+def _sign(descriptor: int) -> None:
+    """Write who holds the lock. On a full disk it stays unsigned."""
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -119,12 +126,12 @@ def _sign(descriptor: int):
 
 @contextmanager
 def in_use(run_dir: Path) -> Iterator[None]:
-    """Hold the run lock as one of many; wait while `sweep` holds it alone.
+    """Hold a run's lock together with all that use the run; wait while `sweep` holds it alone.
 
-    A folder that is not there yet, or that only can be read, needs no lock: nothing in it can be swept up from here.
+    A folder that is missing or read-only needs no lock: nothing in it can be swept.
     """
     if not os.access(run_dir, os.W_OK):
         yield
         return
-    with locked(run_dir / ".lock", wait=True, shared=True):
+    with locked(run_dir / RUN_LOCK, wait=True, shared=True):
         yield

@@ -1,14 +1,10 @@
-"""Errors of the cache: every refusal is one of these and names the file, the field and the reason."""
+"""The errors that the cache raises on purpose. Each message names the file, the field and the reason."""
 
 
 class CacheError(Exception):
-    """Base of every error the cache raises on purpose.
+    """Base class of all errors of the cache."""
 
-    Attributes:
-        exit_code: what a command ends with.
-    """
-
-    exit_code = 4
+    exit_code = 4  # of a command that ends with this error
 
 
 class StaleCacheError(CacheError):
@@ -18,11 +14,11 @@ class StaleCacheError(CacheError):
 
 
 class NotDoneError(CacheError):
-    """No commit record vouches for the row or unit, or its video was skipped."""
+    """The row or unit has no commit record, or its video was skipped."""
 
 
 class DamagedError(CacheError):
-    """A committed file is missing, has another size, fails its checksum, or is not what we write."""
+    """A committed file is missing, has another size or checksum, or is not what this package writes."""
 
 
 class StorageError(CacheError):

@@ -1,4 +1,4 @@
-"""Fingerprints: the identity of settings, and in words where two settings differ."""
+"""Fingerprints of settings and of files, and the fields in which two settings differ."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ ABSENT = "(absent)"
 
 
 def canonical(settings) -> str:
-    """JSON with sorted keys and no whitespace, the same text for the same settings.
+    """JSON with sorted keys and no whitespace: the same text for the same settings.
 
     Raises:
         ValueError: NaN or infinity, which JSON does not have.
@@ -25,7 +25,7 @@ def fingerprint(settings: dict) -> str:
 
 
 def differences(a: dict, b: dict) -> list[str]:
-    """Fields in which a and b differ, as "boxes.size: 128 != 96"; empty exactly when the fingerprints are equal."""
+    """Fields in which a and b differ, such as "boxes.size: 128 != 96"; none exactly when the fingerprints are equal."""
     found = []
     for name in sorted(a.keys() | b.keys()):
         left, right = a.get(name, ABSENT), b.get(name, ABSENT)
@@ -43,7 +43,7 @@ def file_sha256(path: Path) -> str:
 
 
 def unchanged_sha256(path: Path) -> str:
-    """`file_sha256`, read once in a process as long as the file's size, time of change and inode stay the same."""
+    """As `file_sha256`, but a process reads the file again only when its size, time of change or inode changed."""
     stat = os.stat(path)
     return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

@@ -1,4 +1,4 @@
-"""Before a stage starts: does the folder keep the promises that commits rest on, and has it room for what will come."""
+"""Checks before a stage starts: a folder's file system does what commits and locks need, and has enough space."""
 
 import fcntl
 import logging
@@ -13,8 +13,8 @@ from cache.commit import storage_errors, write_file, write_once
 from cache.errors import StorageError
 
 log = logging.getLogger(__name__)
-MOUNTS = Path("/proc/self/mounts")
-ONLY_HERE = {  # kind of file system -> the options with which flock stays on this machine
+MOUNTS = Path("/proc/self/mounts")  # a line a mount: device, place, kind, options
+LOCAL_LOCKS = {  # kind of file system -> mount options with which flock does not reach other machines
     "nfs": {"nolock", "local_lock=all", "local_lock=flock"},
     "nfs4": {"nolock", "local_lock=all", "local_lock=flock"},
     "cifs": {"nobrl", "nolock"},
@@ -23,15 +23,15 @@ ONLY_HERE = {  # kind of file system -> the options with which flock stays on th
     "fuse.sshfs": {"rw", "ro"},  # always
 }
 
-SPARE_BYTES = 1 << 26  # beside the estimate
+SPARE_BYTES = 1 << 26  # that must stay free besides the estimate
 SPARE_FILES = 100
 
 
 def check_folder(folder: Path) -> None:
-    """Try out what commits rest on: create, fsync, rename, a link that refuses an existing name, and flock.
+    """Try what commits and locks need: create, fsync, rename, a link that refuses an existing name, and flock.
 
     Raises:
-        StorageError: names what the file system of the folder cannot do, or does wrongly.
+        StorageError: the file system cannot do one of these, or does it wrongly; the message says which.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_lock(path: Path) -> None:
-    """Two descriptors of one file are two owners to flock, even in one process."""
+    """Raise where a second descriptor gets a lock that the first one holds; to flock they are two owners."""
     with storage_errors(path), open(path, "rb+") as first, open(path, "rb+") as second:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -60,23 +60,24 @@ def _check_lock(path: Path) -> None:
 
 
 def check_space(folder: Path, num_bytes: int, num_files: int) -> None:
-    """Refuse to start what cannot end.
+    """Raise where a folder has too little space for what a stage will write.
 
     Args:
         folder: the run folder, or a folder in it that exists.
         num_bytes, num_files: an estimate of what will be written.
     Raises:
-        StorageError: the disk has less free space, or fewer free inodes (where its file system counts them).
+        StorageError: too few free bytes, or too few free inodes where the file system counts them.
     """
     free, inodes = free_space(folder)
     if num_bytes and free < num_bytes + SPARE_BYTES:
-        raise StorageError(f"{folder}: about {_mb(num_bytes)} will be written, {_mb(free)} are free; not started")
+        needed = f"{folder}: about {num_bytes / 1e6:,.0f} MB will be written"
+        raise StorageError(f"{needed}, {free / 1e6:,.0f} MB are free; not started")
     if num_files and inodes is not None and inodes < num_files + SPARE_FILES:
         raise StorageError(f"{folder}: about {num_files} files will be written, {inodes} inodes are free; not started")
 
 
 def free_space(folder: Path) -> tuple[int, int | None]:
-    """Free bytes and inodes where a folder is, or will be; None where its file system counts no inodes."""
+    """Free bytes and free inodes of the disk that a folder is on, or will be; None where inodes are not counted."""
     folder = Path(folder).resolve()
     while not folder.exists():
         folder = folder.parent
@@ -85,36 +86,31 @@ def free_space(folder: Path) -> tuple[int, int | None]:
         return shutil.disk_usage(folder).free, found.f_favail if found.f_files else None
 
 
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.0f} MB"
-
-
 @dataclass(frozen=True)
 class Mount:
-    """One line of the table of mounts."""
+    """A mounted file system: where, of which kind, such as "nfs4", with which options."""
 
     place: Path
     kind: str
     options: frozenset[str]
 
 
-def check_locks(folder: Path, cluster: bool, mounts: Path | None = None) -> None:
-    """Warn, or refuse, where two machines could both believe that a unit is theirs.
+def check_locks(folder: Path, cluster: bool) -> None:
+    """Warn, or raise before a cluster starts, where the locks in a folder do not reach other machines.
 
-    Commits stay whole without locks, but the same unit may then be done twice at once, and two GPUs need not agree on
-    its last digits: a Zarr shard could belong to the one and its record to the other.
+    Two machines could then do the same unit at once. Each file would still be whole, but two GPUs may differ in the
+    last digits, so that a Zarr shard could come from one machine and the commit record from the other.
 
     Args:
         folder: the run folder.
-        cluster: whether workers on other machines are about to be given units.
-        mounts: the table of mounts, where it is not this machine's.
+        cluster: whether workers on other machines will do units.
     Raises:
-        StorageError: they are, and locks stay on each machine.
+        StorageError: with a cluster, where locks do not reach other machines.
     """
-    mount = mount_of(folder, mounts)
+    mount = mount_of(folder)
     if mount is None:
         return
-    if reasons := ONLY_HERE.get(mount.kind, set()) & mount.options:
+    if reasons := LOCAL_LOCKS.get(mount.kind, set()) & mount.options:
         option = "" if mount.kind == "fuse.sshfs" else f" mounted with {', '.join(sorted(reasons))}"
         trouble = f"{folder} is on {mount.place}, {mount.kind}{option}: its locks do not reach other machines"
         if cluster:
@@ -127,10 +123,10 @@ def check_locks(folder: Path, cluster: bool, mounts: Path | None = None) -> None
         )
 
 
-def mount_of(folder: Path, mounts: Path | None = None) -> Mount | None:
-    """The mount that a folder is on; None where there is no such table. Of several on one place the last one counts."""
+def mount_of(folder: Path) -> Mount | None:
+    """The mount that a folder is on, the last of several on one place; None where MOUNTS cannot be read."""
     try:
-        lines = (mounts or MOUNTS).read_text().splitlines()
+        lines = MOUNTS.read_text().splitlines()
     except OSError:
         return None
     folder, found = folder.resolve(), None

@@ -1,6 +1,6 @@
-"""The data that travels: boxes, the spatial augmentation theta, and clips. Plain numbers, no pixels.
+"""Boxes, the spatial augmentation theta, and clips: plain numbers, no pixels.
 
-Three coordinate frames of a pixel are never mixed; the variable's name says which one a box is in:
+A pixel has three coordinate frames, which are never mixed; the variable's name says which one a box is in:
   source   the decoded video frame, after its rotation metadata
   resized  the source frame after the resize of F(V, theta)
   input    the crop of the resized frame that the network sees, after the flip
@@ -15,7 +15,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Box:
-    """Integer pixels [top, top + height) x [left, left + width) of the frame its variable name states."""
+    """The pixels [top, top + height) x [left, left + width) of the coordinate frame that the variable's name says.
+
+    Raises:
+        TypeError: a value is not an int. ValueError: a negative corner, or a side below 1.
+    """
 
     top: int
     left: int
@@ -64,12 +68,12 @@ class Theta:
         return Box(self.crop_top, self.crop_left, *self.input_size)
 
     def to_source(self, box_input: Box) -> Box:
-        """Undo theta: the smallest box_source of whole pixels that covers box_input.
+        """Undo theta: the smallest box of whole source pixels that covers a box of the input frame.
 
         Args:
-            box_input: box of the input frame, after the flip.
+            box_input: in the input frame, after the flip.
         Returns:
-            box_source: low edges rounded down, high edges up, in exact integer arithmetic.
+            box_source: top and left rounded down, bottom and right rounded up, in exact integer arithmetic.
         Raises:
             ValueError: box_input leaves the input frame.
         """
@@ -83,7 +87,7 @@ class Theta:
         return Box(top, left, bottom - top, right - left)
 
     def to_input(self, box_source: Box) -> tuple[Fraction, Fraction, Fraction, Fraction]:
-        """Apply theta: exact (top, left, bottom, right) of box_source in the input frame; may lie outside it."""
+        """Apply theta: the exact (top, left, bottom, right) of a source box in the input frame, also outside of it."""
         scale_y = Fraction(self.resized_size[0], self.source_size[0])
         scale_x = Fraction(self.resized_size[1], self.source_size[1])
         top, bottom = (edge * scale_y - self.crop_top for edge in (box_source.top, box_source.bottom))
@@ -94,16 +98,16 @@ class Theta:
 
 
 def _stretch(low: int, length: int, source: int, resized: int) -> tuple[int, int]:
-    """Edges of [low, low + length) of an axis of `resized` pixels, on the same axis of `source` pixels."""
+    """Edges of [low, low + length) of an axis of `resized` pixels, rounded outwards to `source` pixels."""
     return low * source // resized, -(-(low + length) * source // resized)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Everything needed to get the same pixels again.
+    """Everything that is needed to get the same pixels again.
 
-    frame_indices count frames at the plan's rate: index k is the frame on screen k / fps seconds after the
-    first one. A video shorter than the clip repeats its last index.
+    Frame index k is the frame on screen k / fps seconds after the first one, with fps the plan's rate. A video that is
+    shorter than the clip repeats its last index.
     """
 
     video_id: str
@@ -113,14 +117,26 @@ class Clip:
     theta: Theta
 
 
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union, box by box.
+
+    Args:
+        a, b: int (N, 4) in the same coordinate frame: top, left, height, width; areas above 0.
+    Returns:
+        float64 (N,) in [0, 1].
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    both = np.maximum(high - low, 0).prod(1)
+    return both / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - both)
+
+
 def mean_iou(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """Mean intersection over union of boxes, int (N, 4) top, left, height, width, one array a seed.
+    """Mean intersection over union of boxes, int (N, 4) as in `iou`, one array a seed.
 
     Rows of zeros, which stand for videos that were left out, do not count.
     """
-    a, b = np.concatenate(ours).astype(np.int64), np.concatenate(theirs).astype(np.int64)
-    there = (a[:, 2] > 0) & (b[:, 2] > 0)
-    a, b = a[there], b[there]
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    shared = (high - low).clip(0).prod(1)
-    return float(np.mean(shared / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - shared)))
+    a, b = np.concatenate(ours), np.concatenate(theirs)
+    found = (a[:, 2] > 0) & (b[:, 2] > 0)
+    return float(iou(a[found], b[found]).mean())

@@ -1,7 +1,7 @@
-"""The plan: every row of a run, fixed before work starts, as immutable parts on disk.
+"""The plan: every row of a run, fixed before work starts, in parts that never change.
 
-A part has a constant number of rows per video, ordered video by video, and units of whole videos.
-A local row counts within its part; global row = part.offset + local row.
+A part has a constant number of rows a video, ordered video by video. A unit is some whole videos that are committed
+together. A local row counts within its part; global row = part.offset + local row.
 """
 
 import hashlib
@@ -40,25 +40,26 @@ SCHEMA = pa.schema(
         ("video_path", pa.string()),  # relative to the data root
         ("video_bytes", pa.int64()),
         ("video_sha256", pa.string()),
-        ("video_timing", pa.string()),  # "pts" or "rate", see pipeline.video
+        ("video_timing", pa.string()),  # frames are found by "pts" or by "rate"
     ]
 )
+_INPUT_SIZE = ["theta_input_height", "theta_input_width"]
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One immutable part of a plan.
+    """One part of a plan.
 
     Args:
         name: "part-<three digits>-<split>".
         split: the value of every row's column `split`.
-        rows: one row per (video, clip, augmentation), columns as in SCHEMA, video by video.
-        rows_per_video: constant within the part (train: augmentations; eval: clips).
-        videos_per_unit: whole videos that are committed together; the last unit may hold fewer.
-        settings: of the clips, plain JSON; holds at least `num_frames`, the T frames of a clip.
+        rows: one row per (video, clip, augmentation), video by video, with the columns of SCHEMA.
+        rows_per_video: augmentations of a video in training, clips of a video in evaluation.
+        videos_per_unit: the last unit may have fewer.
+        settings: of the clips, plain JSON; among them num_frames, the T frames of a clip.
         offset: global row of the first row.
     Raises:
-        ValueError: rows that do not keep these rules; the message names the row and the column.
+        ValueError: the rows break these rules; the message names the row and the column.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Part:
             raise ValueError(f"a part of split {self.split!r} is named part-NNN-{self.split}, got {self.name!r}")
         if self.rows_per_video < 1 or self.videos_per_unit < 1:
             raise ValueError(f"{self.name}: rows_per_video and videos_per_unit must be >= 1")
-        object.__setattr__(self, "rows", _typed(self.name, self.rows))
+        object.__setattr__(self, "rows", as_table(self.name, self.rows).to_pandas())
         object.__setattr__(self, "settings", json.loads(canonical(self.settings)))
         if self.settings.get("num_frames", 0) < 1:
             raise ValueError(f"{self.name}: settings.num_frames must be >= 1, got {self.settings.get('num_frames')}")
@@ -95,7 +96,7 @@ class Part:
         twice = np.flatnonzero(pd.DataFrame(identity).duplicated())
         if len(twice):
             raise ValueError(f"{self.name}, row {twice[0]}: (video_id, clip_index, aug_index) occurs twice")
-        for column, value in zip(["split", *_INPUT], [self.split, *self.input_size], strict=True):
+        for column, value in zip(["split", *_INPUT_SIZE], [self.split, *self.input_size], strict=True):
             wrong = np.flatnonzero(rows[column] != value)
             if len(wrong):
                 raise ValueError(
@@ -121,27 +122,27 @@ class Part:
 
     @property
     def num_frames(self) -> int:
-        """Frames of a clip, T."""
+        """T, the frames of a clip."""
         return self.settings["num_frames"]
 
     @cached_property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the network's input, the same for every row; (0, 0) in a part without rows."""
-        return tuple(int(self.rows[column].iat[0]) for column in _INPUT) if self.num_rows else (0, 0)
+        return tuple(int(self.rows[column].iat[0]) for column in _INPUT_SIZE) if self.num_rows else (0, 0)
 
     @cached_property
     def video_ids(self) -> list[str]:
-        """The video of every local row."""
+        """Of every local row."""
         return self.rows.video_id.tolist()
 
     @cached_property
     def fps(self) -> list[float]:
-        """Frames a second of every local row's video, at the plan's rate."""
+        """Of every local row: frames a second at the plan's rate."""
         return self.rows.fps.tolist()
 
     @cached_property
     def rows_sha256(self) -> str:
-        """SHA-256 of the rows' values: independent of the file format and of library versions."""
+        """SHA-256 of the rows' values, whatever the file format and the versions of libraries."""
         digest = hashlib.sha256()
         for column in SCHEMA:
             digest.update(f"{column.name}:{column.type}:{self.num_rows};".encode())
@@ -169,7 +170,7 @@ class Part:
         return range(first, min(first + self.rows_per_unit, self.num_rows))
 
     def clip(self, row: int) -> Clip:
-        """The clip of a local row; frames beyond the video's end repeat its last one."""
+        """The clip of a local row; frames after the video's end repeat its last one."""
         if not 0 <= row < self.num_rows:
             raise IndexError(f"{self.name} has rows 0 to {self.num_rows - 1}, got {row}")
         value = {name: column[row] for name, column in self._values.items()}
@@ -190,11 +191,8 @@ class Part:
         )
 
 
-_INPUT = ["theta_input_height", "theta_input_width"]
-
-
 def as_table(name: str, rows: pd.DataFrame) -> pa.Table:
-    """Rows as an Arrow table of exactly SCHEMA, without any null."""
+    """Rows as an Arrow table of SCHEMA; ValueError where columns or their types differ, or a value is missing."""
     if unknown := sorted(set(rows.columns) - set(SCHEMA.names)):
         raise ValueError(f"{name}: columns the plan does not have: {', '.join(unknown)}")
     try:
@@ -208,11 +206,7 @@ def as_table(name: str, rows: pd.DataFrame) -> pa.Table:
 
 
 def _joined(texts: pa.Array) -> memoryview:
-    """The bytes of all texts (large_binary), one after the other, without making an object of any."""
+    """The bytes of all texts (large_binary), one after the other; no Python object is made of any."""
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     return memoryview(data or b"")[ends[0] : ends[-1]]
-
-
-def _typed(name: str, rows: pd.DataFrame) -> pd.DataFrame:
-    return as_table(name, rows).to_pandas()

@@ -1,4 +1,4 @@
-"""The plan on disk: a sealed JSON file and a table for each part."""
+"""The plan on disk: of each part a Parquet table of its rows, and a sealed JSON file that describes it."""
 
 import hashlib
 import io
@@ -16,10 +16,11 @@ FORMAT = 2
 
 
 def write_part(run_dir: Path, part: Part) -> Path:
-    """Write a part to run_dir/plan; the same content again changes nothing.
+    """Write a part to run_dir/plan, unless the same one is there; return the path of its JSON file.
 
     Raises:
-        StaleCacheError: other content stands there under this name; names the first field that differs.
+        StaleCacheError: another part of this name is there; the message names the first field that differs.
+        ValueError: a row's crop leaves its frame.
     """
     path = Path(run_dir) / "plan" / f"{part.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,7 @@ def write_part(run_dir: Path, part: Part) -> Path:
             _refuse_other(path, part)
             return path
         for row in range(part.num_rows):
-            part.clip(row)  # refuses a theta that leaves its frame, before anything is made from it
+            part.clip(row)  # raises where the crop leaves its frame
         buffer = io.BytesIO()
         pq.write_table(as_table(part.name, part.rows), buffer)
         write_file(path.with_suffix(".parquet"), buffer.getvalue())
@@ -38,10 +39,11 @@ def write_part(run_dir: Path, part: Part) -> Path:
 
 
 def read_plan(run_dir: Path) -> list[Part]:
-    """Every part of the plan in the order of its numbers, offsets set.
+    """Every part of the plan, in the order of their numbers, with offsets.
 
     Raises:
-        CacheError: there is no plan, or the numbers of its parts have a gap.
+        CacheError: there is no plan, or a number of its parts is missing or used twice.
+        StaleCacheError: the plan has another format.
         DamagedError: a part is not what was written.
     """
     paths = sorted((Path(run_dir) / "plan").glob("part-*.json"))
@@ -57,7 +59,6 @@ def read_plan(run_dir: Path) -> list[Part]:
 
 
 def _read_part(path: Path, offset: int = 0) -> Part:
-    """Read and check one part."""
     try:
         meta = read_sealed(path)
         data = path.with_suffix(".parquet").read_bytes()
@@ -82,7 +83,8 @@ def _refuse_other(path: Path, part: Part):
         return
     if old.num_rows == part.num_rows:
         for name in SCHEMA.names:
-            for row, (left, right) in enumerate(zip(old._values[name], part._values[name], strict=True)):
+            values = zip(old.rows[name].tolist(), part.rows[name].tolist(), strict=True)
+            for row, (left, right) in enumerate(values):
                 if left != right:
                     raise StaleCacheError(f"{path} cannot change: {name} of row {row}: {left!r} != {right!r}")
     raise StaleCacheError(f"{path} cannot change: {wrong[0]}")

@@ -1,4 +1,4 @@
-"""The reader's door: one run folder as a table, maps, logits and volumes, by global row."""
+"""Reads a run folder by global row: the index as a table, saliency maps, logits and volumes."""
 
 import operator
 from functools import cached_property
@@ -9,7 +9,7 @@ import pandas as pd
 
 from cache.catalog import Store, find_stores
 from cache.errors import NoStoreError, NotDoneError, StoreAmbiguousError
-from cache.layout import PRODUCTS
+from cache.layout import VOLUME_PRODUCTS
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.remote.fetch import is_url
@@ -21,38 +21,30 @@ from cache.stores.zarr_store import ZarrStore
 _BOX_COLUMNS = [f"box_{frame}_{edge}" for frame in ("input", "source") for edge in ("top", "left", "height", "width")]
 
 
-def open_run(run_dir: str | Path, **chosen: str | None) -> "Run":
-    """Open a run folder; see `cache.open`."""
-    return Run(mirror(run_dir) if is_url(run_dir) else Path(run_dir), chosen)
-
-
 class Run:
-    """What a run folder holds. Rows are global: they count through all parts of the plan.
+    """What a run folder holds, opened with `cache.open`. Rows are global: they count through all parts of the plan.
 
-    Opening reads the plan and the run.json files, nothing else. `index` shows the moment when it was first asked for.
+    Opening reads the plan and the run.json files only. `index` is made when it is first used and then stays as it is.
 
     Attributes:
         path: the folder. parts: the plan's parts. num_rows: of all parts.
     """
 
-    def __init__(self, path: Path, chosen: dict[str, str | None]):
-        self.path, self.parts = path, read_plan(path)
+    def __init__(self, run_dir: str | Path, chosen: dict[str, str | None]):
+        self.path = mirror(run_dir) if is_url(run_dir) else Path(run_dir)
+        self.parts = read_plan(self.path)
         self.num_rows = sum(part.num_rows for part in self.parts)
-        self._stores = find_stores(path, {part.name: part for part in self.parts})
-        self._chosen, self._open = {}, {}
-        for product, selector in chosen.items():
-            if product not in PRODUCTS:
-                raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
-            if selector is not None:
-                self._chosen[product] = selector
+        self._stores = find_stores(self.path, {part.name: part for part in self.parts})
+        self._chosen = {product: selector for product, selector in chosen.items() if selector is not None}
+        self._open = {}  # (product, name of the part) -> open store
         for product in self._chosen:
             self.store(product)
 
     def store(self, product: str) -> Store:
-        """The store in use for a product: the chosen one, or the only one that fits the other choices.
+        """The store of a product: the chosen one, or the only one that fits the other choices.
 
         Raises:
-            NoStoreError: none fits. StoreAmbiguousError: several fit; the message lists them.
+            NoStoreError: none fits; the message lists what there is. StoreAmbiguousError: several fit; it lists them.
         """
         everything = [store for store in self._stores if store.product == product]
         found = self._candidates(product)
@@ -72,41 +64,43 @@ class Run:
 
         Args:
             product, name: for example "base", "logits".
-            rows: global rows, in any order.
+            rows: global rows in any order, at least one.
         Returns:
             (len(rows), *row_shape) in the stored dtype.
         Raises:
-            NotDoneError: a row that no record vouches for. DamagedError: see `ZarrStore.read_rows`.
+            NoStoreError, StoreAmbiguousError: as `store`.
+            IndexError, NotDoneError, DamagedError: as `ZarrStore.read_rows`.
         """
-        rows = np.asarray(rows, np.int64)
-        places = [self.locate(row) for row in rows.tolist()]
-        number, local = (np.array(column, np.int64) for column in (zip(*places, strict=True) if places else ([], [])))
-        result = None
-        for index in np.unique(number):
-            inside = np.flatnonzero(number == index)
-            values = self._reader(product, self.parts[index]).read_rows(name, local[inside])
-            if result is None:
-                result = np.empty((len(rows), *values.shape[1:]), values.dtype)
-            result[inside] = values
-        if result is None:
+        if not len(rows):
             raise ValueError("read needs at least one row")
+        number, local = np.array([self.locate(row) for row in rows], np.int64).T
+        by_part = [
+            self._reader(product, self.parts[part]).read_rows(name, local[number == part]) for part in np.unique(number)
+        ]
+        values = np.concatenate(by_part)
+        result = np.empty_like(values)
+        result[np.argsort(number, kind="stable")] = values
         return result
 
     def saliency(self, row: int) -> np.ndarray:
-        """The saliency map of a row, float32 (H, W) in the input frame."""
-        return self.read("maps", "codes", [row])[0].astype(np.float32) * self.read("maps", "scale", [row])[0]
+        """The saliency map of a row, float32 (H_in, W_in) in the input frame."""
+        maps, local = self._place("maps", row)
+        return maps.read("codes", local).astype(np.float32) * maps.read("scale", local)
 
     def logits(self, row: int) -> np.ndarray:
-        """Base's logits of a row, float32 (T_out, C)."""
-        return self.read("base", "logits", [row])[0]
+        """Base's outputs of a row before the sigmoid, float32 (T_out, C)."""
+        base, local = self._place("base", row)
+        return base.read("logits", local)
 
     def focus(self, row: int) -> np.ndarray:
         """The focused volume of a row, uint8 (T, S, S, 3) RGB."""
-        return self._volume("crops", row)
+        crops, local = self._place("crops", row)
+        return crops.volume(local)
 
     def context(self, row: int) -> np.ndarray:
         """The context volume V_in of a row, uint8 (T, S, S, 3) RGB."""
-        return self._volume("context", row)
+        context, local = self._place("context", row)
+        return context.volume(local)
 
     def locate(self, row: int) -> tuple[int, int]:
         """(number of the part, local row) of a global row."""
@@ -120,37 +114,26 @@ class Run:
     def index(self) -> pd.DataFrame:
         """One row per (video, clip, augmentation), its label the global row.
 
-        Columns: row, part, those of the plan, box_input_* and box_source_* (nullable integers), saliency_share and
-        entropy (NaN where not done), saliency_done (a map is stored), crop_done.
+        Columns: row, part, those of the plan, box_input_* and box_source_* (Int32, missing where not done),
+        saliency_share and entropy (float32, NaN where not done), saliency_done (a map is stored) and crop_done (bool).
         """
         return pd.concat([self._index_of(part) for part in self.parts], ignore_index=True)
 
     def stores(self) -> pd.DataFrame:
-        """Every product with its key, plan part, settings, and how much of it is done. bytes are those of records."""
+        """One row per product and plan part: its key, its settings, and how much is done (bytes as in the records)."""
         lines = []
         for store in self._stores:
-            for _, directory in sorted(store.directories.items()):
-                todo = set(directory.todo())
-                done = [unit for unit in range(directory.part.num_units) if unit not in todo]
-                lines.append(
-                    {
-                        "product": store.product,
-                        "name": store.name,
-                        "key": directory.key,
-                        "part": directory.part.name,
-                        "settings": store.text,
-                        "units_done": len(done),
-                        "units": directory.part.num_units,
-                        "rows_done": int(directory.rows_done().sum()),
-                        "bytes": sum(file["bytes"] for unit in done for file in directory.vouch(unit)["files"]),
-                    }
-                )
+            for part, folder in sorted(store.directories.items()):
+                done = folder.done_units()
+                size = sum(file["bytes"] for unit in done for file in folder.checked_record(unit)["files"])
+                counts = (len(done), folder.part.num_units, int(folder.rows_done().sum()), size)
+                lines.append((store.product, store.name, folder.key, part, store.text, *counts))
         names = ["product", "name", "key", "part", "settings", "units_done", "units", "rows_done", "bytes"]
         return pd.DataFrame(lines, columns=names)
 
     @property
     def videos(self) -> pd.DataFrame:
-        """videos.csv, every cell as text: ids such as 07E49 are not numbers."""
+        """videos.csv, every cell as text: an id such as 07E49 is no number."""
         return _read_text(self.path / "videos.csv")
 
     @property
@@ -160,13 +143,16 @@ class Run:
 
     @property
     def labels(self) -> pd.DataFrame:
-        """labels.csv, one row an action: video_id, split, label as text ("" in the one row of a video without any),
-        start and end in seconds, NaN where the label holds for the whole video."""
+        """labels.csv, one row an action.
+
+        Columns: video_id, split and label (text, "" in the one row of a video without actions), start and end (seconds,
+        NaN where the label holds for the whole video).
+        """
         found = _read_text(self.path / "labels.csv")
         return found.assign(start=pd.to_numeric(found.start), end=pd.to_numeric(found.end))
 
     def _candidates(self, product: str) -> list[Store]:
-        """Stores of a product that answer to its selector and agree with every other choice."""
+        """The stores of a product that fit every choice."""
         found = [store for store in self._stores if store.product == product]
         for other, selector in self._chosen.items():
             fitting = [store for store in self._stores if store.product == other and store.answers(selector)]
@@ -177,27 +163,26 @@ class Run:
         return found
 
     def _directory(self, product: str, part: Part) -> ProductDir | None:
-        """The part's directory of the store in use; None when there is no such store or it lacks the part."""
-        if not self._candidates(product):
-            return None
-        return self.store(product).directories.get(part.name)
+        """The folder of a product for a part; None where no store fits, or it does not have the part."""
+        return self.store(product).directories.get(part.name) if self._candidates(product) else None
 
     def _reader(self, product: str, part: Part) -> ZarrStore | VolumeStore:
-        """The open store of a product for a part, kept for the next row."""
+        """The open store of a product for a part, kept open for the next row."""
         if (product, part.name) not in self._open:
             directory = self.store(product).directories.get(part.name)
             if directory is None:
                 raise NotDoneError(f"{self.store(product)} has nothing for {part.name}")
-            reader = VolumeStore(directory) if product in ("context", "crops") else ZarrStore.open(directory)
+            reader = VolumeStore(directory) if product in VOLUME_PRODUCTS else ZarrStore.open(directory)
             self._open[product, part.name] = reader
         return self._open[product, part.name]
 
-    def _volume(self, product: str, row: int) -> np.ndarray:
+    def _place(self, product: str, row: int) -> tuple[ZarrStore | VolumeStore, int]:
+        """The open store that holds a global row of a product, and the local row in it."""
         number, local = self.locate(row)
-        return self._reader(product, self.parts[number]).volume(local)
+        return self._reader(product, self.parts[number]), local
 
     def _index_of(self, part: Part) -> pd.DataFrame:
-        """The index of one part."""
+        """The rows of one part in `index`. A new column is set here."""
         table = part.rows.copy()
         table.insert(0, "row", np.arange(part.offset, part.offset + part.num_rows))
         table.insert(1, "part", part.name)
@@ -207,11 +192,10 @@ class Run:
             table[column] = pd.array(values, dtype="Int32")
         table["saliency_share"] = _known(boxes, part, "saliency_share", ()).astype(np.float32)
         table["entropy"] = _known(self._directory("base", part), part, "entropy", ()).astype(np.float32)
-        # boxes made without maps (random, center) leave open which maps are meant: then none, rather than an error
-        needless = self._candidates("boxes") and "maps" not in self.store("boxes").lineage
-        needless = needless and len(self._candidates("maps")) > 1
-        maps = None if needless else self._directory("maps", part)
-        table["saliency_done"] = _rows_done(maps, part)
+        # boxes made without maps (random, center) do not say which of several maps is meant: then none is
+        mapless = self._candidates("boxes") and "maps" not in self.store("boxes").lineage
+        unclear = mapless and len(self._candidates("maps")) > 1
+        table["saliency_done"] = _rows_done(None if unclear else self._directory("maps", part), part)
         table["crop_done"] = _rows_done(self._directory("crops", part), part)
         return table
 
@@ -221,7 +205,7 @@ def _rows_done(directory: ProductDir | None, part: Part) -> np.ndarray:
 
 
 def _known(directory: ProductDir | None, part: Part, name: str, row_shape: tuple[int, ...]) -> np.ndarray:
-    """An array of a product as float64 (num_rows, *row_shape), NaN in rows that are not done."""
+    """An array of a product as float64 (rows of the part, *row_shape), NaN in rows that are not done."""
     values = np.full((part.num_rows, *row_shape), np.nan)
     done = _rows_done(directory, part)
     if done.any():
@@ -230,5 +214,5 @@ def _known(directory: ProductDir | None, part: Part, name: str, row_shape: tuple
 
 
 def _read_text(path: Path) -> pd.DataFrame:
-    """A CSV file of our own with every cell as text, "NA" and "007" included."""
+    """A CSV file with every cell as text, "NA" and "007" included."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)

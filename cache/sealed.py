@@ -1,6 +1,7 @@
-"""A record that vouches for the files beside it: how a trained network and a result are kept, outside the products.
+"""Sealed JSON, which carries a checksum of itself, and records: sealed JSON that names files with size and SHA-256.
 
-The files come first, then the sealed JSON that says what they are and names them with size and SHA-256.
+A trained network and a result are each kept as files and a record beside them, which is written last. The commit
+records of the products are sealed as well, see `cache.stores.product_folder`.
 """
 
 import hashlib
@@ -12,14 +13,8 @@ from cache.errors import DamagedError
 from cache.fingerprint import canonical
 
 
-def write_vouched(record: Path, facts: dict, files: dict[str, bytes]) -> None:
-    """Write files into the record's folder, and the record last.
-
-    Args:
-        record: where the record belongs.
-        facts: plain JSON for people and stages.
-        files: content by name.
-    """
+def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
+    """Write files, content by name, into the folder of the record; then the record, with facts in plain JSON."""
     for name, data in files.items():
         write_file(record.parent / name, data)
     entries = [
@@ -28,8 +23,8 @@ def write_vouched(record: Path, facts: dict, files: dict[str, bytes]) -> None:
     write_file(record, seal(facts | {"files": entries}))
 
 
-def read_vouched(record: Path, *names: str) -> dict:
-    """The facts of a record, which must hold these names. Says nothing about the files, see `read_file`.
+def read_record(record: Path, *names: str) -> dict:
+    """The facts of a record, which must have the fields `names`; its files are read by `read_recorded_file`.
 
     Raises:
         DamagedError: as `read_sealed`.
@@ -39,11 +34,11 @@ def read_vouched(record: Path, *names: str) -> dict:
     return facts
 
 
-def read_file(record: Path, name: str) -> bytes:
+def read_recorded_file(record: Path, name: str) -> bytes:
     """The content of a file that the record names.
 
     Raises:
-        DamagedError: it is missing, or not what was written.
+        DamagedError: the file is missing, or is not what was written.
     """
     known = {file["name"]: file["sha256"] for file in read_sealed(record, "files")["files"]}
     path = record.parent / name
@@ -59,13 +54,13 @@ def read_file(record: Path, name: str) -> bytes:
 
 
 def seal(content: dict) -> bytes:
-    """JSON text that vouches for itself: its field sha256 is that of all others in canonical form."""
-    text = json.dumps(_sealed(content), indent=1, sort_keys=True, allow_nan=False)
-    return f"{text}\n".encode()
+    """JSON text with a field sha256: the checksum of all other fields in canonical form."""
+    sealed = content | {"sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}
+    return f"{json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)}\n".encode()
 
 
 def read_sealed(path: Path, *names: str) -> dict:
-    """What `seal` wrote, without its checksum.
+    """Read what `seal` made, without its checksum; it must have the fields `names`.
 
     Raises:
         DamagedError: the file is missing, differs from what was written in any bit, or lacks one of the fields.
@@ -78,19 +73,15 @@ def read_sealed(path: Path, *names: str) -> dict:
 
 
 def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:
-    """As `read_sealed`, of bytes that are at path."""
+    """As `read_sealed`, for the bytes of a file; the path is for messages."""
     try:
         content = json.loads(data)
         if not isinstance(content, dict) or not set(names) <= content.keys():
             raise DamagedError(f"{path} lacks one of {', '.join(names)}")
         content.pop("sha256", None)
         whole = data == seal(content)
-    except (ValueError, RecursionError) as error:  # seal refuses what no JSON of ours holds, such as NaN
+    except (ValueError, RecursionError) as error:  # `seal` refuses what it never writes, such as NaN
         raise DamagedError(f"{path}: {error}") from error
     if not whole:
         raise DamagedError(f"{path} is not what was written: its checksum does not fit")
     return content
-
-
-def _sealed(content: dict) -> dict:
-    return content | {"sha256": hashlib.sha256(canonical(content).encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Tables of a run for people: what it holds by class, by video, by row; data frames, ready for CSV and Parquet."""
+"""The tables of a run that people look at, as data frames: stores, index, classes, videos, skipped."""
 
 import pandas as pd
 
@@ -8,25 +8,11 @@ from cache.reader import Run
 _NUMBERS = ("num_source_frames", "num_frames", "source_fps", "duration_seconds", "height", "width", "zoom_y", "zoom_x")
 
 
-def table(run: Run, name: str) -> pd.DataFrame:
-    """One of TABLES.
-
-    Raises:
-        ValueError: no such table.
-    """
-    if name not in TABLES:
-        raise ValueError(f"table {name!r} is none of {', '.join(TABLES)}")
-    if name in ("classes", "videos"):
-        return {"classes": classes, "videos": videos}[name](run)
-    found = getattr(run, name)
-    return found() if callable(found) else found
-
-
 def classes(run: Run) -> pd.DataFrame:
     """One row per class, in the order of classes.txt.
 
-    Columns: class_index, label, train_videos and test_videos (that have the class and are not left out), actions (of
-    those videos, as annotated), mean_seconds (of the actions whose times are known; NaN where none is).
+    Columns: class_index, label, train_videos and test_videos (videos with the class that were not skipped), actions
+    (annotated in those videos), mean_seconds (of the actions with known times; NaN where there is none).
     """
     labels, kept = run.labels, run.videos[["video_id"]]
     labels = labels[labels.label != ""].merge(kept, on="video_id")
@@ -45,9 +31,9 @@ def classes(run: Run) -> pd.DataFrame:
 def videos(run: Run) -> pd.DataFrame:
     """One row per planned video, in the order of videos.csv.
 
-    Columns: those of videos.csv that describe the video, labels (classes it has), rows (planned), saliency_done and
-    crop_done (rows), and means over its rows: saliency_share, entropy, box_source_height, box_source_width (NaN where
-    nothing is done).
+    Columns: those of videos.csv that describe the video, labels (number of its classes), rows (planned), saliency_done
+    and crop_done (numbers of rows), and means over its rows: saliency_share, entropy, box_source_height,
+    box_source_width (NaN where nothing is done).
     """
     found = run.videos[["video_id", "split", *_NUMBERS, "timing", "labels"]].copy()
     for name in (*_NUMBERS, "labels"):
@@ -57,3 +43,23 @@ def videos(run: Run) -> pd.DataFrame:
     counts.insert(0, "rows", rows.size())
     means = rows[["saliency_share", "entropy", "box_source_height", "box_source_width"]].mean().astype(float)
     return found.merge(counts.join(means), left_on="video_id", right_index=True, how="left")
+
+
+_MAKERS = {
+    "stores": Run.stores,
+    "index": lambda run: run.index,
+    "classes": classes,
+    "videos": videos,
+    "skipped": lambda run: run.skipped,
+}
+
+
+def table(run: Run, name: str) -> pd.DataFrame:
+    """One of TABLES.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if name not in _MAKERS:
+        raise ValueError(f"table {name!r} is none of {', '.join(TABLES)}")
+    return _MAKERS[name](run)

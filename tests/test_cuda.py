@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import load_base
-from pipeline.run.stores import open_base, open_boxes, open_maps
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
+from pipeline.run.stores import open_run
 from pipeline.stages import crops, evaluate, saliency, train_base, train_fusion
 from tests.helpers.tiny_data import change
 
@@ -38,8 +38,9 @@ def _close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 def test_train_base(tiny_run, trained):
     """Two epochs from the same start."""
-    expected = _state(Workspace(trained.path, trained.config).base_folder)
-    for file in Workspace(trained.path, trained.config).base_folder.iterdir():
+    folder = base_folder(open_folder(trained.path, trained.config), trained.config)
+    expected = _state(folder)
+    for file in folder.iterdir():
         file.unlink()
     _close(_state(train_base.run(_on_gpu(trained.config), trained.path).path), expected)
 
@@ -48,16 +49,14 @@ def test_train_base(tiny_run, trained):
 def test_saliency(tiny_run, trained, workers):
     """Logits and maps; boxes wherever the maps leave no doubt; decoded by one thread or by several."""
     saliency.run(_on_gpu(trained.config, workers=workers), trained.path)
-    found, wanted = (Workspace(run.path, run.config) for run in (trained, tiny_run))
-    for part in wanted.parts:
-        base = load_base(wanted)
-        shape = (base.sha256, base.out_frames, base.num_classes)
-        logits = [open_base(one, part, *shape).read_all("logits") for one in (found, wanted)]
+    found, wanted = (open_run(run.path, run.config) for run in (trained, tiny_run))
+    for part in wanted.run.parts:
+        logits = [one.base(part).read_all("logits") for one in (found, wanted)]
         np.testing.assert_allclose(*logits, rtol=TOLERANCE, atol=TOLERANCE)
-        codes = [open_maps(one, part, base.sha256, "entropy").read_all("codes") for one in (found, wanted)]
+        codes = [one.maps(part, "entropy").read_all("codes") for one in (found, wanted)]
         apart = np.linalg.norm(np.subtract(*codes, dtype=float)) / np.linalg.norm(codes[1].astype(float))
         assert apart < 0.01
-        boxes = [open_boxes(one, part, base.sha256, "entropy").read_all("box_input") for one in (found, wanted)]
+        boxes = [one.boxes(part, "entropy").read_all("box_input") for one in (found, wanted)]
         assert (boxes[0] == boxes[1]).all(1).mean() >= 0.8
 
 

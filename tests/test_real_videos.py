@@ -13,7 +13,7 @@ from pipeline import config_file as configs
 from pipeline.data.clips import source_frames
 from pipeline.data.pixels import resize
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base
 from tests.helpers.tiny_data import change
 
@@ -105,12 +105,11 @@ def test_charades_from_annotations_to_result(charades, tmp_path):
     assert len(skipped) == 9846
     assert set(skipped.reason) == {"VideoMissing"}
     # the focused volume shows the source pixels of the box
-    workspace = Workspace(tmp_path / "run", config)
-    part = workspace.parts_of("train")[0]
+    part = open_folder(tmp_path / "run", config).parts_of("train")[0]
     row = run.index.iloc[0]
     assert (row.source_height, row.source_width) == (270, 480)
     box = Box(*(int(row[f"box_source_{edge}"]) for edge in ("top", "left", "height", "width")))
-    index, frame, _ = next(source_frames(workspace, part, [0]))
+    index, frame, _ = next(source_frames(part, [0], Path(config.data.videos)))
     assert index == part.clip(0).frame_indices[0]
     expected = resize(frame[box.top : box.bottom, box.left : box.right], (56, 56))
     expected = expected[:, ::-1] if row.theta_flip else expected

@@ -1,4 +1,4 @@
-"""Files of a run that lies in object storage: brought when they are read, compared, and kept among the local files."""
+"""Downloads from object storage: tried a few times, compared with what the records say, and kept in the file cache."""
 
 import hashlib
 import os
@@ -12,42 +12,46 @@ from cache.errors import CacheError, DamagedError, StorageError
 from cache.remote import file_cache
 from cache.sealed import read_sealed
 
-MARK = ".remote.json"  # in a mirror: its URL
+MARK = ".remote.json"  # in a mirror: the URL of its run
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # before the second attempt; doubled before each further one
-BLOCK = 500  # files asked for together
+BLOCK = 500  # files of one request
 
 
 def is_url(run) -> bool:
-    """Whether a run is named by a URL such as s3://bucket/runs/x, and not by a folder."""
+    """Whether a run is given as a URL, such as s3://bucket/runs/x, and not as a folder."""
     return "://" in str(run)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Where a mirror's data files come from.
+    """A run in object storage, of which a local folder is the mirror.
 
     Args:
-        url: of the run. folder: the mirror.
+        url: of the run. folder: the mirror, see `cache.remote.mirror`.
     """
 
     url: str
     folder: Path
 
     def fetch(self, path: Path, num_bytes: int, sha256: str) -> None:
-        """Have a data file of the mirror here, with this content.
+        """Download a file of the mirror, unless this machine has it.
 
+        Args:
+            path: where the file belongs in the mirror; becomes a link into the file cache.
+            num_bytes, sha256: as the file's record says.
         Raises:
-            DamagedError: it is not there, or keeps arriving as something else. StorageError: it keeps not arriving.
+            DamagedError: there is no such object, or it arrives with another content every time.
+            StorageError: the download fails every time.
         """
         url = f"{self.url}/{path.relative_to(self.folder).as_posix()}"
 
         def whole(data: bytes) -> bool:
             return len(data) == num_bytes and hashlib.sha256(data).hexdigest() == sha256
 
-        if path.is_file() and not path.is_symlink() and whole(path.read_bytes()):  # came with the records
+        if path.is_file() and not path.is_symlink() and whole(path.read_bytes()):  # downloaded with the records
             return
-        content = file_cache.held(sha256, num_bytes)
+        content = file_cache.find(sha256, num_bytes)
         if content is None:
             ((_, data),) = get_all({url: whole})
             content = file_cache.keep(sha256, data)
@@ -56,26 +60,28 @@ class Remote:
 
 
 def remote_of(folder: Path) -> Remote | None:
-    """Where the data files of a run folder come from; None for a folder of its own."""
+    """The run that a folder is the mirror of; None where the folder is no mirror."""
     mark = folder / MARK
     return Remote(read_sealed(mark, "url")["url"], folder) if mark.exists() else None
 
 
-def fetch_vouched(record: Path) -> None:
-    """Have the files here that a record of `cache.sealed` names, where it lies in a mirror; models/<name>/<record>."""
+def fetch_recorded_files(record: Path) -> None:
+    """Download the files that a record models/<name>/<record> names, where it lies in a mirror; see `Remote.fetch`."""
     if remote := remote_of(record.parents[2]):
         for file in read_sealed(record, "files")["files"]:
             remote.fetch(record.parent / PurePosixPath(file["name"]).name, file["bytes"], file["sha256"])
 
 
 def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:
-    """Download files, in blocks; whatever fails, or is not whole, is asked for again a few times."""
+    """Download files and yield (URL, bytes); what fails, or fails its check, is requested ATTEMPTS times.
+
+    Raises:
+        DamagedError, StorageError: as `Remote.fetch`.
+    """
     urls = list(checks)
     for first in range(0, len(urls), BLOCK):
         waiting, why = urls[first : first + BLOCK], {}
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        for _ in _attempts():
             system, _ = storage(waiting[0])
             paths = {system._strip_protocol(url): url for url in waiting}
             for path, data in system.cat(list(paths), on_error="return").items():
@@ -96,22 +102,28 @@ def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, b
             raise error
 
 
-def tried(url: str, action: Callable):
-    """The result of an action on storage, tried a few times. Its drivers raise whatever their libraries raise."""
+def _attempts() -> Iterator[None]:
+    """ATTEMPTS times, with pauses between them."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        yield
+
+
+def tried(url: str, action: Callable):
+    """The result of an action on storage, tried ATTEMPTS times; else raise DamagedError (no object) or StorageError."""
+    for _ in _attempts():
         try:
             return action()
         except FileNotFoundError as error:
             raise DamagedError(f"{url}: no such object") from error
-        except Exception as error:
+        except Exception as error:  # each driver raises errors of its own libraries
             last = error
     raise StorageError(f"{url}: {last!r}, {ATTEMPTS} times") from last
 
 
 def storage(url: str):
-    """fsspec's file system for a URL, and the path in it. Each process makes its own."""
+    """fsspec's file system for a URL, and the path in it; CacheError where there is no driver for the URL."""
     try:
         from fsspec.core import url_to_fs
 
@@ -123,7 +135,7 @@ def storage(url: str):
 
 
 def _link(path: Path, content: Path) -> None:
-    """Make path a link to content, whatever it was, also where other processes do the same."""
+    """Replace path by a link to content, also while other processes do the same."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")

@@ -1,4 +1,4 @@
-"""Files brought from elsewhere, kept by content up to a number of bytes; the least recently used ones go first."""
+"""Downloaded files, named by their SHA-256; beyond a limit of bytes the least recently used ones are deleted."""
 
 import os
 import time
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cache.commit import locked, storage_errors, write_file
 
-SPARED_SECONDS = 60  # used as recently, a file stays whatever the limit says: somebody is about to open it
-STALE_SECONDS = 3600  # a temporary file as old was left by a writer that was killed
-_brought = {}  # folder -> bytes this process has brought since it last looked at the limit
+SPARED_SECONDS = 60  # a file used within this time stays, whatever the limit: a process may be about to open it
+STALE_SECONDS = 3600  # an older temporary file was left by a killed writer
+_added = {}  # folder -> bytes that this process has added since it last compared all files with the limit
 
 
 def local_folder() -> Path:
@@ -18,12 +18,12 @@ def local_folder() -> Path:
 
 
 def limit() -> int:
-    """Bytes of files to keep: $FOCUSED_ATTENTION_CACHE_GB, or 50 gigabytes."""
+    """How many bytes of files to keep: $FOCUSED_ATTENTION_CACHE_GB, or 50 gigabytes."""
     return int(float(os.environ.get("FOCUSED_ATTENTION_CACHE_GB", "50")) * 1e9)
 
 
-def held(sha256: str, num_bytes: int) -> Path | None:
-    """Where the file with this content is, from now on recently used; None where it is not, or not in full."""
+def find(sha256: str, num_bytes: int) -> Path | None:
+    """The file with this content, marked as just used; None where it is missing or not of this size."""
     path = _place(sha256)
     try:
         found = path.stat()
@@ -36,7 +36,7 @@ def held(sha256: str, num_bytes: int) -> Path | None:
 
 
 def keep(sha256: str, data: bytes) -> Path:
-    """Keep a file, whose content has been compared. Any number of processes may keep the same one at once."""
+    """Keep a file, whose SHA-256 the caller has compared; several processes may keep the same one at once."""
     path = _place(sha256)
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,15 +50,15 @@ def _place(sha256: str) -> Path:
 
 
 def _make_room(folder: Path, num_bytes: int) -> None:
-    """Delete until so many more bytes fit. To look costs time: a process does so after every hundredth of the limit."""
-    due = _brought.get(folder, limit()) + num_bytes
-    _brought[folder] = due
+    """Delete files until num_bytes more fit. As listing takes time, do so once a hundredth of the limit was added."""
+    due = _added.get(folder, limit()) + num_bytes
+    _added[folder] = due
     if due < limit() / 100:
         return
     with locked(folder / ".lock") as mine:
-        if not mine:  # somebody else is at it
+        if not mine:  # another process makes room
             return
-        _brought[folder] = 0
+        _added[folder] = 0
         files = sorted(_files(folder))
         size, now = sum(size for _, size, _ in files) + num_bytes, time.time()
         for used, file_size, path in files:
@@ -70,11 +70,11 @@ def _make_room(folder: Path, num_bytes: int) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """(time of last use, bytes, path) of every file that is kept."""
+    """(time of last use in seconds, bytes, path) of every file."""
     for group in os.scandir(folder):
         for entry in os.scandir(group.path) if group.is_dir() else ():
             try:
                 found = entry.stat()
-            except FileNotFoundError:  # another process made room
+            except FileNotFoundError:  # deleted by another process
                 continue
             yield found.st_atime, found.st_size, entry.path

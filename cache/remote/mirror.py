@@ -1,7 +1,7 @@
-"""Run folders in object storage, opened by URL: records and tables are mirrored at once, data comes when it is read.
+"""Mirrors of runs in object storage: records and tables are downloaded at once, data files when they are read.
 
-A mirror is a local folder laid out like the run, so that every reader works on it unchanged. In place of each data file
-it has, once that was read, a link to its content among the local files. Nothing is ever written to the URL.
+A mirror is a local folder laid out like the run, so that all code that reads a run works on it. In place of a data file
+it has, once that was read, a link into the file cache. Nothing is ever written to the URL.
 """
 
 import hashlib
@@ -10,20 +10,22 @@ from pathlib import Path, PurePosixPath
 
 from cache.commit import locked, storage_errors, write_file
 from cache.errors import CacheError, DamagedError
-from cache.layout import PRODUCTS
+from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS
 from cache.remote import file_cache
 from cache.remote.fetch import MARK, get_all, storage, tried
 from cache.sealed import parse_sealed, read_sealed, seal
 
-VERSIONS = ".versions.json"  # in a mirror: which version of which files it has
+VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and version
 
 
 def mirror(url: str) -> Path:
-    """The mirror of a run, brought up to date: records, plan, tables and the records of Base networks; no data.
+    """Make or update the mirror of a run: plan, tables, commit records and the records of Base networks; no data.
 
+    Returns:
+        the folder of the mirror.
     Raises:
-        CacheError: there is no run. StorageError: the storage keeps refusing. DamagedError: a file keeps arriving as
-        something else.
+        CacheError: there is no run. DamagedError: a file arrives with another content every time.
+        StorageError: the storage refuses every time.
     """
     url = str(url).rstrip("/")
     folder = file_cache.local_folder() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -38,17 +40,17 @@ def mirror(url: str) -> Path:
         for name in old.keys() - found.keys():
             (folder / name).unlink(missing_ok=True)
         new = {name for name in found if old.get(name) != found[name] or not (folder / name).exists()}
-        # what is sealed says what the others must be
+        # sealed files first: they say what the others must be
         for names in ({name for name in new if name.endswith(".json")}, new):
-            _bring(url, folder, {name: found[name] for name in names if name in new})
+            _download(url, folder, {name: found[name] for name in names if name in new})
             new -= names
         write_file(versions, seal({"files": found}))
         write_file(folder / MARK, seal({"url": url}))
     return folder
 
 
-def _bring(url: str, folder: Path, files: dict[str, list]) -> None:
-    """Download files of a mirror, each checked by what is known of it."""
+def _download(url: str, folder: Path, files: dict[str, list]) -> None:
+    """Download files of a mirror, [bytes, version] by name, and check each by what is known of it."""
     known = _known_sha256(folder)
     checks = {f"{url}/{name}": _check_of(name, *files[name], known.get(name)) for name in sorted(files)}
     for place, data in get_all(checks):
@@ -61,13 +63,13 @@ def _bring(url: str, folder: Path, files: dict[str, list]) -> None:
 
 
 def _known_sha256(folder: Path) -> dict[str, str]:
-    """What the sealed records of the plan say about their tables."""
+    """The SHA-256 of the plan's tables, by name, as the plan's sealed files say."""
     records = sorted((folder / "plan").glob("part-*.json"))
     return {f"plan/{one.stem}.parquet": read_sealed(one, "parquet_sha256")["parquet_sha256"] for one in records}
 
 
 def _check_of(name: str, num_bytes: int, version: str, sha256: str | None) -> Callable[[bytes], bool]:
-    """Whether bytes are the file. Where no seal, record or version says so, it must come twice alike."""
+    """A check whether bytes are the file. Without a SHA-256, a seal or an MD5 as version it must arrive twice alike."""
     arrived = set()
 
     def check(data: bytes) -> bool:
@@ -109,9 +111,9 @@ def _listing(url: str) -> dict[str, list]:
     found = dict(files("", (".csv", ".txt", ".toml"))) | dict(files("plan", (".json", ".parquet")))
     for product in PRODUCTS:
         for key, _ in inside(product):
-            for name in (key, f"{key}/done", f"{key}/arrays.zarr"):
+            for name in (key, f"{key}/done", f"{key}/{ARRAYS}"):
                 found |= files(name, (".json",))
-            for array, entry in inside(f"{key}/arrays.zarr") if product in ("base", "maps", "boxes") else ():
+            for array, entry in inside(f"{key}/{ARRAYS}") if product in ARRAY_PRODUCTS else ():
                 found |= files(array, ("zarr.json",)) if entry["type"] == "directory" else ()
     for model, _ in inside("models"):
         found |= files(model, ("/base.json",)) if model.startswith("models/base-") else ()

@@ -1,4 +1,4 @@
-"""Frames of a volume as JPEG or PNG."""
+"""Frames as JPEG or PNG files in memory."""
 
 import io
 from typing import Literal
@@ -13,12 +13,14 @@ Codec = Literal["jpeg", "png"]
 
 
 def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[bytes]:
-    """Encode a volume frame by frame.
+    """Encode every frame of a volume.
 
     Args:
         frames: uint8 (T, H, W, 3) RGB.
         codec: "jpeg" (chroma at half resolution, 4:2:0) or "png" (lossless).
         quality: of JPEG, 1 to 100; PNG ignores it.
+    Raises:
+        ValueError: another shape, dtype or codec.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"a volume is uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
@@ -33,8 +35,15 @@ def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[b
     return [buffer.getvalue() for buffer in buffers]
 
 
-def _decode(content: bytes, codec: Codec, size: tuple[int, int], place: str) -> np.ndarray:
-    """A frame of exactly this size, uint8 (H, W, 3); the size in its header is looked at before it is decoded."""
+def decode_frame(content: bytes, codec: Codec, size: tuple[int, int], place: str) -> np.ndarray:
+    """Decode a frame to uint8 (H, W, 3) RGB, after its header says that it has this size.
+
+    Args:
+        size: (height, width) that it must have.
+        place: where it comes from, for messages.
+    Raises:
+        DamagedError: it has another size, or cannot be decoded.
+    """
     try:
         if codec == "jpeg":
             height, width, *_ = simplejpeg.decode_jpeg_header(content)

@@ -1,13 +1,15 @@
-"""Products: one directory per product and plan part, with one `done` record per unit.
+"""The folder of a product: which of its units are done, and how a unit becomes done.
 
-A product directory is <run>/<product>/<key>/ with run.json (what it was made from), locks/ and done/. Data is written
-and fsynced first; the record done/<unit>.json comes last. Readers trust records, never the mere presence of data.
+<run>/<product>/<key>/ holds one product of one plan part: run.json (what it is made from), the data, locks/ and done/.
+The files of a unit are written and fsynced first; its commit record done/<unit>.json, sealed JSON that names them with
+size and SHA-256, comes last. Readers rely on commit records alone, whatever other files there are.
 """
 
 import json
 import logging
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -19,7 +21,8 @@ from cache import commit
 from cache.commit import storage_errors, sync_directory
 from cache.errors import DamagedError, NoStoreError, NotDoneError, StaleCacheError
 from cache.fingerprint import canonical, differences, file_sha256, fingerprint
-from cache.layout import PRODUCTS
+from cache.layout import PRODUCTS, record_path
+from cache.plan import Part
 from cache.remote.fetch import remote_of
 from cache.sealed import read_sealed, seal
 
@@ -27,17 +30,17 @@ FORMAT = 2
 log = logging.getLogger(__name__)
 
 
-def open_product(root: Path, product: str, part, settings: dict) -> "ProductDir":
-    """Open the directory of a product of one plan part, made on first use.
+def open_product(root: Path, product: str, part: Part, settings: dict) -> "ProductDir":
+    """Open the folder of a product, which is made on first use.
 
     Args:
         root: the run folder.
         product: one of PRODUCTS.
-        part: the cache.plan.Part whose rows the product holds.
-        settings: plain JSON, everything that can change the product's bytes, with the settings of what it is made from.
+        part: the plan part whose rows the product holds.
+        settings: plain JSON: everything that can change the product's bytes, with the settings of what it is made from.
     Raises:
-        StaleCacheError: the run.json that stands there differs; names the field.
-        NoStoreError: the root mirrors a run elsewhere, which does not have it.
+        StaleCacheError: the run.json that is there differs; the message names the field.
+        NoStoreError: the root is a mirror of a run elsewhere, which does not have the product.
     """
     if product not in PRODUCTS:
         raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
@@ -66,11 +69,11 @@ def open_product(root: Path, product: str, part, settings: dict) -> "ProductDir"
     return ProductDir(path, part, run)
 
 
-def read_product(path: Path, parts: dict) -> "ProductDir":
-    """Open a product directory that exists, of one of the plan's parts by name.
+def read_product(path: Path, parts: dict[str, Part]) -> "ProductDir":
+    """Open the folder of a product that exists; `parts` are the plan's parts by name.
 
     Raises:
-        StaleCacheError: run.json names another format, part or plan, or is not the one its directory is named after.
+        StaleCacheError: run.json names another format, part or plan, or does not belong to the folder's name.
         DamagedError: run.json is missing or unreadable.
     """
     file = path / "run.json"
@@ -86,23 +89,40 @@ def read_product(path: Path, parts: dict) -> "ProductDir":
 
 
 class ProductDir:
-    """One product of one plan part: which units are done, and how a unit becomes done.
+    """One product of one plan part.
 
     Attributes:
-        path: the directory. part: the plan part. product, key, settings: as in run.json. remote: where its data comes
-            from when it is read, if not from here.
+        path: the folder. part: the plan part. product, key, settings: as in run.json.
+        remote: where the data is downloaded from; None where it lies in the folder.
     """
 
-    def __init__(self, path: Path, part, run: dict):
+    def __init__(self, path: Path, part: Part, run: dict):
         self.path, self.part = path, part
         self.product, self.settings, self.key = run["product"], run["settings"], path.name
         self.remote = remote_of(path.parent.parent)
-        self._verified = {}  # file -> what it was when its content was compared
-        self._vouched = {}  # unit -> record whose files were found; records never change, so they are kept
+        self._verified = {}  # file -> SHA-256, time of change, size and inode when its content was compared
+        self._checked = {}  # unit -> record whose files were there; a record never changes
 
-    def done(self, unit: int) -> dict | None:
-        """The commit record of a unit, or None. Says nothing about the files; `vouch` does."""
-        path = self._record_path(unit)
+    def todo(self) -> list[int]:
+        """Units without a commit record; lists done/ and reads nothing."""
+        names = {entry.name for entry in os.scandir(self.path / "done")}
+        return [unit for unit in range(self.part.num_units) if f"{unit:06d}.json" not in names]
+
+    def done_units(self) -> list[int]:
+        """Units with a commit record; lists done/ and reads nothing."""
+        return sorted(set(range(self.part.num_units)) - set(self.todo()))
+
+    def is_done(self, unit: int) -> bool:
+        """Whether the unit has a commit record; does not read it."""
+        return record_path(self.path, unit).exists()
+
+    def record(self, unit: int) -> dict | None:
+        """The commit record of a unit, or None; its files are not looked at, see `checked_record`.
+
+        Raises:
+            DamagedError: the record is not what was written, or not one of this unit.
+        """
+        path = record_path(self.path, unit)
         if not path.exists():
             return None
         record = read_sealed(path, "unit", "key", "files", "rows", "skipped")
@@ -114,148 +134,131 @@ class ProductDir:
                 raise DamagedError(f"{path} names a file outside its directory: {name}")
         return record
 
-    def todo(self) -> list[int]:
-        """Units without a record, from one look at the names in done/."""
-        names = {entry.name for entry in os.scandir(self.path / "done")}
-        return [unit for unit in range(self.part.num_units) if f"{unit:06d}.json" not in names]
-
-    @contextmanager
-    def lock(self, unit: int, wait: bool = False):
-        """Yields whether the unit is ours to do: False when it is done by now or, without `wait`, in other hands."""
-        with commit.locked(self.path / "locks" / f"{unit:06d}", wait) as mine:
-            yield mine and not self.is_done(unit)
-
-    def is_done(self, unit: int) -> bool:
-        """Whether the unit has a record; does not read it."""
-        return self._record_path(unit).exists()
-
-    def withdraw(self, unit: int) -> bool:
-        """Take the record of a unit back, so that it is done anew. Its files stay until they are replaced or swept up.
-
-        Returns:
-            False when another process is at work on the unit.
-        """
-        with commit.locked(self.path / "locks" / f"{unit:06d}") as mine:
-            if mine:
-                with storage_errors(self.path):
-                    self._record_path(unit).unlink(missing_ok=True)
-                    sync_directory(self.path / "done")
-                self._vouched.pop(unit, None)
-            return mine
-
-    def skips(self) -> dict[int, list[dict]]:
-        """Units with skipped videos: the entries of their records."""
-        units = sorted(set(range(self.part.num_units)) - set(self.todo()))
-        return {unit: skipped for unit in units if (skipped := self.done(unit)["skipped"])}
-
-    def commit(self, unit: int, files: list[Path], status: str = "ok", skipped=(), versions=None, **extra) -> bool:
-        """Make the files durable and publish the unit's record; last thing to happen to a unit.
-
-        Args:
-            files: complete files inside the directory.
-            status: a word for people; readers go by `skipped`.
-            skipped: one {"video_id", "error", "detail"} per video that failed; its rows do not count as done.
-            versions: of libraries besides Python and NumPy that made the data.
-            extra: more plain JSON for the record. No times and no hosts: records are equal from run to run.
-        Returns:
-            False when somebody else published this unit first.
-        """
-        files, rows = list(files), self.part.unit_rows(unit)
-        known = {self.part.video_ids[row] for row in rows}
-        if unknown := [skip["video_id"] for skip in skipped if skip["video_id"] not in known]:
-            raise ValueError(f"{self.path}: skipped videos {unknown} are not in unit {unit}")
-        commit.make_durable(files, self.path)
-        record = extra | {
-            "unit": unit,
-            "status": status,
-            "files": [_entry(file, self.path) for file in files],
-            "rows": [rows.start, rows.stop],
-            "key": self.key,
-            "skipped": list(skipped),
-            "versions": _versions() | (versions or {}),
-        }
-        path = self._record_path(unit)
-        first = commit.write_once(path, seal(record))
-        if not first:
-            log.warning("%s was published by another process first", path)
-        return first
-
-    def vouch(self, unit: int) -> dict:
-        """The record of a unit whose files are there in full size; of files elsewhere `fetch` says that.
+    def checked_record(self, unit: int) -> dict:
+        """The commit record of a unit, whose files are there in full size; if they lie elsewhere, `fetch` checks that.
 
         Raises:
-            NotDoneError: no record. DamagedError: a file is missing or has another size.
+            NotDoneError: there is no record. DamagedError: as `record`; a file is missing or has another size.
         """
-        if unit not in self._vouched:
-            record = self.done(unit)
+        if unit not in self._checked:
+            record = self.record(unit)
             if record is None:
                 raise NotDoneError(f"unit {unit} of {self.product}/{self.key} ({self.part.name}) is not done")
             for file in () if self.remote else record["files"]:
                 path = self.path / file["name"]
                 if not path.is_file() or path.stat().st_size != file["bytes"]:
                     raise DamagedError(f"{path} is missing or not {file['bytes']} bytes, as its record says")
-            self._vouched[unit] = record
-        return self._vouched[unit]
+            self._checked[unit] = record
+        return self._checked[unit]
 
-    def fetch(self, unit: int, below: str = ""):
-        """Have every file of a done unit here, or those below a folder. Call it before they are opened.
+    def check_row(self, row: int) -> None:
+        """Raise NotDoneError where a local row is not done or its video was skipped; else raise as `checked_record`."""
+        for skip in self.checked_record(row // self.part.rows_per_unit)["skipped"]:
+            if skip["video_id"] == self.part.video_ids[row]:
+                raise NotDoneError(f"row {row} of {self.part.name}: {skip['video_id']} was skipped, {skip['error']}")
+
+    def rows_done(self) -> np.ndarray:
+        """Which local rows can be read, bool (num_rows,). Raises as `checked_record`."""
+        done = np.zeros(self.part.num_rows, bool)
+        for unit in self.done_units():
+            rows = self.part.unit_rows(unit)
+            skipped = {skip["video_id"] for skip in self.checked_record(unit)["skipped"]}
+            done[rows.start : rows.stop] = [self.part.video_ids[row] not in skipped for row in rows]
+        return done
+
+    def skips(self) -> dict[int, list[dict]]:
+        """The units in which videos were skipped, with the entries of their records; see `commit`."""
+        return {unit: skipped for unit in self.done_units() if (skipped := self.record(unit)["skipped"])}
+
+    @contextmanager
+    def lock(self, unit: int, wait: bool = False) -> Iterator[bool]:
+        """Hold a unit's lock, with `wait` after other processes; yield whether the unit is to be done.
+
+        It is not where it is done by now or, without `wait`, another process is at work on it.
+        """
+        with commit.locked(self.path / "locks" / f"{unit:06d}", wait) as mine:
+            yield mine and not self.is_done(unit)
+
+    def commit(self, unit: int, files: list[Path], skipped=(), **extra) -> bool:
+        """Make the files of a unit durable, then publish its commit record.
+
+        Args:
+            files: complete files inside the folder.
+            skipped: {"video_id", "error", "detail"} of every video that failed; its rows do not count as done.
+            extra: more plain JSON for the record. No times and no hosts: records are equal from run to run.
+        Returns:
+            False where another process published this unit first.
+        """
+        rows = self.part.unit_rows(unit)
+        known = {self.part.video_ids[row] for row in rows}
+        if unknown := [skip["video_id"] for skip in skipped if skip["video_id"] not in known]:
+            raise ValueError(f"{self.path}: skipped videos {unknown} are not in unit {unit}")
+        commit.make_durable(files, self.path)
+        record = extra | {
+            "unit": unit,
+            "status": "ok",
+            "files": [self._entry(file) for file in files],
+            "rows": [rows.start, rows.stop],
+            "key": self.key,
+            "skipped": list(skipped),
+            "versions": _versions(),
+        }
+        path = record_path(self.path, unit)
+        first = commit.write_once(path, seal(record))
+        if not first:
+            log.warning("%s was published by another process first", path)
+        return first
+
+    def withdraw(self, unit: int) -> bool:
+        """Delete a unit's commit record, so that it is done anew; return False where another process is at work on it.
+
+        Its files stay until they are replaced or swept.
+        """
+        with commit.locked(self.path / "locks" / f"{unit:06d}") as mine:
+            if mine:
+                with storage_errors(self.path):
+                    record_path(self.path, unit).unlink(missing_ok=True)
+                    sync_directory(self.path / "done")
+                self._checked.pop(unit, None)
+            return mine
+
+    def fetch(self, unit: int, below: str = "") -> None:
+        """Download the files of a done unit whose names begin with `below`, where they lie elsewhere.
 
         Raises:
-            NotDoneError, DamagedError: as `vouch`. StorageError: they are elsewhere, and keep not arriving.
+            NotDoneError, DamagedError: as `checked_record`. StorageError: a download fails every time.
         """
-        for file in self.vouch(unit)["files"] if self.remote else ():
+        for file in self.checked_record(unit)["files"] if self.remote else ():
             if file["name"].startswith(below):
                 self.remote.fetch(self.path / file["name"], file["bytes"], file["sha256"])
 
-    def vouch_row(self, row: int) -> dict:
-        """The record that vouches for a local row. Raises as `vouch`, and NotDoneError for a skipped video."""
-        unit = row // self.part.rows_per_unit
-        record = self.vouch(unit)
-        for skip in record["skipped"]:
-            if skip["video_id"] == self.part.video_ids[row]:
-                raise NotDoneError(f"row {row} of {self.part.name}: {skip['video_id']} was skipped, {skip['error']}")
-        return record
+    def verify(self, unit: int, below: str = "") -> None:
+        """Compare the files of a done unit whose names begin with `below` with their SHA-256.
 
-    def rows_done(self) -> np.ndarray:
-        """bool (num_rows,): the local rows that a record vouches for."""
-        done = np.zeros(self.part.num_rows, bool)
-        for unit in sorted(set(range(self.part.num_units)) - set(self.todo())):
-            rows = self.part.unit_rows(unit)
-            skipped = {skip["video_id"] for skip in self.vouch(unit)["skipped"]}
-            done[rows.start : rows.stop] = (
-                [self.part.video_ids[row] not in skipped for row in rows] if skipped else True
-            )
-        return done
-
-    def verify(self, unit: int, below: str = ""):
-        """Compare the SHA-256 of every file of a done unit, or of those below a folder, once in a process.
+        A process compares a file once, and again where its size, time of change or inode changed.
 
         Raises:
-            NotDoneError, DamagedError: as `vouch`; a file is not the one that was committed.
+            NotDoneError, DamagedError, StorageError: as `fetch`. DamagedError: a file is not what was committed.
         """
         self.fetch(unit, below)
-        for file in self.vouch(unit)["files"]:
+        for file in self.checked_record(unit)["files"]:
             path = self.path / file["name"]
             if not file["name"].startswith(below):
                 continue
             stat = path.stat()
-            version = (file["sha256"], stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if self._verified.get(path) == version:
+            state = (file["sha256"], stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if self._verified.get(path) == state:
                 continue
             if file_sha256(path) != file["sha256"]:
                 raise DamagedError(f"{path} does not have the SHA-256 of its record")
-            self._verified[path] = version
+            self._verified[path] = state
 
-    def _record_path(self, unit: int) -> Path:
-        return self.path / "done" / f"{unit:06d}.json"
-
-
-def _entry(file: Path, root: Path) -> dict:
-    """A file's entry in a record."""
-    name = file.relative_to(root).as_posix()
-    return {"name": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
+    def _entry(self, file: Path) -> dict:
+        """How the commit record names a file."""
+        name = file.relative_to(self.path).as_posix()
+        return {"name": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 @cache
-def _versions() -> dict:
+def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "zarr", "h5py")}

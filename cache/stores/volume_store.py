@@ -1,7 +1,8 @@
-"""HDF5 store of volumes: one immutable file per unit, frames as JPEG or PNG. Holds the products context and crops.
+"""Volumes in HDF5, of the products context and crops: one file a unit, frames as JPEG or PNG.
 
-A file holds `data` (every frame's bytes, one after the other), `offsets` (rows * T + 1) into it, and `crc32` (rows) of
-each row's bytes. It is built in memory and named after its content. Local rows throughout; frames are RGB.
+A file holds `data` (all frames as JPEG or PNG files, one after the other), `offsets` (rows * T + 1) of their beginnings
+and ends in it, and `crc32` (rows) of each row's bytes. It is built in memory and named after its content. Rows are
+local rows; frames are RGB.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ import numpy as np
 
 from cache.commit import storage_errors, write_file
 from cache.errors import DamagedError
-from cache.stores.frame_codec import _decode, encode_volume
+from cache.stores.frame_codec import decode_frame, encode_volume
 from cache.stores.product_folder import ProductDir
 
 CHUNK = 1 << 16  # bytes of `data` that are read and checked together
-OPEN_FILES = 64  # per process
+OPEN_FILES = 64  # at most, in a process and store
 _DATASETS = {"data": "uint8", "offsets": "int64", "crc32": "uint32"}
 
 
@@ -41,15 +42,14 @@ def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
         offsets, crc32 = _index(rows)
         for name, values in (("data", data), ("offsets", offsets), ("crc32", crc32)):
             file.create_dataset(name, data=values, track_times=False, **(checked if name == "data" else {}))
-            # gets its place in the file now, not when its last reference goes: profilers (Dask has one) prolong lives
-            file.flush()
+            file.flush()  # or the place in the file would depend on who still holds a reference, such as a profiler
         for name, value in attrs.items():
             file.attrs[name] = np.bytes_(value) if isinstance(value, str) else np.asarray(value, np.int64)
     return buffer.getvalue()
 
 
 def unit_bytes(data_bytes: int, num_rows: int, num_frames: int) -> int:
-    """About the size of a file of `build_unit`: data in whole chunks, offsets, checksums, and HDF5's own tables."""
+    """Estimate the bytes of a file of `build_unit`: data in whole chunks, offsets, checksums, and HDF5's own tables."""
     chunks = math.ceil(data_bytes / CHUNK)
     data = chunks * CHUNK if chunks > 1 else data_bytes
     return data + 8 * (num_rows * num_frames + 1) + 4 * num_rows + 4400 + 46 * chunks
@@ -62,15 +62,15 @@ def _index(rows: list[list[bytes]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _index_sha256(offsets: np.ndarray, crc32: np.ndarray) -> str:
-    """Identity of a file's content, cheap to compare: the record has it, so a file in another's place is noticed."""
+    """Quick identity of a file's content; the commit record has it, so that swapped files are noticed."""
     return hashlib.sha256(offsets.astype("<i8").tobytes() + crc32.astype("<u4").tobytes()).hexdigest()
 
 
 class VolumeStore:
     """Volumes of one product of one plan part.
 
-    Files are opened on first use in each process, so a store may be pickled or inherited by a fork.
-    The product's settings say codec and quality; the plan part says T and the size.
+    Codec and quality come from the product's settings, T and the size of frames from the plan part. Every process opens
+    its own files on first use, so a store may be pickled or inherited by a fork.
     """
 
     def __init__(self, product: ProductDir):
@@ -83,20 +83,19 @@ class VolumeStore:
         return self.__dict__ | {"_files": OrderedDict()}
 
     def encode(self, frames: np.ndarray) -> list[bytes]:
-        """Encode a volume, uint8 (T, H, W, 3), as this store does."""
+        """Encode a volume, uint8 (T, H, W, 3) RGB, with the codec of this store."""
         if frames.shape != (self.num_frames, *self.size, 3):
             raise ValueError(
                 f"a volume of {self.product.product} is {(self.num_frames, *self.size, 3)}, got {frames.shape}"
             )
         return encode_volume(frames, self.codec, self.quality)
 
-    def write_unit(self, unit: int, rows: list[list[bytes] | None], skipped=(), **extra) -> bool:
-        """Write a unit's file and commit it. Call it under `product.lock(unit)`.
+    def write_unit(self, unit: int, rows: list[list[bytes] | None], skipped=()) -> bool:
+        """Write the file of a unit and commit it, while `product.lock(unit)` is held.
 
         Args:
-            unit: number of the unit.
-            rows: `encode` of every row of the unit, None for rows of skipped videos.
-            skipped, extra: as in `ProductDir.commit`.
+            rows: `encode` of every row of the unit; None for rows of skipped videos.
+            skipped, return value: as of `ProductDir.commit`.
         """
         planned, failed = self.part.unit_rows(unit), {skip["video_id"] for skip in skipped}
         if len(rows) != len(planned):
@@ -106,25 +105,24 @@ class VolumeStore:
                 raise ValueError(f"row {row} of unit {unit}: exactly the rows of skipped videos are None")
             if frames is not None and (len(frames) != self.num_frames or not all(frames)):
                 raise ValueError(f"row {row} of unit {unit} needs {self.num_frames} encoded frames, got {len(frames)}")
-        data = build_unit([row or [b""] * self.num_frames for row in rows], self._attrs(planned.start))
+        rows = [row or [b""] * self.num_frames for row in rows]
+        data = build_unit(rows, self._attrs(planned.start))
         path = self.product.path / "volumes" / f"{unit:06d}-{hashlib.sha256(data).hexdigest()[:16]}.h5"
         with storage_errors(path.parent):
             path.parent.mkdir(exist_ok=True)
         write_file(path, data)
-        offsets, crc32 = _index([row or [b""] * self.num_frames for row in rows])
-        extra["index_sha256"] = _index_sha256(offsets, crc32)
-        return self.product.commit(unit, [path], skipped=skipped, **extra)
+        return self.product.commit(unit, [path], skipped, index_sha256=_index_sha256(*_index(rows)))
 
     def volume(self, row: int) -> np.ndarray:
         """The volume of a local row, uint8 (T, H, W, 3) RGB.
 
         Raises:
-            NotDoneError: no record vouches for the row.
-            DamagedError: the file is not what was written; a row's bytes are checked on every read.
+            NotDoneError: the row is not done, or its video was skipped.
+            DamagedError: the file is not what was written; the bytes of a row are checked on every read.
         """
         if not 0 <= row < self.part.num_rows:
             raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
-        self.product.vouch_row(row)
+        self.product.check_row(row)
         unit, place = divmod(row, self.part.rows_per_unit)
         data, offsets, crc32, path = self._open(unit)
         ends = offsets[place * self.num_frames : (place + 1) * self.num_frames + 1]
@@ -137,35 +135,30 @@ class VolumeStore:
         frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
         for t in range(self.num_frames):
             picture = content[ends[t] - ends[0] : ends[t + 1] - ends[0]]
-            frames[t] = _decode(picture, self.codec, self.size, f"{path}, row {row}, frame {t}")
+            frames[t] = decode_frame(picture, self.codec, self.size, f"{path}, row {row}, frame {t}")
         return frames
 
-    def close(self):
-        """Close the files this process has open."""
+    def close(self) -> None:
+        """Close the files that this process has open."""
         if self._pid == os.getpid():
             for data, *_ in self._files.values():
                 data.file.close()
         self._files, self._pid = OrderedDict(), os.getpid()
 
     def _attrs(self, first_row: int) -> dict:
-        size = list(self.size)
-        return {
-            "T": self.num_frames,
-            "size": size,
-            "codec": self.codec,
-            "quality": self.quality,
-            "first_row": first_row,
-        }
+        size, quality = list(self.size), self.quality
+        return {"T": self.num_frames, "size": size, "codec": self.codec, "quality": quality, "first_row": first_row}
 
     def _open(self, unit: int) -> tuple:
-        """(data, offsets, crc32, path) of a unit: an open dataset, two lists in memory, its file's name."""
-        if self._pid != os.getpid():  # a fork: the parent's handles are not ours to use or close
+        """(data, offsets, crc32, path) of a unit: an open dataset, two lists, the path of its file."""
+        if self._pid != os.getpid():  # after a fork the open files belong to the parent
             self._files, self._pid = OrderedDict(), os.getpid()
         if unit not in self._files:
-            record = self.product.vouch(unit)
+            record = self.product.checked_record(unit)
             self.product.fetch(unit)
             path = self.product.path / record["files"][0]["name"]
-            data, offsets, crc32 = _open_checked(path, self.part.unit_rows(unit), self._attrs)
+            rows = self.part.unit_rows(unit)
+            data, offsets, crc32 = _open_checked(path, len(rows), self._attrs(rows.start))
             if _index_sha256(offsets, crc32) != record.get("index_sha256"):
                 raise DamagedError(f"{path}: its offsets and checksums are not those of its record")
             self._files[unit] = data, offsets.tolist(), crc32.tolist(), str(path)
@@ -175,8 +168,8 @@ class VolumeStore:
         return self._files[unit]
 
 
-def _open_checked(path: Path, rows: range, attrs) -> tuple:
-    """Open a unit's file and refuse whatever `build_unit` would not have written, before anything is allocated."""
+def _open_checked(path: Path, num_rows: int, attrs: dict) -> tuple[h5py.Dataset, np.ndarray, np.ndarray]:
+    """Open the file of a unit; refuse whatever `build_unit` would not have written, before anything is allocated."""
     try:
         # no chunk cache: it would cost a megabyte per file, and rows are read in one piece
         file = h5py.File(path, "r", rdcc_nbytes=0)
@@ -190,16 +183,15 @@ def _open_checked(path: Path, rows: range, attrs) -> tuple:
                 raise DamagedError(f"{path}: {name} keeps its data elsewhere")
             if dataset.ndim != 1 or dataset.dtype != dtype or dataset.nbytes > path.stat().st_size:
                 raise DamagedError(f"{path}: {name} is {dataset.dtype} {dataset.shape}, more than the file holds")
-        expected = attrs(rows.start)
-        for name, value in expected.items():
+        for name, value in attrs.items():
             found = file.attrs[name]
             found = found.decode() if isinstance(found, bytes) else np.asarray(found).tolist()
             if found != value:
                 raise DamagedError(f"{path}: attribute {name} is {found!r}, expected {value!r}")
         offsets, crc32 = file["offsets"][:], file["crc32"][:]
         whole = offsets[0] == 0 and offsets[-1] == len(file["data"]) and (np.diff(offsets) >= 0).all()
-        if len(offsets) != len(rows) * expected["T"] + 1 or len(crc32) != len(rows) or not whole:
-            raise DamagedError(f"{path}: offsets or crc32 do not fit {len(rows)} rows and the data")
+        if len(offsets) != num_rows * attrs["T"] + 1 or len(crc32) != num_rows or not whole:
+            raise DamagedError(f"{path}: offsets or crc32 do not fit {num_rows} rows and the data")
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise DamagedError(f"{path}: {error}") from error
     return file["data"], offsets, crc32

@@ -1,14 +1,15 @@
-"""Zarr store: one fixed array per quantity, one shard per unit. Holds the products base, maps and boxes.
+"""Arrays in Zarr, of the products base, maps and boxes: one file a unit and array.
 
 <product>/<key>/arrays.zarr is a Zarr v3 group. Every array is (num_rows, *row_shape), compressed with zstd and
-guarded by CRC32C. A unit is one file per array: a shard of one-row chunks, or one chunk where rows are small. Local
-rows throughout.
+checked by CRC32C. The file of a unit is a shard of one-row chunks or, where rows are small, one chunk. Rows are local
+rows.
 """
 
 import json
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +21,12 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from cache.commit import locked, make_durable, storage_errors, write_file
 from cache.errors import DamagedError, StaleCacheError
+from cache.layout import ARRAYS
+from cache.plan import Part
 from cache.stores.product_folder import ProductDir
 
-OLDEST_ZARR = (3, 1, 3)  # older ones do not write a chunk through a temporary file
-CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed"}  # others are not ours and not trusted
+OLDEST_ZARR = (3, 1, 3)  # older ones write a chunk in place
+CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed"}  # all that this module writes
 MAX_ROW_BYTES = 1 << 26
 
 
@@ -32,10 +35,9 @@ class ArraySpec:
     """One array of a store.
 
     Args:
-        name: of the array.
-        row_shape: shape of one row; () for a number.
+        row_shape: () for a number.
         dtype: NumPy dtype as text, "f4" or "u2". Floats are NaN where nothing is written, integers 0.
-        chunk: "row" to read single rows cheaply, "unit" for small rows that are read together.
+        chunk: "row" where single rows are read, "unit" for small rows that are read together.
     """
 
     name: str
@@ -49,20 +51,20 @@ class ArraySpec:
 
 
 class ZarrStore:
-    """Rows of one product of one plan part. Open it with `create` (to write) or `open` (to read)."""
+    """Arrays of one product of one plan part, opened with `create` to write or with `open` to read."""
 
     def __init__(self, product: ProductDir, arrays: dict[str, zarr.Array]):
         self.product, self.part, self.arrays = product, product.part, arrays
 
     @classmethod
     def create(cls, product: ProductDir, specs: list[ArraySpec]) -> "ZarrStore":
-        """Make the arrays that are missing, then open. Safe when several processes start at once.
+        """Make the arrays that are missing, then open. Several processes may do so at once.
 
         Raises:
-            StaleCacheError: an array stands there with another shape, dtype or chunks.
+            StaleCacheError: an array is there with another shape, dtype or chunks.
         """
         _check_version()
-        root = product.path / "arrays.zarr"
+        root = product.path / ARRAYS
         if product.remote:
             return cls.open(product)
         with locked(product.path / "locks" / "arrays", wait=True), storage_errors(root):
@@ -72,25 +74,25 @@ class ZarrStore:
             make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
-            found, wanted = _layout(store.arrays[spec.name]), _layout_of(spec, product.part)
+            array, wanted = store.arrays[spec.name], _layout_of(spec, product.part)
+            found = (array.shape, array.dtype, array.chunks, array.shards)
             if found != wanted:
                 raise StaleCacheError(f"{root / spec.name}: (shape, dtype, chunks, shards) {found} != {wanted}")
         return store
 
     @classmethod
     def open(cls, product: ProductDir) -> "ZarrStore":
-        """Open what is there. Raises DamagedError for arrays that this module would not have written."""
+        """Open the arrays that are there; DamagedError where the metadata is not what this module writes."""
         _check_version()
         return cls(product, _open_arrays(product))
 
-    def write_unit(self, unit: int, values: dict[str, np.ndarray], skipped=(), **extra) -> bool:
-        """Write all arrays of a unit, each in one piece, and commit it. Call it under `product.lock(unit)`.
+    def write_unit(self, unit: int, values: dict[str, np.ndarray], skipped=()) -> bool:
+        """Write all arrays of a unit, each in one piece, and commit it, while `product.lock(unit)` is held.
 
         Args:
-            unit: number of the unit.
-            values: for every array (rows of the unit, *row_shape) in the array's dtype. Rows of skipped videos hold
-                anything, always the same.
-            skipped, extra: as in `ProductDir.commit`.
+            values: of every array (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
+                does not matter, but must be the same in every run.
+            skipped, return value: as of `ProductDir.commit`.
         """
         rows = self.part.unit_rows(unit)
         if values.keys() != self.arrays.keys():
@@ -100,30 +102,36 @@ class ZarrStore:
             if values[name].shape != wanted or values[name].dtype != array.dtype:
                 got = f"{values[name].dtype} {values[name].shape}"
                 raise ValueError(f"array {name} of unit {unit} must be {array.dtype} {wanted}, got {got}")
-        files = []
+        root, files = self.product.path / ARRAYS, []
         for name, array in self.arrays.items():
-            files.append(self.product.path / "arrays.zarr" / name / _shard(unit, array.ndim))
+            files.append(root / name / _shard(unit, array.ndim))
             with storage_errors(files[-1]):
-                _clear(self.product.path / "arrays.zarr" / name / "c", unit)
+                _clear(root / name / "c", unit)
                 array[rows.start : rows.stop] = values[name]
-        # without them nobody could read the shards, so every record vouches for them, too
-        files += sorted((self.product.path / "arrays.zarr").glob("**/zarr.json"))
-        return self.product.commit(unit, files, skipped=skipped, **extra)
+        files += sorted(root.glob("**/zarr.json"))  # without them the shards cannot be read
+        return self.product.commit(unit, files, skipped)
 
     def read(self, name: str, row: int) -> np.ndarray:
-        """One local row, array of row_shape. Raises NotDoneError or DamagedError, never returns a fill value."""
+        """One local row, an array of row_shape. Raises as `read_rows`."""
         return self.read_rows(name, np.array([row]))[0]
 
     def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Local rows in the order given, repeats allowed: (len(rows), *row_shape). Raises as `read`."""
+        """Local rows in any order, also repeated.
+
+        Returns:
+            (len(rows), *row_shape) in the stored dtype; never a fill value.
+        Raises:
+            IndexError: the part has no such row.
+            NotDoneError: a row is not done, or its video was skipped. DamagedError: a file is not what was written.
+        """
         rows = np.asarray(rows, np.int64)
         if outside := [row for row in rows.tolist() if not 0 <= row < self.part.num_rows]:
             raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {outside[0]}")
         for row in rows.tolist():
-            self.product.vouch_row(row)
+            self.product.check_row(row)
         array = self._array(name)
         for unit in np.unique(rows // self.part.rows_per_unit).tolist():
-            self.product.verify(unit, f"arrays.zarr/{name}/")  # checksums of chunks do not see swapped files
+            self.product.verify(unit, f"{ARRAYS}/{name}/")  # swapped files have right checksums of chunks
         try:
             if not len(rows):
                 return np.empty((0, *array.shape[1:]), array.dtype)
@@ -131,14 +139,14 @@ class ZarrStore:
                 return np.asarray(array[rows[0] : rows[-1] + 1])
             return np.asarray(array.oindex[rows])
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            raise DamagedError(f"{self.product.path / 'arrays.zarr' / name}: {error}") from error
+            raise DamagedError(f"{self.product.path / ARRAYS / name}: {error}") from error
 
     def read_all(self, name: str) -> np.ndarray:
-        """Every row of the part, (num_rows, *row_shape). Raises NotDoneError when any is missing or skipped."""
+        """Every row of the part, (num_rows, *row_shape). Raises as `read_rows`."""
         return self.read_rows(name, np.arange(self.part.num_rows))
 
     def _array(self, name: str) -> zarr.Array:
-        if name not in self.arrays:  # perhaps made since we opened
+        if name not in self.arrays:  # it may have been made since the store was opened
             self.arrays = _open_arrays(self.product)
         if name not in self.arrays:
             raise DamagedError(f"{self.product.path} has no array {name!r}, it has: {', '.join(self.arrays)}")
@@ -147,35 +155,46 @@ class ZarrStore:
 
 def _open_arrays(product: ProductDir) -> dict[str, zarr.Array]:
     arrays = {}
-    for path in sorted((product.path / "arrays.zarr").glob("*/zarr.json")):
+    for path in sorted((product.path / ARRAYS).glob("*/zarr.json")):
         _check_metadata(path, product.part)
         try:
             array = zarr.open_array(path.parent, mode="r+", zarr_format=3)
-        except Exception as error:  # whatever Zarr makes of JSON that it did not write
+        except Exception as error:  # Zarr raises anything on JSON that it did not write
             raise DamagedError(f"{path}: {error!r}") from error
-        # so that a row of zeros is written, and absence always means loss
+        # also rows of zeros are written, so that a missing file is always a loss
         arrays[path.parent.name] = array.with_config({"write_empty_chunks": True})
     return arrays
 
 
-def _layout_of(spec: ArraySpec, part) -> tuple:
+def _layout_of(spec: ArraySpec, part: Part) -> tuple:
+    """(shape, dtype, chunks, shards) that an array should have."""
     unit = (part.rows_per_unit, *spec.row_shape)
     chunks, shards = ((1, *spec.row_shape), unit) if spec.chunk == "row" else (unit, None)
     return (part.num_rows, *spec.row_shape), np.dtype(spec.dtype), chunks, shards
 
 
-def _layout(array: zarr.Array) -> tuple:
-    return array.shape, array.dtype, array.chunks, array.shards
+def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
+    """Write the zarr.json of the group and of some arrays.
 
-
-def _write_metadata(root: Path, specs: list[ArraySpec], part) -> None:
-    """Write the zarr.json of the group and of some arrays. Zarr syncs nothing, and after a power cut its own files
-    may be there and empty; so they are drafted elsewhere, and what comes into the store comes whole."""
+    Zarr fsyncs nothing: after a power cut its files may be empty. So they are made in a temporary folder and copied.
+    """
     with TemporaryDirectory() as folder:
         draft = Path(folder) / root.name
         zarr.create_group(draft, zarr_format=3)
         for spec in specs:
-            _create_array(draft, spec, part)
+            shape, dtype, chunks, shards = _layout_of(spec, part)
+            zarr.create_array(
+                draft,
+                name=spec.name,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                shards=shards,
+                serializer=BytesCodec(endian="little"),
+                compressors=[ZstdCodec(level=3), Crc32cCodec()],
+                fill_value=math.nan if dtype.kind == "f" else 0,
+                zarr_format=3,
+            )
         for file in sorted(draft.glob("**/zarr.json")):
             target = root / file.relative_to(draft)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -183,46 +202,29 @@ def _write_metadata(root: Path, specs: list[ArraySpec], part) -> None:
                 write_file(target, file.read_bytes())
 
 
-def _create_array(root: Path, spec: ArraySpec, part):
-    shape, dtype, chunks, shards = _layout_of(spec, part)
-    zarr.create_array(
-        root,
-        name=spec.name,
-        shape=shape,
-        dtype=dtype,
-        chunks=chunks,
-        shards=shards,
-        serializer=BytesCodec(endian="little"),
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        fill_value=math.nan if dtype.kind == "f" else 0,
-        zarr_format=3,
-    )
-
-
 def _shard(unit: int, ndim: int) -> str:
-    """Where Zarr puts a unit: the default chunk key encoding."""
+    """Where Zarr puts the file of a unit, below the array: its default encoding of chunk keys."""
     return "/".join(["c", str(unit), *["0"] * (ndim - 1)])
 
 
-def _clear(folder: Path, unit: int):
-    """Remove what a killed writer left of a unit: Zarr would merge a short last shard with it."""
+def _clear(folder: Path, unit: int) -> None:
+    """Delete what a killed writer left of a unit: Zarr would merge a short last shard with it."""
     shutil.rmtree(folder / str(unit), ignore_errors=True)
     for path in [folder / str(unit), *folder.glob(f"{unit}.*.partial")]:
         path.unlink(missing_ok=True)
 
 
-def _check_metadata(path: Path, part):
-    """Read zarr.json by ourselves first: known codecs only, the plan's number of rows, sizes that a unit can have."""
-    num_rows = part.num_rows
+def _check_metadata(path: Path, part: Part) -> None:
+    """Refuse a zarr.json with unknown codecs, other rows than the plan's or impossible sizes, before Zarr reads it."""
     try:
         content = json.loads(path.read_bytes())
         names = set(_codec_names(content["codecs"]))
         if content["zarr_format"] != 3 or not names <= CODECS:
             raise DamagedError(f"{path}: Zarr v3 with codecs {sorted(CODECS)} expected, found {sorted(names)}")
-        if content["shape"][0] != num_rows:
-            raise DamagedError(f"{path}: {content['shape'][0]} rows, the plan has {num_rows}")
+        if content["shape"][0] != part.num_rows:
+            raise DamagedError(f"{path}: {content['shape'][0]} rows, the plan has {part.num_rows}")
         if content.get("storage_transformers"):
-            raise DamagedError(f"{path}: storage transformers are not ours")
+            raise DamagedError(f"{path}: has storage transformers")
         chunk = content["chunk_grid"]["configuration"]["chunk_shape"]
         row_bytes = math.prod(content["shape"][1:]) * np.dtype(content["data_type"]).itemsize
         if row_bytes > MAX_ROW_BYTES or chunk[1:] != content["shape"][1:] or not 0 < chunk[0] <= part.rows_per_unit:
@@ -231,7 +233,7 @@ def _check_metadata(path: Path, part):
         raise DamagedError(f"{path}: {error!r}") from error
 
 
-def _codec_names(codecs: list[dict]):
+def _codec_names(codecs: list[dict]) -> Iterator[str]:
     for codec in codecs:
         yield codec["name"]
         for field in ("codecs", "index_codecs"):

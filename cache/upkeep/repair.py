@@ -1,21 +1,22 @@
-"""verify --repair: what is damaged moves aside, with the records that vouch for it. Nothing is deleted."""
+"""Moves damaged files, and the records that name them, to quarantine/ in the run folder (`verify --repair`)."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from cache.commit import storage_errors, sync_directory
-from cache.upkeep.verify import Finding, done_records, named_files, vouched_records
+from cache.upkeep.verify import Finding, commit_records, named_files, other_records
 
 
 def repair(run_dir: Path, findings: Iterable[Finding]) -> list[Path]:
-    """Move damaged files, and the records that name them, to run_dir/quarantine; nothing is deleted.
+    """Move damaged files, and the records that name them, to run_dir/quarantine; delete nothing.
 
-    The next run of the stages makes exactly these units, networks and results anew. zarr.json files are made anew
-    without their units.
+    The next run of the stages makes exactly these units, networks and results anew, and of a zarr.json the file alone.
 
+    Args:
+        findings: of `verify`; only those of kind "damaged" count.
     Returns:
-        the places in quarantine.
+        where the files are now.
     """
     moved = []
     for path in [finding.path for finding in findings if finding.kind == "damaged"]:
@@ -26,18 +27,18 @@ def repair(run_dir: Path, findings: Iterable[Finding]) -> list[Path]:
 
 
 def _records_of(run_dir: Path, path: Path) -> list[Path]:
-    """What must go with a damaged file: the records that name it, or all that nobody can judge without it."""
+    """What moves with a damaged file: the records that name it, or the whole product where its run.json is damaged."""
     owner = next(folder for folder in path.parents if (folder / "plan").is_dir() or folder == run_dir)
-    records = [record for record in vouched_records(owner) if record.parent == path.parent]
+    records = [record for record in other_records(owner) if record.parent == path.parent]
     if records:
         return [record for record in records if path.name in named_files(record)]
     product = next(folder for folder in path.parents if folder.parent.parent == owner)
     if path == product / "run.json":
-        return [product]  # nobody can say any more what is in it
+        return [product]
     if path.name == "zarr.json":
         return []
     name = str(path.relative_to(product))
-    return [product / record for record in done_records(product) if name in named_files(product / record)]
+    return [record for record in commit_records(product) if name in named_files(record)]
 
 
 def _quarantine(run_dir: Path, path: Path) -> Path:

@@ -1,26 +1,27 @@
-"""gc: what killed writers and withdrawn units left behind is deleted; and the lock that keeps it off a live run."""
+"""Deletes the temporary files and the files without a record in a run folder (`gc`)."""
 
 import shutil
 from pathlib import Path
 
 from cache.commit import locked, storage_errors
 from cache.errors import CacheError
+from cache.layout import ARRAYS, RUN_LOCK
 from cache.upkeep.verify import Finding, strays
 
 
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
-    """Delete temporary files and files that no record names.
+    """Delete what killed writers and withdrawn units left: temporary files, and files that no record names.
 
     Args:
-        dry: only say what would go.
+        dry: delete nothing.
     Returns:
-        what was deleted, and its bytes.
+        what was deleted, or with `dry` would be, and its bytes.
     Raises:
-        CacheError: the run is in use, or is none.
+        CacheError: another process uses the run, or the folder is no run. StorageError: the file system refuses.
     """
     if not (run_dir / "plan").is_dir():
         raise CacheError(f"{run_dir} holds no plan; gc works on run folders only")
-    with locked(run_dir / ".lock") as mine:
+    with locked(run_dir / RUN_LOCK) as mine:
         if not mine:
             raise CacheError(f"{run_dir} is in use by another process; gc waits for nobody, run it later")
         found, size = list(strays(run_dir)), 0
@@ -38,7 +39,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
         return
     path.unlink()
-    for folder in path.parents:  # empty shard folders go, too
-        if folder.name in ("arrays.zarr", "volumes", "done", "plan") or any(folder.iterdir()):
+    for folder in path.parents:  # empty folders of shards
+        if folder.name in (ARRAYS, "volumes", "done", "plan") or any(folder.iterdir()):
             break
         folder.rmdir()

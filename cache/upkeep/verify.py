@@ -1,4 +1,4 @@
-"""status counts what the records say; verify reads everything they vouch for."""
+"""Counts rows by the commit records (`status`), and compares every file with its record (`verify`)."""
 
 import os
 from collections.abc import Iterator
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import file_sha256
-from cache.layout import PRODUCTS, RECORDS
+from cache.layout import ARRAYS, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.sealed import read_sealed
@@ -18,7 +16,7 @@ from cache.stores.product_folder import ProductDir, read_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 
-TEMPORARY = (".tmp", ".partial")  # what a killed writer leaves: ours, Zarr's
+TEMPORARY = (".tmp", ".partial")  # endings of what a killed writer leaves: this package, Zarr
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Finding:
     """One file that is not as it should be.
 
     kind: "damaged", a committed file or record that fails its check; "orphan", a file that no record names;
-    "temporary", what a killed writer left. Only damage makes a run untrustworthy.
+    "temporary", left by a killed writer. Only damage makes a run untrustworthy.
     """
 
     path: Path
@@ -48,32 +46,32 @@ class Count:
 
 
 def status(run_dir: Path) -> list[Count]:
-    """Count the rows of every product by its records. Reads no data: see `verify`.
+    """Count the rows of every product by its records; no data is read, see `verify`.
 
     Raises:
-        CacheError: no plan, or a plan, run.json or record that is not what was written.
+        CacheError: there is no plan, or the plan, a run.json or a record is not what was written.
     """
     parts = {part.name: part for part in read_plan(run_dir)}
     return [_count(read_product(path, parts)) for path in product_paths(run_dir)]
 
 
 def _count(directory: ProductDir) -> Count:
-    part, todo = directory.part, directory.todo()
-    waiting = sum(len(part.unit_rows(unit)) for unit in todo)
-    skipped = 0
-    for unit in directory.skips():
-        failed = {entry["video_id"] for entry in directory.done(unit)["skipped"]}
-        skipped += sum(part.video_ids[row] in failed for row in part.unit_rows(unit))
-    # counted, not subtracted: their sum is the check
-    ok = 0
-    for unit in sorted(set(range(part.num_units)) - set(todo)):
-        failed = {entry["video_id"] for entry in directory.done(unit)["skipped"]}
+    """Count ok, skipped and todo each by itself, so that their sum is a check."""
+    part, ok, skipped = directory.part, 0, 0
+    for unit in directory.done_units():
+        failed = _skipped_videos(directory.record(unit))
         ok += sum(part.video_ids[row] not in failed for row in part.unit_rows(unit))
-    return Count(directory.product, directory.key, part.name, ok, skipped, waiting, part.num_rows)
+        skipped += sum(part.video_ids[row] in failed for row in part.unit_rows(unit))
+    todo = sum(len(part.unit_rows(unit)) for unit in directory.todo())
+    return Count(directory.product, directory.key, part.name, ok, skipped, todo, part.num_rows)
+
+
+def _skipped_videos(record: dict) -> set[str]:
+    return {skip["video_id"] for skip in record["skipped"]}
 
 
 def product_paths(run_dir: Path) -> list[Path]:
-    """Every product directory of a run, with or without a readable run.json."""
+    """The folders of all products of a run, also those without a readable run.json."""
     folders = [path for product in PRODUCTS for path in sorted((run_dir / product).glob("*")) if path.is_dir()]
     return [path for path in folders if not _never_begun(path)]
 
@@ -81,8 +79,8 @@ def product_paths(run_dir: Path) -> list[Path]:
 def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
     """Check the plan, every product, trained network and result, and yield what is wrong.
 
-    Every record is parsed against its checksum; every file it names must be there in full size and, unless `fast`, have
-    its SHA-256 and decode row by row. Files that no record names are yielded as orphans.
+    A record must fit its checksum. Every file that it names must be there in full size and, unless `fast`, have its
+    SHA-256 and decode row by row. Files that no record names are yielded as orphans.
 
     Raises:
         CacheError: there is no plan, or it is damaged: without it nothing else can be judged.
@@ -90,32 +88,28 @@ def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
     parts = {part.name: part for part in read_plan(run_dir)}
     for path in product_paths(run_dir):
         yield from _verify_product(path, parts, fast)
-    for record in vouched_records(run_dir):
-        yield from _verify_vouched(record, fast)
+    for record in other_records(run_dir):
+        yield from _verify_record(record, fast)
     yield from strays(run_dir)
-    for generation in generations(run_dir):
-        yield from verify(generation, fast)
+    for plan in sorted(run_dir.glob("models/*/generation-*/plan")):  # caches renewed in training: a run folder each
+        yield from verify(plan.parent, fast)
 
 
-def vouched_records(run_dir: Path) -> list[Path]:
-    """Records of trained networks and of results."""
+def other_records(run_dir: Path) -> list[Path]:
+    """The records of trained networks and of results."""
     return [path for pattern in RECORDS for path in sorted(run_dir.glob(pattern))]
 
 
-def generations(run_dir: Path) -> list[Path]:
-    """Run folders of their own, beside a model whose boxes came from itself."""
-    return [path.parent for path in sorted(run_dir.glob("models/*/generation-*/plan"))]
-
-
-def _verify_vouched(record: Path, fast: bool) -> Iterator[Finding]:
+def _verify_record(record: Path, fast: bool) -> Iterator[Finding]:
     try:
         files = read_sealed(record, "files")["files"]
     except DamagedError as error:
         yield Finding(record, "damaged", str(error))
         return
     for file in files:
-        if reason := _check_file(record.parent, file, fast, {}):
-            yield Finding(record.parent / file["name"], "damaged", reason)
+        path = record.parent / file["name"]
+        if reason := _check_file(path, file["bytes"], "" if fast else file["sha256"]):
+            yield Finding(path, "damaged", reason)
 
 
 def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[Finding]:
@@ -124,52 +118,49 @@ def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[
     except CacheError as error:
         yield Finding(path / "run.json", "damaged", str(error))
         return
-    found = {}  # a file that many records name is checked and yielded once
-    for unit in sorted(set(range(directory.part.num_units)) - set(directory.todo())):
+    reasons = {}  # a file that many records name, such as zarr.json, is checked and yielded once
+    for unit in directory.done_units():
         try:
-            record = directory.done(unit)
+            record = directory.record(unit)
             _check_rows(directory, unit, record)
         except DamagedError as error:
             yield Finding(record_path(path, unit), "damaged", str(error))
             continue
-        sound = True
-        for file in record["files"]:
-            reason = _check_file(path, file, fast, found)
-            sound &= not reason
-            if reason and file["name"] not in found:
-                yield Finding(path / file["name"], "damaged", reason)
-            found[file["name"]] = reason
-        if sound and not fast:
+        files = [(path / file["name"], file["bytes"], "" if fast else file["sha256"]) for file in record["files"]]
+        for file in files:
+            if file not in reasons:
+                reasons[file] = _check_file(*file)
+                if reasons[file]:
+                    yield Finding(file[0], "damaged", reasons[file])
+        if not fast and not any(reasons[file] for file in files):
             try:
                 _decode(directory, unit, record)
             except (CacheError, ValueError, OSError) as error:
-                yield Finding(path / record["files"][0]["name"], "damaged", f"cannot be decoded: {error}")
+                yield Finding(files[0][0], "damaged", f"cannot be decoded: {error}")
 
 
 def _check_rows(directory: ProductDir, unit: int, record: dict) -> None:
+    """Raise DamagedError where a record's rows or skipped videos are not those of the plan."""
     rows = directory.part.unit_rows(unit)
     known = {directory.part.video_ids[row] for row in rows}
-    if record["rows"] != [rows.start, rows.stop] or not known >= {skip["video_id"] for skip in record["skipped"]}:
+    if record["rows"] != [rows.start, rows.stop] or not known >= _skipped_videos(record):
         raise DamagedError(f"{record_path(directory.path, unit)}: its rows or skipped videos are not those of the plan")
 
 
-def _check_file(path: Path, file: dict, fast: bool, found: dict) -> str:
-    """What is wrong with a committed file; "" if nothing is."""
-    target = path / file["name"]
-    if target.is_symlink() or not target.is_file():
-        return f"{target} is missing"
-    if target.stat().st_size != file["bytes"]:
-        return f"{target} has {target.stat().st_size} bytes, its record says {file['bytes']}"
-    if fast or (file["name"] in found and not found[file["name"]]):
-        return ""
-    return "" if file_sha256(target) == file["sha256"] else f"{target} does not have the SHA-256 of its record"
+def _check_file(path: Path, num_bytes: int, sha256: str) -> str:
+    """What is wrong with a committed file, "" if nothing is. An empty sha256 is not compared."""
+    if path.is_symlink() or not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != num_bytes:
+        return f"{path} has {path.stat().st_size} bytes, its record says {num_bytes}"
+    return f"{path} does not have the SHA-256 of its record" if sha256 and file_sha256(path) != sha256 else ""
 
 
 def _decode(directory: ProductDir, unit: int, record: dict) -> None:
-    """Read every row of a unit as a reader would."""
-    failed = {entry["video_id"] for entry in record["skipped"]}
+    """Read every row of a unit that was not skipped."""
+    failed = _skipped_videos(record)
     rows = [row for row in directory.part.unit_rows(unit) if directory.part.video_ids[row] not in failed]
-    if directory.product in ("context", "crops"):
+    if directory.product in VOLUME_PRODUCTS:
         store = VolumeStore(directory)
         for row in rows:
             store.volume(row)
@@ -177,7 +168,7 @@ def _decode(directory: ProductDir, unit: int, record: dict) -> None:
     else:
         store = ZarrStore.open(directory)
         for name in store.arrays:
-            store.read_rows(name, np.array(rows, np.int64))
+            store.read_rows(name, rows)
 
 
 def strays(run_dir: Path) -> Iterator[Finding]:
@@ -198,9 +189,9 @@ def _strays_of(path: Path) -> Iterator[Finding]:
     if _never_begun(path):
         yield Finding(path, "orphan", "a product that was never begun")
         return
-    known = {"run.json", *(str(file.relative_to(path)) for file in path.glob("arrays.zarr/**/zarr.json"))}
-    for record in done_records(path):
-        known |= {record, *named_files(path / record)}
+    known = {"run.json", *(str(file.relative_to(path)) for file in path.glob(f"{ARRAYS}/**/zarr.json"))}
+    for record in commit_records(path):
+        known |= {str(record.relative_to(path)), *named_files(record)}
     for folder, _, files in os.walk(path):
         for name in sorted(files):
             file = Path(folder) / name
@@ -211,13 +202,13 @@ def _strays_of(path: Path) -> Iterator[Finding]:
                 yield Finding(file, "orphan", "no record names it")
 
 
-def done_records(path: Path) -> list[str]:
-    """Names of a product's commit records."""
-    return [f"done/{file.name}" for file in sorted((path / "done").glob("[0-9]*.json"))]
+def commit_records(product: Path) -> list[Path]:
+    """The commit records of a product."""
+    return sorted((product / "done").glob("[0-9]*.json"))
 
 
 def named_files(record: Path) -> list[str]:
-    """Files that a record names; none where it cannot be read, `verify` says so."""
+    """Files that a record names; none where it cannot be read, which `verify` reports."""
     try:
         return [file["name"] for file in read_sealed(record, "files")["files"]]
     except DamagedError:
@@ -225,9 +216,5 @@ def named_files(record: Path) -> list[str]:
 
 
 def _never_begun(path: Path) -> bool:
-    """A writer was killed between mkdir and run.json: nothing can be in it."""
+    """Whether the writer was killed before it wrote run.json: the folder holds nothing."""
     return not (path / "run.json").exists() and not any((path / "done").glob("*.json"))
-
-
-def record_path(product: Path, unit: int) -> Path:
-    return product / "done" / f"{unit:06d}.json"

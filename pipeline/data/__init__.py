@@ -1,1 +1,1 @@
-"""Annotations, frames, pixels and clips: everything between the user's files and arrays, given values, never a config."""
+"""Annotations, frames, pixels and clips: all between the user's files and arrays, given values, never a config."""

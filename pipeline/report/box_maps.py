@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.geometry import iou
 from pipeline.report.chosen_stores import Boxes
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -28,15 +29,6 @@ def coverage(box_input: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     ):
         np.add.at(corners, (rows, columns), sign)
     return corners.cumsum(0).cumsum(1)[:-1, :-1] / max(len(box_input), 1)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes pair by pair: int (N, 4) twice, float64 (N,)."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    low = np.maximum(a[:, :2], b[:, :2])
-    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    both = np.maximum(high - low, 0).prod(1)
-    return both / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - both)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.sealed import read_vouched
+from cache.sealed import read_record
 from pipeline.data.annotations import Annotations
 from pipeline.metrics import LEVELS, mean_average_precision, mean_over_classes, resampled_precisions, resamples
 from pipeline.run.results import read_result
@@ -91,7 +91,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
     """All result files of the run, Base first, then by falling mAP."""
     weights = {}
     for path in sorted((run_dir / "models").glob("*/model.json")):
-        model = read_vouched(path, "weights", "base")
+        model = read_record(path, "weights", "base")
         weights[model["weights"]] = model["base"]
     found = []
     for path in sorted((run_dir / "results").glob("*.json")):

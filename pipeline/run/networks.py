@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from cache.errors import DamagedError
 from cache.fingerprint import fingerprint
-from cache.remote.fetch import fetch_vouched
-from cache.sealed import read_vouched, write_vouched
+from cache.remote.fetch import fetch_recorded_files
+from cache.sealed import read_record, write_record
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
 from pipeline.config import NO_NUMBERS, Config, Focus, Fusion, Pixels, clip_settings
@@ -79,7 +79,7 @@ def build_base(base: BaseWeights) -> nn.Module:
         WeightsError: the file does not fit the network.
         DamagedError: it holds other weights than were committed.
     """
-    fetch_vouched(base.folder / "base.json")
+    fetch_recorded_files(base.folder / "base.json")
     return build_trained(base, base.folder, base.sha256)
 
 
@@ -102,7 +102,7 @@ def write_trained(record: Path, state: Mapping[str, Tensor], facts: dict) -> dic
     """
     facts = facts | {"weights": state_hash(dict(state))}
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_vouched(record, facts, {WEIGHTS: to_bytes(dict(state))})
+    write_record(record, facts, {WEIGHTS: to_bytes(dict(state))})
     return facts
 
 
@@ -112,7 +112,7 @@ def read_trained(record: Path) -> dict:
     Raises:
         DamagedError: the record is not what was written.
     """
-    return read_vouched(record, "weights")
+    return read_record(record, "weights")
 
 
 def load_trained(network: nn.Module, folder: Path, weights: str) -> None:

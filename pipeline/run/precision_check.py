@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache.geometry import Box
+from cache.geometry import iou
 from models.box_search import best_box, quantise
 from models.i3d import as_input
 from models.objectives import Labels, saliency_maps
@@ -71,18 +71,10 @@ def box_agreement(
     for precision in ("float32", "bfloat16"):
         _, maps = saliency_maps(network, video, saliency.objectives, saliency.method, precision, labels)
         found.append([_box(values, side) for batch in maps.values() for values in batch.float().cpu().numpy()])
-    overlaps = [overlap(exact, rough) for exact, rough in zip(*found, strict=True)]
-    equal = sum(exact == rough for exact, rough in zip(*found, strict=True))
-    return Agreement(len(overlaps), equal, float(np.mean(overlaps)))
+    exact, rough = map(np.array, found)
+    return Agreement(len(exact), int((exact == rough).all(1).sum()), float(iou(exact, rough).mean()))
 
 
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    height = max(0, min(a.bottom, b.bottom) - max(a.top, b.top))
-    width = max(0, min(a.right, b.right) - max(a.left, b.left))
-    return height * width / (a.height * a.width + b.height * b.width - height * width)
-
-
-def _box(values: np.ndarray, side: int) -> Box:
+def _box(values: np.ndarray, side: int) -> tuple[int, int, int, int]:
     top, left, _ = best_box(quantise(values)[0], side, side)
-    return Box(top, left, side, side)
+    return top, left, side, side

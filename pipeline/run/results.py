@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.commit import write_file
-from cache.sealed import read_file, read_vouched
+from cache.sealed import read_record, read_recorded_file
 from pipeline.config import Config
 
 COLUMNS = (
@@ -30,7 +30,7 @@ def protocol(config: Config) -> str:
 
 def rebuild(run_dir: Path) -> Path:
     """results.csv from all result files: the same key is the same row. Returns its path."""
-    results = [read_vouched(path) for path in sorted((run_dir / "results").glob("*.json"))]
+    results = [read_record(path) for path in sorted((run_dir / "results").glob("*.json"))]
     results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -46,5 +46,5 @@ def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
     Raises:
         DamagedError: one of its files is not what was written.
     """
-    lines = [line.split(" ") for line in read_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
-    return read_vouched(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)
+    lines = [line.split(" ") for line in read_recorded_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
+    return read_record(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)

@@ -63,7 +63,7 @@ class BoxWork(UnitWork):
         share = np.full(len(rows), np.nan, np.float32)
         maps = self.stores.maps(part, self.policy) if self.policy in OBJECTIVES else None
         if maps:
-            skipped += maps.product.vouch(unit.number)["skipped"]
+            skipped += maps.product.checked_record(unit.number)["skipped"]
         failed = {entry["video_id"] for entry in skipped}
         done = [local for local, row in enumerate(rows) if part.video_ids[row] not in failed]
         codes = maps.read_rows("codes", np.array([rows[local] for local in done])) if maps else [None] * len(done)

@@ -96,8 +96,8 @@ def _expected_bytes(store: VolumeStore, unit: int) -> int:
 
 def _committed_bytes(store: VolumeStore) -> int:
     """Return the bytes of a store's files that records name."""
-    units = set(range(store.part.num_units)) - set(store.product.todo())
-    return sum(file["bytes"] for unit in units for file in store.product.vouch(unit)["files"])
+    units = store.product.done_units()
+    return sum(file["bytes"] for unit in units for file in store.product.checked_record(unit)["files"])
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ def _found_by_saliency(stores: Stores, part: Part, unit: Unit, policies: tuple[P
         values = _by_row(stores.boxes(part, policy), unit.number, "box_input")
         found[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
     base = stores.base(part)
-    return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.done(unit.number) else None)
+    return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.is_done(unit.number) else None)
 
 
 def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
     """Read an array of a unit by row, without the videos that its record names as left out."""
-    failed = {entry["video_id"] for entry in store.product.vouch(unit)["skipped"]}
+    failed = {entry["video_id"] for entry in store.product.checked_record(unit)["skipped"]}
     rows = [row for row in store.part.unit_rows(unit) if store.part.video_ids[row] not in failed]
     return dict(zip(rows, store.read_rows(array, np.array(rows, np.int64)), strict=True))
 

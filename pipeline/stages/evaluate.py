@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 
 from cache.fingerprint import fingerprint
-from cache.sealed import write_vouched
+from cache.sealed import write_record
 from pipeline.config import Config, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
 from pipeline.metrics import map_official, mean_average_precision, submission
-from pipeline.run.folder import RunFolder
+from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.results import protocol, rebuild
-from pipeline.run.stores import Stores, boxes_of, open_run
+from pipeline.run.stores import Stores, boxes_of, open_run, open_stores
 from pipeline.training.clip_scores import box_stores, scores_by_video
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import Team, joined, own_team
@@ -48,8 +48,9 @@ def run(
         StageError: the plan has no evaluation video, or a stage before this one has not finished.
     """
     with joined(pick_device(config.device)) as team:
-        stores = open_run(run_dir, config, caches)
-        ids = _video_ids(stores.run, eval_ids)
+        run = open_folder(run_dir, config, caches)
+        ids = _video_ids(run, eval_ids)
+        stores = open_stores(run, config)
         trained = [read_model(run_dir / "models" / name) for name in _model_names(run_dir, team)]
         models = [None, *(model for model in trained if model.base == stores.base_weights.sha256)]
         for model in models:
@@ -174,7 +175,7 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     path.parent.mkdir(exist_ok=True)
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
-    write_vouched(path, finite, files)
+    write_record(path, finite, files)
 
 
 def boxes_on_target(stores: Stores, policy: Policy) -> float:

@@ -134,13 +134,13 @@ def test_stale_run_json_is_refused_with_the_field(tmp_path):
 
 def test_units_become_done_one_by_one(tmp_path):
     product = _product(tmp_path)
-    assert product.todo() == [0, 1, 2] and product.done(2) is None
+    assert product.todo() == [0, 1, 2] and product.record(2) is None
     with pytest.raises(NotDoneError, match="unit 2 of boxes/"):
-        product.vouch(2)
+        product.checked_record(2)
     assert _do(product, 2, objective="entropy")
     assert product.todo() == [0, 1]
-    record = product.vouch(2)
-    assert record == product.done(2)
+    record = product.checked_record(2)
+    assert record == product.record(2)
     assert (record["unit"], record["rows"], record["status"], record["objective"]) == (2, [8, 10], "ok", "entropy")
     assert [(file["name"], file["bytes"]) for file in record["files"]] == [("2.txt", 54)]
     assert product.rows_done().tolist() == [False] * 8 + [True] * 2
@@ -155,9 +155,9 @@ def test_rows_of_skipped_videos_are_not_done(tmp_path):
     _do(product, 1, skipped=[skip])
     assert product.todo() == [0, 2]
     assert product.rows_done().tolist() == [False] * 6 + [True] * 2 + [False] * 2  # unit 1 is videos 2 and 3
-    product.vouch_row(6)
+    product.check_row(6)
     with pytest.raises(NotDoneError, match="00002 was skipped, VideoTruncated"):
-        product.vouch_row(5)
+        product.check_row(5)
     with pytest.raises(ValueError, match="'00002'"):
         _do(product, 0, skipped=[skip])
 
@@ -167,8 +167,8 @@ def test_the_second_to_publish_a_unit_loses(tmp_path, caplog):
     assert _do(product, 0)
     path = product.path / "0.txt"
     with caplog.at_level(logging.WARNING):
-        assert not product.commit(0, [path], status="other")
-    assert product.done(0)["status"] == "ok" and "published by another process" in caplog.text
+        assert not product.commit(0, [path], objective="other")
+    assert "objective" not in product.record(0) and "published by another process" in caplog.text
 
 
 def test_everything_is_durable_before_the_record_appears(tmp_path, monkeypatch):
@@ -204,23 +204,23 @@ def test_damage_is_found_and_named(tmp_path):
     (data / "1.txt").write_bytes((data / "1.txt").read_bytes()[:-1])
     for unit in (0, 1):
         with pytest.raises(DamagedError, match=f"{unit}.txt is missing or not 54 bytes"):
-            product.vouch(unit)
-    product.vouch(2)
+            product.checked_record(unit)
+    product.checked_record(2)
     (data / "2.txt").write_bytes(b"X" * 54)
     with pytest.raises(DamagedError, match=r"2\.txt does not have the SHA-256"):
         product.verify(2)
     (record / "000001.json").write_bytes((record / "000002.json").read_bytes())
     with pytest.raises(DamagedError, match="is the record of unit 2"):
-        product.done(1)
+        product.record(1)
     for text in ("{", "[]", "{}"):
         (record / "000001.json").write_text(text)
         with pytest.raises(DamagedError, match=r"000001\.json"):
-            product.done(1)
+            product.record(1)
     good = read_sealed(record / "000002.json")
     good["files"][0]["name"] = "../../secret"
     (record / "000002.json").write_bytes(seal(good))
     with pytest.raises(DamagedError, match="outside its directory"):
-        product.done(2)
+        product.record(2)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "link", "open", "mkdir"])
@@ -283,7 +283,7 @@ def test_killed_before_the_record_and_run_again(tmp_path):
         assert product.todo() == [1, 2]
         assert (product.path / "1.txt").exists()
         with pytest.raises(NotDoneError):
-            product.vouch(1)
+            product.checked_record(1)
         for unit in product.todo():
             assert _do(product, unit)
         assert _tree(root) == _tree(tmp_path / "whole")

@@ -30,35 +30,38 @@ REACHING = ("data", "data/older", "posix", "nas2", "gluster", "scratch", "with s
 
 
 @pytest.fixture
-def table(tmp_path):
+def table(tmp_path, monkeypatch):
+    """The table of mounts instead of this machine's."""
     file = tmp_path / "mounts"
     file.write_text(TABLE.replace("{root}", str(tmp_path)))
-    return file
+    monkeypatch.setattr(folder_checks, "MOUNTS", file)
 
 
 @pytest.mark.parametrize("name", ONLY_HERE)
 def test_locks_that_stay_on_a_machine(name, table, tmp_path, caplog):
     """A warning where one machine works, a refusal before a cluster does."""
-    check_locks(tmp_path / name, cluster=False, mounts=table)
+    check_locks(tmp_path / name, cluster=False)
     assert "do not reach other machines" in caplog.text and "--part I/N" in caplog.text
     with pytest.raises(StorageError, match="do not reach other machines"):
-        check_locks(tmp_path / name, cluster=True, mounts=table)
+        check_locks(tmp_path / name, cluster=True)
 
 
 @pytest.mark.parametrize("name", REACHING)
 def test_locks_that_reach(name, table, tmp_path, caplog):
     """Of FUSE nobody can tell, so a cluster is warned."""
-    check_locks(tmp_path / name, cluster=False, mounts=table)
+    check_locks(tmp_path / name, cluster=False)
     assert not caplog.records
-    check_locks(tmp_path / name, cluster=True, mounts=table)
+    check_locks(tmp_path / name, cluster=True)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * (name == "gluster")
 
 
-def test_places_are_found(table, tmp_path):
-    assert mount_of(tmp_path / "data/runs", table).place == tmp_path / "data"
-    assert mount_of(tmp_path / "with space/x", table).place == tmp_path / "with space"
-    assert mount_of(tmp_path / "twice", table).kind == "nfs"
-    assert mount_of(tmp_path, tmp_path / "no table") is None
+def test_places_are_found(table, tmp_path, monkeypatch):
+    assert mount_of(tmp_path / "data/runs").place == tmp_path / "data"
+    assert mount_of(tmp_path / "with space/x").place == tmp_path / "with space"
+    assert mount_of(tmp_path / "twice").kind == "nfs"
+    monkeypatch.setattr(folder_checks, "MOUNTS", tmp_path / "no table")
+    assert mount_of(tmp_path) is None
+    monkeypatch.undo()
     assert mount_of(tmp_path).place  # this machine's
 
 

@@ -43,7 +43,7 @@ def url(storage, tmp_path, monkeypatch):
     """The tiny run in the storage; local files and mirror are empty, and nothing fails yet."""
     monkeypatch.setenv("FOCUSED_ATTENTION_CACHE", str(tmp_path / "local"))
     monkeypatch.setattr(fetch, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(file_cache, "_brought", {})
+    monkeypatch.setattr(file_cache, "_added", {})
     storage.asked.clear()
     storage.spoil = lambda key, number: ""
     return storage.url

@@ -85,7 +85,7 @@ def test_jpeg_keeps_axes_channels_and_order_of_frames(tmp_path):
 
 def test_the_file_as_a_stranger_reads_it(tmp_path):
     store = _filled(tmp_path)
-    (entry,) = store.product.done(1)["files"]
+    (entry,) = store.product.record(1)["files"]
     path = _file(store, 1)
     assert entry["name"] == f"volumes/{path.name}" and path.stem == f"000001-{entry['sha256'][:16]}"
     with h5py.File(path, "r") as file:
@@ -182,7 +182,7 @@ def test_a_flipped_bit_never_reads_as_data(tmp_path):
 def test_crc32_finds_what_hdf5_does_not(tmp_path):
     """Bytes that were exchanged with a right checksum of HDF5 itself."""
     store = _filled(tmp_path)
-    store.product.vouch(2)
+    store.product.checked_record(2)
     with h5py.File(_file(store, 2), "r+") as file:
         file["data"][100] ^= 1
     with pytest.raises(DamagedError, match="row 8: CRC32 does not fit"):
@@ -199,7 +199,7 @@ def test_lost_cut_and_swapped_files_are_found(tmp_path, harm):
         path.write_bytes(path.read_bytes()[:-1])
     else:  # noise is incompressible, so the neighbour may well have the same size
         path.write_bytes(_file(store, 0).read_bytes())
-        store.product.vouch = lambda unit: store.product.done(unit)  # as if it had
+        store.product.checked_record = lambda unit: store.product.record(unit)  # as if it had
     with pytest.raises(DamagedError, match="first_row is 0" if harm == "swap" else "missing or not"):
         (store if harm == "swap" else _again(store)).volume(4)
 
@@ -282,7 +282,7 @@ def test_foreign_content_is_refused_before_it_is_read(tmp_path, change, message)
     store = _filled(tmp_path)
     path, secret = _file(store, 2), tmp_path / "secret.h5"
     secret.write_bytes(path.read_bytes())
-    store.product.vouch(2)  # its size was right once
+    store.product.checked_record(2)  # its size was right once
     with h5py.File(path, "r+") as file:
         change(file, secret)
     with pytest.raises(DamagedError, match=message):

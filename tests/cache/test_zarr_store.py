@@ -79,7 +79,7 @@ def test_what_goes_in_comes_out(tmp_path):
 def test_one_file_per_unit_and_array_with_checksums(tmp_path):
     store = _store(tmp_path)
     _do(store, 1)
-    names = [file["name"] for file in store.product.done(1)["files"]]
+    names = [file["name"] for file in store.product.record(1)["files"]]
     shards = [f"arrays.zarr/{name}" for name in ("box/c/1/0", "codes/c/1/0/0", "logits/c/1/0/0", "scale/c/1")]
     metadata = [f"arrays.zarr/{name}zarr.json" for name in ("box/", "codes/", "logits/", "scale/", "")]
     assert names == shards + metadata
@@ -107,7 +107,7 @@ def test_rows_without_a_record_are_refused(tmp_path):
     _do(store, 0)
     _do(store, 1, skipped=[{"video_id": "00003", "error": "VideoMissing", "detail": ""}])
     _do(store, 2)
-    (store.product.path / "done/000002.json").unlink()  # the data is there, nobody vouches for it
+    (store.product.path / "done/000002.json").unlink()  # the data is there, without its record
     reader = _reader(store)
     reader.read("scale", 5)
     for rows, message in [([9], "unit 2 of maps"), ([0, 9], "unit 2 of maps"), ([6], "00003 was skipped")]:

@@ -1,6 +1,7 @@
 """The miniature: generated, decoded, and the proof that only source pixels carry the print."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from cache.geometry import Box, Theta
 from cache.plan import Part
 from pipeline import config_file as configs
+from pipeline.data.clips import source_frames
 from pipeline.data.miniature import draw, generate, script
 from pipeline.data.miniature.truth import ceiling, frame_number, on_target, read_cards, read_print
 from pipeline.errors import StageError
 from pipeline.metrics import mean_average_precision
 from pipeline.recipes import miniature_proof
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.stages import prepare
 from tests.helpers.small_plan import rows as plan_rows
 from tests.helpers.tiny_data import tree
@@ -27,35 +29,36 @@ def _config(folder, train_videos, eval_videos, **data):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    """250 evaluation videos, enough for 300 cards."""
+def prepared(tmp_path_factory):
+    """Run folder and config: 250 evaluation videos, enough for 300 cards."""
     root = tmp_path_factory.mktemp("miniature")
     config = _config(root / "data", 2, 250)
-    generate.generate(config)
+    generate.generate(config.data, config.workers)
     prepare.run(config, root / "run")
-    return Workspace(root / "run", config)
+    return open_folder(root / "run", config), config
 
 
-def test_only_the_focused_volume_can_be_read(workspace):
-    found = miniature_proof.prove(workspace, 300)
+def test_only_the_focused_volume_can_be_read(prepared):
+    found = miniature_proof.prove(*prepared, 300)
     assert found["cards"] == 300
     assert found["input"] <= 0.60
     assert found["enlarged"] <= 0.60
     assert found["focused"] >= 0.95
 
 
-def test_a_reader_with_rows_and_columns_swapped_is_always_wrong(workspace, monkeypatch):
+def test_a_reader_with_rows_and_columns_swapped_is_always_wrong(prepared, monkeypatch):
     monkeypatch.setattr(miniature_proof, "read_print", lambda grey, period: read_print(grey, period)[::-1])
-    assert miniature_proof.prove(workspace, 60)["focused"] <= 0.05
+    assert miniature_proof.prove(*prepared, 60)["focused"] <= 0.05
 
 
-def test_cards_lie_where_they_are_written_down(workspace):
+def test_cards_lie_where_they_are_written_down(prepared):
     """The pair's colour fills the written box: its hue stands out from grey by far more than clutter does."""
-    part = workspace.parts_of("test")[0]
-    cards = read_cards(workspace.videos_root)
+    run, config = prepared
+    part, videos = run.parts_of("test")[0], Path(config.data.videos)
+    cards = read_cards(videos)
     saturation = []
     for row in range(0, 60, part.rows_per_video):
-        index, frame, _ = next(miniature_proof.source_frames(workspace, part, [row]))
+        index, frame, _ = next(source_frames(part, [row], videos))
         for places in cards[part.clip(row).video_id].values():
             fps = places[0][1]
             where = {number: box for number, _, box in places}
@@ -67,8 +70,9 @@ def test_cards_lie_where_they_are_written_down(workspace):
     assert min(saturation) > 0.4
 
 
-def test_sources_are_two_to_four_times_the_resized_frame(workspace):
-    rows = workspace.parts_of("test")[0].rows
+def test_sources_are_two_to_four_times_the_resized_frame(prepared):
+    run, _ = prepared
+    rows = run.parts_of("test")[0].rows
     zoom = rows[["source_height", "source_width"]].to_numpy() / script.RESIZED
     assert zoom.min() >= 2
     assert zoom.max() <= 4
@@ -85,13 +89,13 @@ def test_evaluation_has_hues_of_its_own():
 
 def test_same_settings_same_files_and_others_are_refused(tmp_path):
     first, second = _config(tmp_path / "a", 2, 1), _config(tmp_path / "b", 2, 1)
-    generate.generate(first)
-    generate.generate(replace(second, workers=1))
+    assert generate.generate(first.data, first.workers) is True
+    generate.generate(second.data, 1)
     ours, theirs = tree(tmp_path / "a"), tree(tmp_path / "b")
     assert [*ours.values()] == [*theirs.values()]
-    assert generate.generate(first).summary == "already there"
+    assert generate.generate(first.data, first.workers) is False
     with pytest.raises(StageError, match="other settings"):
-        generate.generate(_config(tmp_path / "a", 2, 1, data_seed=1))
+        generate.generate(_config(tmp_path / "a", 2, 1, data_seed=1).data)
 
 
 def test_ceiling_by_hand():

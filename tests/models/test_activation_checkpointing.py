@@ -8,9 +8,10 @@ from models.activation_checkpointing import run_blocks
 from models.backbones import build
 from models.i3d import Bottleneck, small_i3d
 from pipeline.config import Training
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import load_base
+from pipeline.run.networks import Variant
+from pipeline.run.stores import open_run
 from pipeline.stages.train_fusion import model_facts
+from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from tests.helpers.tiny_data import change
 
@@ -95,13 +96,15 @@ def test_the_recipe_switches_it(tmp_path, recompute):
 
     network = small_i3d(3, **OPTIONS["small_i3d"])
     recipe = Training(epochs=1, batch_size=2, activation_checkpointing=recompute)
-    fit(network, lambda *_: (torch.rand(2, 8, 24, 32, 3),), 2, loss, recipe, tmp_path, 0, torch.device("cpu"), "test")
+    data = TrainingData(lambda *_: (torch.rand(2, 8, 24, 32, 3),), 2, loss, "test")
+    fit(network, data, recipe, tmp_path, 0)
     assert seen == [recompute]
 
 
 def test_it_changes_no_number_so_it_is_in_no_key(tiny_run):
     on = {"activation_checkpointing": True}
-    with_it = Workspace(tiny_run.path, change(tiny_run.config, base=on, fusion=on))
-    base = load_base(with_it)
-    options = (base, "late", "entropy", "source")
-    assert model_facts(with_it, *options) == model_facts(Workspace(tiny_run.path, tiny_run.config), *options)
+    with_it, without = (
+        open_run(tiny_run.path, config) for config in (change(tiny_run.config, base=on, fusion=on), tiny_run.config)
+    )
+    variant = Variant("late", "entropy", "source")
+    assert model_facts(with_it, variant) == model_facts(without, variant)

@@ -5,7 +5,6 @@ import csv
 import numpy as np
 import pytest
 
-from cache.geometry import mean_iou
 from pipeline.data.plain_csv import read_plain
 from pipeline.recipes import compare_saliency, table1, table_box, table_cache
 from pipeline.recipes.compare_saliency import LOOKS
@@ -23,14 +22,6 @@ def quick(monkeypatch, tiny_copy):
 def read(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_mean_iou_by_hand():
-    a = np.array([[0, 0, 2, 4], [5, 5, 2, 2], [0, 0, 0, 0], [3, 1, 2, 3]])
-    b = np.array([[1, 2, 2, 4], [5, 7, 2, 2], [0, 0, 2, 2], [3, 1, 2, 3]])
-    # 2 of 14 pixels, none, left out, all
-    assert mean_iou([a], [b]) == mean_iou([b], [a]) == pytest.approx((1 / 7 + 0 + 1) / 3)
-    assert mean_iou([a[:1], a[3:]], [b[:1], b[3:]]) == pytest.approx((1 / 7 + 1) / 2)
 
 
 def test_a_fifth_is_held_out():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cache.sealed import read_vouched, write_vouched
+from cache.sealed import read_record, write_record
 from pipeline.config import Config, Data
 from pipeline.errors import StageError
 from pipeline.metrics import Scored
@@ -123,7 +123,7 @@ def test_results_of_other_videos_are_refused(tiny_copy, monkeypatch):
     assert facts["fusion"] == "late" and found[base][0].scored.resampled.shape == (2000,)
     scores = paths["late"].with_suffix(".scores.txt")
     turned = "".join(reversed(scores.read_text().splitlines(keepends=True)))
-    write_vouched(paths["late"], read_vouched(paths["late"]), {scores.name: turned.encode()})
+    write_record(paths["late"], read_record(paths["late"]), {scores.name: turned.encode()})
     with pytest.raises(StageError, match="different videos"):
         read_results([tiny_copy.config], tiny_copy.path, [base, late])
 

@@ -18,7 +18,7 @@ from cache.upkeep.repair import repair
 from cache.upkeep.verify import strays, verify
 from models.backbones import build
 from models.checkpoint import WeightsError, read_state
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.run.networks import load_base, load_trained, read_trained
 from pipeline.stages import crops, saliency
 from pipeline.training.checkpoints import newest_checkpoint
@@ -144,7 +144,7 @@ def test_one_flipped_bit_in_weights(tiny_copy, trials, count, plain_weights):
     """Base's weights and a fusion model's: refused under the file's name, or the flip is in what nobody reads."""
     chance, number, refused = random.Random(3), trials(200, 8), 0
     for folder in (
-        load_base(Workspace(tiny_copy.path, tiny_copy.config)).folder,
+        load_base(open_folder(tiny_copy.path, tiny_copy.config), tiny_copy.config).folder,
         *tiny_copy.path.glob("models/late-*"),
     ):
         (record,) = folder.glob("[bm]*.json")

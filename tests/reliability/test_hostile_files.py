@@ -321,7 +321,7 @@ FUZZED = {
 @pytest.mark.parametrize("name", FUZZED)
 @pytest.mark.parametrize("resealed", [False, True])
 def test_random_mutations_of_stored_files(name, resealed, tiny_copy, trials, count):
-    """Only our own errors, or the right data; with `resealed` the record vouches for the mutation."""
+    """Only our own errors, or the right data; with `resealed` the record fits the mutation."""
     if resealed and name in ("record", "run.json", "plan json"):
         pytest.skip("sealed by themselves: nothing to reseal")
     pattern, product = FUZZED[name]
@@ -340,7 +340,7 @@ def test_random_mutations_of_stored_files(name, resealed, tiny_copy, trials, cou
         for file, content in records.items():
             file.write_bytes(content)
         path.write_bytes(good)
-    which = "random mutations that the record vouches for" if resealed else "random mutations"
+    which = "random mutations that the record fits" if resealed else "random mutations"
     what = f"{name}: {which} end in our own errors or the right data"
     count("T15", what, named, number)
 

@@ -114,12 +114,6 @@ def test_coverage_by_hand():
     ]
 
 
-def test_iou_by_hand():
-    a = np.array([[0, 0, 2, 4], [0, 0, 2, 2], [0, 0, 2, 2]])
-    b = np.array([[1, 0, 2, 4], [2, 0, 2, 2], [0, 0, 2, 2]])
-    assert box_maps.iou(a, b).tolist() == pytest.approx([4 / 12, 0, 1])
-
-
 def test_overlap_is_of_the_same_rows():
     whole = np.array([[0, 0, 2, 2], [5, 5, 2, 2], [9, 9, 2, 2]])
     a = Boxes("a", np.array([3, 5, 8]), whole, whole, np.full(3, 0.5, np.float32))

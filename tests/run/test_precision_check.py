@@ -2,22 +2,14 @@
 
 import re
 
-import pytest
 import torch
 
-from cache.geometry import Box
 from models.backbones import build
 from models.frozen.fold import fold
 from pipeline.run import precision_check
-from pipeline.run.precision_check import Agreement, box_agreement, overlap
+from pipeline.run.precision_check import Agreement, box_agreement
 from pipeline.stages import saliency
 from tests.helpers.tiny_data import change, tiny_config
-
-
-def test_overlap_by_hand():
-    assert overlap(Box(0, 0, 4, 4), Box(0, 0, 4, 4)) == 1
-    assert overlap(Box(0, 0, 4, 4), Box(2, 1, 4, 4)) == pytest.approx(2 * 3 / (32 - 6))
-    assert overlap(Box(1, 2, 4, 4), Box(5, 2, 4, 4)) == 0 == overlap(Box(0, 0, 2, 2), Box(3, 3, 2, 2))
 
 
 def _video() -> torch.Tensor:
@@ -29,12 +21,12 @@ def test_bfloat16_is_compared_with_float32(tmp_path, monkeypatch):
     network, config, asked = fold(build("small_i3d", 3)), tiny_config(tmp_path), []
     look = precision_check.saliency_maps
 
-    def looked(network, video, names, config, targets):
-        asked.append(config.saliency.precision)
-        return look(network, video, names, config, targets)
+    def looked(network, video, names, method, precision, labels):
+        asked.append(precision)
+        return look(network, video, names, method, precision, labels)
 
     monkeypatch.setattr(precision_check, "saliency_maps", looked)
-    found = box_agreement(network, _video(), config, None)
+    found = box_agreement(network, _video(), config.saliency)
     assert asked == ["float32", "bfloat16"]
     assert found.num_boxes == 3 and 0 <= found.equal <= 3 and 0 < found.overlap <= 1
 
@@ -43,14 +35,14 @@ def test_boxes_that_move_are_counted(tmp_path, monkeypatch):
     """Maps with one bright pixel each: in bfloat16 that of the second clip lies 20 pixels further right."""
     config = tiny_config(tmp_path)
 
-    def maps(network, video, names, config, targets):
+    def maps(network, video, names, method, precision, labels):
         values = torch.zeros(2, 28, 28)
-        values[0, 20, 5] = values[1, 20, 25 if config.saliency.precision == "bfloat16" else 5] = 1
+        values[0, 20, 5] = values[1, 20, 25 if precision == "bfloat16" else 5] = 1
         return None, {"entropy": values}
 
     monkeypatch.setattr(precision_check, "saliency_maps", maps)
     # the first box that holds column 5 begins at 0, the first that holds column 25 at 10; sides of 16
-    assert box_agreement(None, None, config, None) == Agreement(2, 1, (1 + 6 / 26) / 2)
+    assert box_agreement(None, None, config.saliency) == Agreement(2, 1, (1 + 6 / 26) / 2)
 
 
 def test_stage_1_says_what_bfloat16_costs(trained):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
 from pipeline.run.provenance import git_state
 from pipeline.stages import train_base
 from tests.helpers.tiny_data import change
@@ -58,8 +59,8 @@ def test_curves_go_on_where_a_training_does_and_change_no_key(trained):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = change(trained.config, seed=5, base={"tensorboard": True})
     plain = change(trained.config, seed=5)
-    folder = Workspace(trained.path, plain).base_folder
-    assert Workspace(trained.path, config).base_folder == folder
+    folder = base_folder(open_folder(trained.path, plain), plain)
+    assert base_folder(open_folder(trained.path, config), config) == folder
     # an epoch without curves, then one with: the second run goes on
     train_base.run(plain, trained.path)
     (folder / "base.json").unlink()

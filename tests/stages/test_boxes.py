@@ -8,9 +8,8 @@ import cache
 from models import objectives
 from pipeline.data import box_policies
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import load_base
-from pipeline.run.stores import open_boxes, open_maps
+from pipeline.run.folder import open_folder
+from pipeline.run.stores import open_run
 from pipeline.stages import crops, saliency
 from pipeline.stages.boxes import run_policy
 from tests.helpers.tiny_data import caches, change
@@ -20,10 +19,9 @@ EDGES = ("top", "left", "height", "width")
 
 def stored(run, policy):
     """(part, row, box_input, box_source, share) of every row of the plan."""
-    workspace = Workspace(run.path, run.config)
-    base = load_base(workspace)
-    for part in workspace.parts:
-        store = open_boxes(workspace, part, base.sha256, policy)
+    stores = open_run(run.path, run.config)
+    for part in stores.run.parts:
+        store = stores.boxes(part, policy)
         arrays = [store.read_all(name) for name in ("box_input", "box_source", "saliency_share")]
         for row, values in enumerate(zip(*arrays, strict=True)):
             yield part, row, *values
@@ -48,11 +46,9 @@ def source_box(clip, box):
 
 def test_stored_map_gives_stored_box_for_every_row(tiny_run):
     """Brute force over all positions of the stored codes; among equals the first, row by row."""
-    workspace = Workspace(tiny_run.path, tiny_run.config)
-    base = load_base(workspace)
-    rows = 0
+    stores, rows = open_run(tiny_run.path, tiny_run.config), 0
     for part, row, box_input, box_source, share in stored(tiny_run, "entropy"):
-        codes = open_maps(workspace, part, base.sha256, "entropy").read("codes", row).astype(int)
+        codes = stores.maps(part, "entropy").read("codes", row).astype(int)
         sums = {(y, x): codes[y : y + 16, x : x + 16].sum() for y in range(13) for x in range(13)}
         best = max(sums, key=lambda place: (sums[place], -place[0], -place[1]))
         assert box_input.tolist() == [*best, 16, 16]
@@ -89,8 +85,7 @@ def test_constant_map_means_the_first_place(trained, monkeypatch):
 def test_centre_boxes(looked, side):
     """In the middle of 28 pixels, rounded to the top and left: 6 for 15, 0 for 28, 13 for 1."""
     run = type(looked)(looked.data, looked.path, change(looked.config, saliency={"box_side": side}))
-    workspace = Workspace(run.path, run.config)
-    run_policy(workspace, load_base(workspace), "center")
+    run_policy(open_run(run.path, run.config), "center")
     edge = {15: 6, 28: 0, 1: 13}[side]
     for part, row, box_input, box_source, share in stored(run, "center"):
         assert box_input.tolist() == [edge, edge, side, side]
@@ -98,22 +93,19 @@ def test_centre_boxes(looked, side):
         assert np.isnan(share)
 
 
+def random_box(clip, seed=0):
+    """Of 16 x 16 pixels; `seed` is the config's plan_seed."""
+    return box_policies.find_box(clip, "random", 16, seed, None)[0]
+
+
 def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looked):
-    workspace = Workspace(looked.path, looked.config)
-    part = workspace.parts[0]
-    places = [
-        box_policies.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)
-    ]
-    assert places == [
-        box_policies.find_box(workspace.config, part.clip(row), "random", None)[0] for row in range(part.num_rows)
-    ]
+    part = open_folder(looked.path, looked.config).parts[0]
+    places = [random_box(part.clip(row)) for row in range(part.num_rows)]
+    assert places == [random_box(part.clip(row)) for row in range(part.num_rows)]
     assert len(set(places)) > 4  # rows of one video differ, and so do videos
     assert all(box.inside((28, 28)) and (box.height, box.width) == (16, 16) for box in places)
-    found = [
-        box_policies.find_box(change(looked.config, clips={"plan_seed": seed}), part.clip(3), "random", None)
-        for seed in range(600)
-    ]
-    tops, lefts = ([getattr(box, edge) for box, _ in found] for edge in ("top", "left"))
+    found = [random_box(part.clip(3), seed) for seed in range(600)]
+    tops, lefts = ([getattr(box, edge) for box in found] for edge in ("top", "left"))
     for edges in (tops, lefts):
         assert set(edges) == set(range(13))  # both ends of 28 - 16
         assert max(np.bincount(edges)) < 90  # 46 expected
@@ -121,29 +113,24 @@ def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looke
 
 
 def test_random_boxes_are_stored_with_their_source_boxes(looked):
-    workspace = Workspace(looked.path, looked.config)
-    run_policy(workspace, load_base(workspace), "random")
+    run_policy(open_run(looked.path, looked.config), "random")
     for part, row, box_input, box_source, share in stored(looked, "random"):
-        assert box_input.tolist()[:2] == [
-            getattr(box_policies.find_box(workspace.config, part.clip(row), "random", None)[0], edge)
-            for edge in ("top", "left")
-        ]
+        assert box_input.tolist()[:2] == [getattr(random_box(part.clip(row)), edge) for edge in ("top", "left")]
         assert box_source.tolist() == source_box(part.clip(row), box_input) and np.isnan(share)
 
 
 def test_boxes_without_maps_are_refused(trained):
     """Also through crops, which would make them."""
-    workspace = Workspace(trained.path, trained.config)
+    stores = open_run(trained.path, trained.config)
     with pytest.raises(StageError, match=r"part-000-train: 2 units have no entropy maps; run saliency first"):
-        run_policy(workspace, load_base(workspace), "entropy")
+        run_policy(stores, "entropy")
     with pytest.raises(StageError, match="run saliency first"):
         crops.run(trained.config, trained.path, ("random", "entropy"))
     with pytest.raises(StageError, match=r"'middle' is none of entropy, .*random, center"):
-        run_policy(workspace, load_base(workspace), "middle")
+        run_policy(stores, "middle")
 
 
 def test_again_changes_nothing(tiny_copy):
     before = caches(tiny_copy.path)
-    workspace = Workspace(tiny_copy.path, tiny_copy.config)
-    run_policy(workspace, load_base(workspace), "entropy")
+    run_policy(open_run(tiny_copy.path, tiny_copy.config), "entropy")
     assert caches(tiny_copy.path) == before

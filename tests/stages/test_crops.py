@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import cache
-from cache.sealed import write_vouched
+from cache.sealed import write_record
 from pipeline.data import clips
 from pipeline.data.pixels import resize
 from pipeline.data.video.frames import read_frames
-from pipeline.run.folder import Workspace
-from pipeline.run.stores import open_context
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
+from pipeline.run.stores import open_run
 from pipeline.stages import crops, prepare, saliency
 from tests.helpers.killed import killed_at
 from tests.helpers.make_video import write_video
@@ -59,11 +60,11 @@ def moving(request, tmp_path_factory):
     geometry = {"resize": request.param, "resized_side": 40, "input_side": 32, "aug_seeds": 4, "plan_seed": 1}
     config = tiny_config(root, clips=geometry)
     prepare.run(config, root / "run")
-    folder = Workspace(root / "run", config).base_folder
+    folder = base_folder(open_folder(root / "run", config), config)
     folder.mkdir(parents=True)
-    write_vouched(folder / "base.json", {"weights": "0" * 64, "num_classes": 3, "out_frames": 4}, {})
+    write_record(folder / "base.json", {"weights": "0" * 64, "num_classes": 3, "out_frames": 4}, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saliency, "_network", lambda *_: (RedSeeker(), torch.device("cpu")))
+        patch.setattr(saliency.SaliencyWork, "network", RedSeeker())
         saliency.run(config, root / "run")
         crops.run(config, root / "run", ("entropy",))
         crops.run(config, root / "run", ("entropy",), "input")
@@ -204,9 +205,8 @@ def test_every_stage_decodes_a_video_once(trained, monkeypatch):
     """Two augmentations or clips of a video share one pass, and a frame that both need is converted once."""
     calls = count_decoding(monkeypatch)
     saliency.run(trained.config, trained.path)
-    workspace = Workspace(trained.path, trained.config)
     needed = {}
-    for part in workspace.parts:
+    for part in open_folder(trained.path, trained.config).parts:
         for row in range(part.num_rows):
             needed.setdefault(part.video_ids[row], set()).update(part.clip(row).frame_indices)
     once = sorted([video_id, len(frames)] for video_id, frames in needed.items())
@@ -275,7 +275,7 @@ def test_frames_that_are_not_those_of_stage_1_are_refused(own_videos, tiny_run, 
     With `decoder` the file's checksum says nothing, as when another FFmpeg gives other pixels.
     """
     if decoder:
-        monkeypatch.setattr(clips, "_check_unchanged", lambda *_: None)
+        monkeypatch.setattr(clips, "check_unchanged", lambda *_: None)
     saliency.run(own_videos.config, own_videos.path)
     _, _, fps, count, _ = VIDEOS["150E6"]
     replace_video(own_videos.data / "150E6.mp4", [picture("150E6", number) for number in range(count)], fps)
@@ -313,7 +313,8 @@ def test_jpeg_is_another_store_with_nearly_the_same_pixels(looked, tiny_run):
     for quality in (95, 40):
         config = change(looked.config, crops={"codec": "jpeg", "quality": quality})
         crops.run(config, looked.path, ("entropy",))
-        store = open_context(Workspace(looked.path, config), Workspace(looked.path, config).parts[0])
+        stores = open_run(looked.path, config)
+        store = stores.context(stores.run.parts[0])
         differences = [store.volume(row).astype(int) - exact.context(row) for row in range(8)]
         errors.append(np.abs(differences).mean())
     assert 0 < errors[0] < errors[1] < 12

@@ -10,7 +10,7 @@ import torch
 import cache
 from cache.sealed import read_sealed, seal
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.run.networks import build_base, load_base
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.training import clip_scores as scoring
@@ -107,8 +107,7 @@ def test_windowed_labels_leave_out_what_no_window_shows(tiny_copy, tmp_path):
 def test_fusion_models_by_hand(tiny_run, fusion):
     """Late: the mean of Base's logits and the branch's. Concatenation: one network on eight frames, context first."""
     opened = cache.open(tiny_run.path)
-    workspace = Workspace(tiny_run.path, tiny_run.config)
-    network = build_base(workspace, load_base(workspace))
+    network = build_base(load_base(open_folder(tiny_run.path, tiny_run.config), tiny_run.config))
     (folder,) = tiny_run.path.glob(f"models/{fusion}-*")
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     network.eval()

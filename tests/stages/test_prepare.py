@@ -18,7 +18,7 @@ from pipeline.data.label_files import read_annotations
 from pipeline.data.plain_csv import labels_csv, read_plain
 from pipeline.data.video import frames, sandbox
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.run.networks import load_base
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from tests.helpers.make_video import numbered_frame, read_number, write_video
@@ -115,14 +115,15 @@ def test_the_same_seconds_and_labels_at_every_source_rate(tmp_path):
         (data / "classes.txt").write_text("\n".join(CLASSES) + "\n")
         config = tiny_config(data, clips={"aug_seeds": 5, "eval_clips": 3})
         prepare.run(config, data / "run")
-        workspace = Workspace(data / "run", config)
+        run = open_folder(data / "run", config)
         plans[fps] = []
-        for part in workspace.parts:
+        for part in run.parts:
             for _, rows in _videos(part):
-                for row, volume, _ in input_clips(workspace, part, rows):
-                    shown = [read_number(frame) for frame in _whole(workspace, part, row)]
-                    _, frames = workspace.targets(part, [row])
-                    plans[fps].append((workspace.frame_times(part, row).tolist(), shown, frames.tolist()))
+                for row, volume, _ in input_clips(part, rows, data):
+                    shown = [read_number(frame) for frame in _whole(data, part, row)]
+                    _, frames = run.annotations.clip_targets(part, [row])
+                    times = np.array(part.clip(row).frame_indices) / part.fps[row]
+                    plans[fps].append((times.tolist(), shown, frames.tolist()))
                     assert volume.shape == (4, 28, 28, 3)
     assert plans[24] == plans[8]
     train, test = plans[8][:5], plans[8][5:]
@@ -140,10 +141,10 @@ def _videos(part):
         yield part.video_ids[first], list(range(first, first + part.rows_per_video))
 
 
-def _whole(workspace, part, row):
+def _whole(data, part, row):
     """The source frames of a clip."""
     clip = part.clip(row)
-    path = workspace.videos_root / part.rows.video_path.iat[row]
+    path = data / part.rows.video_path.iat[row]
     return [dict(frames.read_frames(path, [index], 8.0))[index] for index in clip.frame_indices]
 
 
@@ -298,7 +299,7 @@ def test_labels_of_charades_survive_the_snapshot(tmp_path):
 )
 def test_annotations_that_are_not_there(tiny_run, setting, words):
     with pytest.raises(StageError, match=words):
-        read_annotations(change(tiny_run.config, data=setting))
+        read_annotations(change(tiny_run.config, data=setting).data)
 
 
 def test_extend_adds_rows_and_touches_nothing(tiny_copy, tmp_path, more_videos, monkeypatch):
@@ -340,8 +341,8 @@ def test_extend_adds_rows_and_touches_nothing(tiny_copy, tmp_path, more_videos, 
     assert before.items() <= after.items()
     assert len(after) > len(before)
 
-    volumes = Workspace(tiny_copy.path, config)
-    assert load_base(volumes).sha256 == load_base(Workspace(tiny_copy.path, tiny_copy.config)).sha256
+    bases = [load_base(open_folder(tiny_copy.path, one), one) for one in (config, tiny_copy.config)]
+    assert bases[0].sha256 == bases[1].sha256
     assert "on 6 videos" in train_fusion.run(config, tiny_copy.path, "late").summary
     found = pd.read_csv(evaluate.run(config, tiny_copy.path).path)
     assert set(found.num_videos) == {3, 4}  # results of the smaller plan keep their rows

@@ -1,6 +1,7 @@
 """Stage 1 on a tiny run: what is stored, that it does not depend on how it was computed, and what a kill leaves."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,8 @@ from models.losses import charades_loss
 from pipeline.data.clips import input_clips, video_rows
 from pipeline.data.video.frames import read_frames
 from pipeline.errors import StageError, VideoTruncated
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import build_base, load_base
-from pipeline.run.stores import open_base, open_maps
+from pipeline.run.networks import build_base
+from pipeline.run.stores import open_run
 from pipeline.stages import crops, evaluate, prepare, saliency, train_fusion
 from pipeline.stages.boxes import run_policy
 from tests.helpers.killed import killed_at
@@ -28,24 +28,18 @@ from tests.helpers.tiny_data import CLASSES, VIDEOS, caches, change, picture, tr
 STAGE_1 = ("base", "maps", "boxes")
 
 
-def all_clips(workspace):
+def all_clips(stores):
     """(part, row, V_in, crc) of every row of the plan."""
-    for part in workspace.parts:
+    for part in stores.run.parts:
         for unit in range(part.num_units):
             for _, rows in video_rows(part, unit):
-                for row, volume, crc in input_clips(workspace, part, rows):
+                for row, volume, crc in input_clips(part, rows, Path(stores.config.data.videos)):
                     yield part, row, volume, crc
 
 
-def stores(workspace, objective="entropy"):
-    base = load_base(workspace)
-    return {
-        part.name: (
-            open_base(workspace, part, base.sha256, base.out_frames, base.num_classes),
-            open_maps(workspace, part, base.sha256, objective),
-        )
-        for part in workspace.parts
-    }
+def base_and_maps(stores, objective="entropy"):
+    """Both stores of every part, by its name."""
+    return {part.name: (stores.base(part), stores.maps(part, objective)) for part in stores.run.parts}
 
 
 def gradient_length(network, volume, objective):
@@ -58,10 +52,10 @@ def gradient_length(network, volume, objective):
 
 def test_every_row_is_what_the_network_says_of_that_clip(tiny_run):
     """One clip at a time, batch-norm not folded: logits within 1e-5, maps within a step of the code and 1e-3."""
-    workspace = Workspace(tiny_run.path, tiny_run.config)
-    network = build_base(workspace, load_base(workspace)).eval()
-    stored, rows = stores(workspace), 0
-    for part, row, volume, crc in all_clips(workspace):
+    stores = open_run(tiny_run.path, tiny_run.config)
+    network = build_base(stores.base_weights).eval()
+    stored, rows = base_and_maps(stores), 0
+    for part, row, volume, crc in all_clips(stores):
         base, maps = stored[part.name]
         logits, saliency_map = gradient_length(
             network, volume, lambda z: (z.sigmoid() * torch.nn.functional.logsigmoid(z)).sum()
@@ -81,10 +75,9 @@ def test_every_row_is_what_the_network_says_of_that_clip(tiny_run):
 def test_frame_checksums_are_those_of_the_decoded_source(tiny_run):
     import zlib
 
-    workspace = Workspace(tiny_run.path, tiny_run.config)
-    part = workspace.parts[1]
-    base, _ = stores(workspace)[part.name]
-    row = 1
+    stores = open_run(tiny_run.path, tiny_run.config)
+    part = stores.run.parts[1]
+    base, row = stores.base(part), 1
     frames = dict(read_frames(tiny_run.data / "83654.mp4", range(11), 8.0))
     wanted = [zlib.crc32(frames[index].tobytes()) for index in part.clip(row).frame_indices]
     assert base.read("frame_crc", row).tolist() == wanted and len(set(wanted)) == 4
@@ -94,7 +87,7 @@ def test_a_batch_gives_what_one_clip_at_a_time_gives(trained, tiny_run):
     """In other batches sums are taken in another order: equal to 1e-5 of the largest, and boxes equal."""
     config = change(trained.config, saliency={"batch_size": 1})
     saliency.run(config, trained.path)
-    one, three = stores(Workspace(trained.path, config)), stores(Workspace(tiny_run.path, tiny_run.config))
+    one, three = (base_and_maps(open_run(run.path, of)) for run, of in ((trained, config), (tiny_run, tiny_run.config)))
     for name in one:
         (base, maps), (other_base, other_maps) = one[name], three[name]
         assert base.product.key != other_base.product.key
@@ -138,8 +131,7 @@ def test_what_a_kill_left_without_a_record_is_not_read(trained):
     with pytest.raises(NotDoneError, match="unit 0 of maps/"):
         run.saliency(0)
     with pytest.raises(StageError, match="units have no entropy maps; run saliency first"):
-        workspace = Workspace(trained.path, trained.config)
-        run_policy(workspace, load_base(workspace), "entropy")
+        run_policy(open_run(trained.path, trained.config), "entropy")
     with pytest.raises(StageError, match="run saliency first"):
         evaluate.run(trained.config, trained.path)
 
@@ -159,7 +151,7 @@ def test_another_box_size_runs_no_network(tiny_copy, monkeypatch):
 
     before = caches(tiny_copy.path)
     monkeypatch.setattr(objectives, "input_saliency", never)
-    monkeypatch.setattr(saliency, "_network", never)
+    monkeypatch.setattr(saliency.SaliencyWork, "network", property(never))
     monkeypatch.setattr("pipeline.data.clips.read_frames", never)
     config = change(tiny_copy.config, saliency={"box_side": 11})
     assert saliency.run(config, tiny_copy.path).summary.startswith("0 of 14 rows computed now")
@@ -207,10 +199,10 @@ def test_cross_entropy_looks_at_the_labels_of_the_clip(trained):
     """Maps equal the gradient of the training loss of that one clip, with its own frame labels."""
     config = change(trained.config, saliency={"objectives": ("entropy", "cross_entropy")})
     saliency.run(config, trained.path, use_labels=True)
-    workspace = Workspace(trained.path, config)
-    network = build_base(workspace, load_base(workspace)).eval()
-    stored, seen = stores(workspace, "cross_entropy"), set()
-    for part, row, volume, _ in all_clips(workspace):
+    stores = open_run(trained.path, config)
+    network = build_base(stores.base_weights).eval()
+    stored, seen = base_and_maps(stores, "cross_entropy"), set()
+    for part, row, volume, _ in all_clips(stores):
         times = np.array(part.clip(row).frame_indices) / 8
         frames = np.zeros((1, 4, 3), np.float32)
         classes = list(VIDEOS[part.video_ids[row]][4])
@@ -281,10 +273,10 @@ def test_a_video_that_breaks_while_it_is_looked_at(trained, monkeypatch):
     monkeypatch.setattr("pipeline.data.clips.read_frames", breaking)
     monkeypatch.setattr(saliency, "as_input", lambda clips, device: seen.append(1) or as_input(clips, device))
     assert saliency.run(config, trained.path).num_skipped == 1
-    workspace = Workspace(trained.path, config)
-    assert len(seen) == sum(part.num_rows for part in workspace.parts) - 1
-    for part in workspace.parts:
-        base, maps = stores(workspace)[part.name]
+    stores = open_run(trained.path, config)
+    assert len(seen) == sum(part.num_rows for part in stores.run.parts) - 1
+    for part in stores.run.parts:
+        base, maps = base_and_maps(stores)[part.name]
         lost = np.array([video_id == "83654" for video_id in part.video_ids])
         assert np.array_equal(base.product.rows_done(), ~lost) and np.array_equal(maps.product.rows_done(), ~lost)
         logits, codes = base.arrays["logits"][:], maps.arrays["codes"][:]

@@ -10,7 +10,7 @@ from models.backbones import build
 from models.checkpoint import WeightsError, read_state, to_bytes
 from pipeline.config_file import load
 from pipeline.errors import ConfigError, StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 from pipeline.stages import prepare, train_base
 from pipeline.training.base_clips import BaseClips
 from tests.helpers.tiny_data import change, make_data, tiny_config
@@ -81,8 +81,8 @@ def test_nothing_to_start_from_is_refused(prepared):
 
 def test_in_memory_or_decoded_the_clips_are_the_same(prepared):
     config, run_dir = prepared
-    decoded = BaseClips(Workspace(run_dir, config))
-    held = BaseClips(Workspace(run_dir, change(config, base={"in_memory": True})))
+    decoded = BaseClips(open_folder(run_dir, config), config)
+    held = BaseClips(open_folder(run_dir, config), change(config, base={"in_memory": True}))
     for epoch in range(3):
         for ours, theirs in zip(held.load(epoch, [1, 0]), decoded.load(epoch, [1, 0]), strict=True):
             assert torch.equal(ours, theirs)

@@ -1,6 +1,7 @@
 """Fusion from the caches equals fusion with everything run anew; Base is never run and never moves."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,27 +14,25 @@ from models.i3d import I3D
 from models.losses import charades_loss
 from pipeline.data.clips import input_clips, video_rows
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import build_base, load_base, model_folder
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import Variant, base_folder, build_base, load_base, model_folder
+from pipeline.run.stores import open_run
 from pipeline.stages import evaluate, train_fusion
-from pipeline.training.cached_volumes import Place, Volumes
+from pipeline.training.cached_volumes import CachedVolumes, Place
 from pipeline.training.fusion_step import fusion_logits, fusion_loss
 from tests.helpers.tiny_data import VIDEOS, change, tree
 
 
 def volumes_of(run, fusion, focus="entropy", split="train", pixels="source"):
-    workspace = Workspace(run.path, run.config)
-    return Volumes(workspace, load_base(workspace), split, fusion, focus, pixels)
+    return CachedVolumes(open_run(run.path, run.config), split, Variant(fusion, focus, pixels))
 
 
 def input_volumes(run):
     """V_in of every training row, decoded anew: uint8 (rows, T, H, W, 3)."""
-    workspace = Workspace(run.path, run.config)
-    part = workspace.parts_of("train")[0]
-    found = {}
+    part, found = open_folder(run.path, run.config).parts_of("train")[0], {}
     for unit in range(part.num_units):
         for _, rows in video_rows(part, unit):
-            found |= {row: volume for row, volume, _ in input_clips(workspace, part, rows)}
+            found |= {row: volume for row, volume, _ in input_clips(part, rows, Path(run.config.data.videos))}
     return np.stack([found[row] for row in range(part.num_rows)])
 
 
@@ -41,18 +40,18 @@ def input_volumes(run):
 def test_stored_logits_equal_the_frozen_branch(tiny_run, fuse):
     """Base run on V_in in eval mode: equal logits, loss and gradients (1e-5: there batch-norm is not folded)."""
     config = change(tiny_run.config, fusion={"fuse": fuse})
-    workspace = Workspace(tiny_run.path, config)
-    frozen = build_base(workspace, load_base(workspace)).eval()
+    base = load_base(open_folder(tiny_run.path, config), config)
+    frozen = build_base(base).eval()
     batch = volumes_of(tiny_run, "late").load([Place(0, row) for row in (6, 1, 4, 3)])
     seen = input_volumes(tiny_run)[[6, 1, 4, 3]]
     results = []
     for cached in (True, False):
         torch.manual_seed(0)
-        branch = build_base(workspace, load_base(workspace)).train()
+        branch = build_base(base).train()
         if cached:
             logits, loss = fusion_logits(branch, batch, "late", fuse), None
-            branch.load_state_dict(build_base(workspace, load_base(workspace)).state_dict())  # batch-norm moved
-            loss = fusion_loss(branch, batch, "late", config)
+            branch.load_state_dict(build_base(base).state_dict())  # batch-norm moved
+            loss = fusion_loss(branch, batch, "late", config.fusion)
         else:
             with torch.no_grad():
                 base_logits = frozen(torch.from_numpy(seen).float() / 255)
@@ -73,7 +72,7 @@ def test_training_and_evaluation_run_one_branch_and_leave_base_alone(looked, tin
     from pipeline.stages import crops
 
     crops.run(looked.config, looked.path, ("entropy",))
-    folder = Workspace(looked.path, looked.config).base_folder
+    folder = base_folder(open_folder(looked.path, looked.config), looked.config)
     before = tree(folder), tree(looked.path / "base"), tree(looked.path / "crops")
     seen, real = [], I3D.forward
     monkeypatch.setattr(
@@ -81,7 +80,7 @@ def test_training_and_evaluation_run_one_branch_and_leave_base_alone(looked, tin
     )
     for decoder in (
         "pipeline.data.clips.read_frames",
-        "pipeline.training.base_clips.read_frames",
+        "pipeline.training.base_clips.resize_frames",
         "pipeline.data.video.frames.read_frames",
     ):
         monkeypatch.setattr(decoder, lambda *_: pytest.fail("a video was opened"))
@@ -98,7 +97,8 @@ def test_training_and_evaluation_run_one_branch_and_leave_base_alone(looked, tin
     # and the trained branch is not Base any more
     (model,) = looked.path.glob("models/late-*/model.json")
     facts = json.loads(model.read_text())
-    assert facts["base"] == load_base(Workspace(looked.path, looked.config)).sha256 != facts["weights"]
+    base = load_base(open_folder(looked.path, looked.config), looked.config)
+    assert facts["base"] == base.sha256 != facts["weights"]
 
 
 def test_concatenation_reads_context_then_focus(tiny_run):
@@ -110,12 +110,12 @@ def test_concatenation_reads_context_then_focus(tiny_run):
         seen.append(video)
         return torch.linspace(-2, 3, 2 * 4 * 3).reshape(2, 4, 3)
 
-    loss = fusion_loss(network, batch, "concat", tiny_run.config)
+    loss = fusion_loss(network, batch, "concat", tiny_run.config.fusion)
     assert seen[0].shape == (2, 8, 28, 28, 3)
     for clip, row in zip(seen[0], (5, 2), strict=True):
         frames = (clip * 255).round().byte().numpy()
         assert np.array_equal(frames[:4], run.context(row)) and np.array_equal(frames[4:], run.focus(row))
-    _, frames = Workspace(tiny_run.path, tiny_run.config).targets(run.parts[0], [5, 2])
+    _, frames = open_folder(tiny_run.path, tiny_run.config).annotations.clip_targets(run.parts[0], [5, 2])
     twice = torch.from_numpy(np.concatenate([frames, frames], axis=1))
     assert len({tuple(row) for row in frames[1].tolist()} | {tuple(row) for row in frames[0].tolist()}) > 1
     expected = charades_loss(torch.linspace(-2, 3, 24).reshape(2, 4, 3), batch[2], twice)
@@ -126,8 +126,8 @@ def test_concatenation_reads_context_then_focus(tiny_run):
 def test_epoch_e_uses_augmentation_e_mod_s(tiny_copy, monkeypatch, fusion):
     caught = {}
 
-    def stop(network, load, num_clips, loss_of, training, folder, seed, device, label):
-        caught.update(load=load, num_clips=num_clips)
+    def stop(network, data, training, folder, seed):
+        caught.update(load=data.load, num_clips=data.num_clips)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train_fusion, "fit", stop)
@@ -173,9 +173,8 @@ def test_logits_must_be_complete(tiny_copy):
 
 def test_the_key_holds_what_changes_the_model(tiny_run):
     def key(kind="late", focus="entropy", pixels="source", **sections):
-        workspace = Workspace(tiny_run.path, change(tiny_run.config, **sections))
-        facts = train_fusion.model_facts(workspace, load_base(workspace), kind, focus, pixels)
-        return model_folder(workspace, facts).name
+        stores = open_run(tiny_run.path, change(tiny_run.config, **sections))
+        return model_folder(stores.run, train_fusion.model_facts(stores, Variant(kind, focus, pixels))).name
 
     keys = [
         *(key(), key("concat"), key(focus="repeat"), key("concat", "repeat"), key(pixels="input"), key(focus="random")),

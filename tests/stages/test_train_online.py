@@ -17,16 +17,16 @@ from models.i3d import as_input
 from models.saliency import input_saliency
 from pipeline.data.box_policies import find_box
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import build_base, load_base
-from pipeline.run.stores import boxes_of
+from pipeline.run.networks import Variant, build_base
+from pipeline.run.stores import boxes_of, open_run
 from pipeline.stages import crops, train_fusion, train_online
 from pipeline.training import online_clips
-from pipeline.training.cached_volumes import Volumes
+from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import fusion_loss
-from pipeline.training.online_clips import Online
+from pipeline.training.online_clips import OnlineClips
 from tests.helpers.tiny_data import change, make_data, run_to_crops, tiny_config
 
+CPU = torch.device("cpu")
 EPOCHS = 25  # of 2 steps each: 50 steps, as many augmentations stored
 
 
@@ -39,6 +39,10 @@ def stored(tmp_path_factory):
     )
     run_to_crops(config, root / "run")
     return config, root / "run"
+
+
+def online_clips_of(stores, *variant, saliency_from="base"):
+    return OnlineClips(stores.run, stores.config, stores.base_weights, Variant(*variant), saliency_from, CPU)
 
 
 def losses_of(stage, monkeypatch, *args):
@@ -60,15 +64,14 @@ def losses_of(stage, monkeypatch, *args):
 def test_cached_and_online_are_the_same_method(stored, fusion, monkeypatch):
     """Volumes equal to the byte in every epoch; the losses of 50 steps agree to 1e-5; models do not mix."""
     config, run_dir = stored
-    workspace = Workspace(run_dir, config)
-    base = load_base(workspace)
-    volumes = Volumes(workspace, base, "train", fusion, "entropy", "source")
+    stores = open_run(run_dir, config)
+    volumes = CachedVolumes(stores, "train", Variant(fusion, "entropy", "source"))
     places = list(volumes.places().values())
-    online = Online(workspace, base, fusion, "entropy", "source", "base", torch.device("cpu"))
+    online = online_clips_of(stores, fusion, "entropy", "source")
     for epoch in (0, 1, EPOCHS - 1):
         numbers = [2, 0, 3, 1]
         cached = volumes.load([places[number][epoch] for number in numbers])
-        fresh = online.look(None, online.load(epoch, numbers))
+        fresh = online.cut(None, online.load(epoch, numbers))
         assert torch.equal(cached[0], fresh[0]) and cached[0].dtype == fresh[0].dtype == torch.uint8
         for left, right in zip(cached[1:], fresh[1:], strict=True):
             torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
@@ -86,21 +89,19 @@ def test_other_boxes_are_those_of_the_caches(tiny_copy, focus, pixels):
     config = change(tiny_copy.config, saliency={"objectives": ("entropy", "cross_entropy"), "batch_size": 1})
     saliency.run(config, tiny_copy.path, use_labels=True)
     crops.run(config, tiny_copy.path, (focus,), pixels)
-    workspace = Workspace(tiny_copy.path, config)
-    base = load_base(workspace)
-    volumes = Volumes(workspace, base, "train", "late", focus, pixels)
+    stores = open_run(tiny_copy.path, config)
+    volumes = CachedVolumes(stores, "train", Variant("late", focus, pixels))
     places = list(volumes.places().values())
-    online = Online(workspace, base, "late", focus, pixels, "base", torch.device("cpu"))
-    cached, fresh = volumes.load([rows[1] for rows in places]), online.look(None, online.load(1, [0, 1, 2, 3]))
+    online = online_clips_of(stores, "late", focus, pixels)
+    cached, fresh = volumes.load([rows[1] for rows in places]), online.cut(None, online.load(1, [0, 1, 2, 3]))
     assert torch.equal(cached[0], fresh[0])
     torch.testing.assert_close(cached[1], fresh[1], rtol=1e-5, atol=1e-5)
 
 
 def test_repeat_is_the_input_again(tiny_run):
-    workspace = Workspace(tiny_run.path, tiny_run.config)
-    online = Online(workspace, load_base(workspace), "concat", "repeat", "source", "base", torch.device("cpu"))
+    online = online_clips_of(open_run(tiny_run.path, tiny_run.config), "concat", "repeat", "source")
     batch = online.load(0, [1, 2])
-    focus, other, *_ = online.look(None, batch)
+    focus, other, *_ = online.cut(None, batch)
     assert torch.equal(focus, other) and torch.equal(focus, batch[0])
 
 
@@ -108,50 +109,48 @@ def test_repeat_is_the_input_again(tiny_run):
 def test_the_current_network_looks(stored, fusion):
     """Before the first step it is Base, exactly; after 20 steps boxes differ, and are those of its own gradient."""
     config, run_dir = stored
-    workspace = Workspace(run_dir, config)
-    base, device = load_base(workspace), torch.device("cpu")
-    by_base = Online(workspace, base, fusion, "entropy", "source", "base", device)
-    current = Online(workspace, base, fusion, "entropy", "source", "current", device)
-    network = build_base(workspace, base).train()
+    stores = open_run(run_dir, config)
+    by_base = online_clips_of(stores, fusion, "entropy", "source")
+    current = online_clips_of(stores, fusion, "entropy", "source", saliency_from="current")
+    network = build_base(stores.base_weights).train()
     batches = [current.load(epoch, [0, 1, 2, 3]) for epoch in range(5)]
     for batch in batches:
-        for left, right in zip(by_base.look(network, batch), current.look(network, batch), strict=True):
+        for left, right in zip(by_base.cut(network, batch), current.cut(network, batch), strict=True):
             assert torch.equal(left, right)
     optimiser = torch.optim.SGD(network.parameters(), 0.1, 0.9)
     for step in range(20):
         optimiser.zero_grad()
-        fusion_loss(network, current.look(network, batches[step % 5]), fusion, config).backward()
+        fusion_loss(network, current.cut(network, batches[step % 5]), fusion, config.fusion).backward()
         optimiser.step()
     assert network.training and all(value.requires_grad for value in network.parameters())
     moved = 0
     for batch in batches:
-        old, new = by_base.look(network, batch), current.look(network, batch)
+        old, new = by_base.cut(network, batch), current.cut(network, batch)
         moved += sum(not torch.equal(left, right) for left, right in zip(old[0], new[0], strict=True))
         assert torch.equal(old[1], new[1])  # Base's logits, or V_in, whoever looks
-        _, codes = current._maps(network, batch[0], batch[1:3])
-        for number, clip in enumerate(batch[3].clips):
-            video = as_input(batch[0][number : number + 1], device)
+        _, codes = current._maps(network, batch)
+        for number, clip in enumerate(batch.source.clips):
+            video = as_input(batch.context[number : number + 1], CPU)
             objective = {"e": lambda logits: (logits.sigmoid() * torch.nn.functional.logsigmoid(logits)).sum((1, 2))}
             _, maps = input_saliency(fold(network), video, objective)
-            box, _ = find_box(config, clip, "entropy", quantise(maps["e"][0].numpy())[0])
-            assert box == find_box(config, clip, "entropy", codes[number])[0]
+            box, _ = find_box(clip, "entropy", 16, 0, quantise(maps["e"][0].numpy())[0])
+            assert box == find_box(clip, "entropy", 16, 0, codes[number])[0]
     assert 0 < moved <= 20
 
 
 def test_boxes_equal_the_stored_ones(stored):
     """box_input of every row of the plan, found again from the decoded video."""
     config, run_dir = stored
-    workspace = Workspace(run_dir, config)
-    base, part = load_base(workspace), workspace.parts_of("train")[0]
-    online = Online(workspace, base, "late", "entropy", "source", "base", torch.device("cpu"))
-    known = boxes_of(workspace, base, part, "entropy")
+    stores = open_run(run_dir, config)
+    part = stores.run.parts_of("train")[0]
+    online, known = online_clips_of(stores, "late", "entropy", "source"), boxes_of(stores, part, "entropy")
     for epoch in range(0, EPOCHS, 6):
-        context, *targets, sources = online.load(epoch, [0, 1, 2, 3])
-        _, codes = online._maps(None, context, tuple(targets))
-        for number, clip in enumerate(sources.clips):
+        batch = online.load(epoch, [0, 1, 2, 3])
+        _, codes = online._maps(None, batch)
+        for number, clip in enumerate(batch.source.clips):
             row = number * part.rows_per_video + epoch
             assert clip == part.clip(row)
-            box, _ = find_box(config, clip, "entropy", codes[number])
+            box, _ = find_box(clip, "entropy", 16, 0, codes[number])
             assert (box.top, box.left, box.height, box.width) == tuple(known[row])
 
 
@@ -168,8 +167,8 @@ torch.set_num_threads(1)
 from pipeline.config_file import load
 from pipeline.stages import train_online
 config = load({config!r})
-for fusion, looker in (("late", "base"), ("concat", "current")):
-    print(train_online.run(config, Path({run!r}), fusion, looker=looker).path)
+for fusion, network in (("late", "base"), ("concat", "current")):
+    print(train_online.run(config, Path({run!r}), fusion, saliency_from=network).path)
 """
 
 
@@ -205,8 +204,8 @@ def test_online_training_goes_on_where_it_stopped(trained, tmp_path, monkeypatch
     """Killed after an epoch: the same weights as in one go."""
     config = change(trained.config, fusion={"epochs": 2})
     shutil.copytree(trained.path, tmp_path / "other")
-    whole = train_online.run(config, trained.path, "late", looker="current").path
-    steps, real = [], Online.loss
+    whole = train_online.run(config, trained.path, "late", saliency_from="current").path
+    steps, real = [], OnlineClips.loss
 
     def loss(self, network, batch):
         steps.append(batch)
@@ -215,12 +214,12 @@ def test_online_training_goes_on_where_it_stopped(trained, tmp_path, monkeypatch
         return real(self, network, batch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Online, "loss", loss)
-        train_online.run(config, tmp_path / "other", "late", looker="current")
-    again = train_online.run(config, tmp_path / "other", "late", looker="current").path
+        patch.setattr(OnlineClips, "loss", loss)
+        train_online.run(config, tmp_path / "other", "late", saliency_from="current")
+    again = train_online.run(config, tmp_path / "other", "late", saliency_from="current").path
     assert json.loads((again / "model.json").read_text()) == json.loads((whole / "model.json").read_text())
 
 
 def test_boxes_without_a_network_are_nobodys(tiny_run):
     with pytest.raises(StageError, match="boxes random look at no network"):
-        train_online.run(tiny_run.config, tiny_run.path, "late", "random", looker="current")
+        train_online.run(tiny_run.config, tiny_run.path, "late", "random", saliency_from="current")

@@ -17,14 +17,14 @@ from pipeline.data.pixels import resize
 from pipeline.data.sampling import resized_size
 from pipeline.data.video.frames import read_frames
 from pipeline.errors import StageError
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
+from pipeline.run.networks import base_folder
 from pipeline.stages import train_base
 from pipeline.training.base_clips import BaseClips
-from pipeline.training.loader import Epoch
+from pipeline.training.loader import Epoch, TrainingData
 from pipeline.training.loop import fit
 from tests.helpers.tiny_data import CLASSES, VIDEOS, change, tree
 
-CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
 INPUTS, WANTED = (torch.from_numpy(RNG.normal(size=(10, 6)).astype(np.float32)) for _ in range(2))
 
@@ -48,7 +48,7 @@ def make_network(norm=True):
 
 
 def train(folder, network, loss=squared, **changes):
-    fit(network, load, 10, loss, recipe(**changes), folder, 7, CPU, "test")
+    fit(network, TrainingData(load, 10, loss, "test"), recipe(**changes), folder, 7)
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
@@ -79,17 +79,11 @@ def test_sgd_by_hand(tmp_path):
             self.w = nn.Parameter(torch.tensor(2.0))
 
     network, xs = Weight(), torch.tensor([1.0, -2.0, 4.0])
-    fit(
-        network,
-        lambda epoch, numbers: (xs[numbers],),
-        3,
-        lambda network, batch: (network.w - batch[0]).square().mean(),
-        Training(epochs=2, learning_rate=0.1, drop_epochs=(1,), batch_size=2, momentum=0.9, weight_decay=0.01),
-        tmp_path,
-        3,
-        CPU,
-        "test",
+    data = TrainingData(
+        lambda epoch, numbers: (xs[numbers],), 3, lambda network, batch: (network.w - batch[0]).square().mean(), "test"
     )
+    training = Training(epochs=2, learning_rate=0.1, drop_epochs=(1,), batch_size=2, momentum=0.9, weight_decay=0.01)
+    fit(network, data, training, tmp_path, 3)
     w, velocity, losses = 2.0, 0.0, []
     for epoch, rate in ((0, 0.1), (1, 0.01)):
         order = np.random.default_rng([3, epoch]).permutation(3)
@@ -155,7 +149,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path):
     for size, accumulate in ((8, 1), (4, 2)):
         network = make_network(norm=False)
         options = recipe(batch_size=size, accumulate=accumulate, epochs=2, weight_decay=0.01)
-        fit(network, first_eight, 8, squared, options, tmp_path / str(size), 7, CPU, "test")
+        fit(network, TrainingData(first_eight, 8, squared, "test"), options, tmp_path / str(size), 7)
         states.append(network.state_dict())
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-5, atol=1e-6)
@@ -201,9 +195,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
         train(tmp_path, make_network(), lambda network, batch: squared(network, batch) * float("nan"))
 
 
+def base_clips(run, **sections):
+    """With some settings changed."""
+    return BaseClips(open_folder(run.path, run.config), change(run.config, **sections))
+
+
 def test_clips_of_base_by_hand(tiny_run):
     """One crop and flip of resized frames, labels of the very frames that are shown; another theta in every epoch."""
-    clips = BaseClips(Workspace(tiny_run.path, tiny_run.config))
+    clips = base_clips(tiny_run)
     ids = [video.video_id for video in clips.videos]
     assert ids == [one for one in VIDEOS if VIDEOS[one][0] == "train"]
     seen = set()
@@ -236,8 +235,8 @@ def test_clips_of_base_by_hand(tiny_run):
 
 
 def test_videos_in_memory_give_the_same_clips(tiny_run):
-    on_disk = BaseClips(Workspace(tiny_run.path, tiny_run.config))
-    held = BaseClips(Workspace(tiny_run.path, change(tiny_run.config, base={"in_memory": True})))
+    on_disk = base_clips(tiny_run)
+    held = base_clips(tiny_run, base={"in_memory": True})
     for epoch in range(2):
         for left, right in zip(on_disk.load(epoch, [0, 1, 2, 3]), held.load(epoch, [0, 1, 2, 3]), strict=True):
             assert torch.equal(left, right)
@@ -245,7 +244,7 @@ def test_videos_in_memory_give_the_same_clips(tiny_run):
 
 def test_the_loss_uses_every_time_step(tiny_run):
     """T_out = 2 steps become 4 frames by 1:0, 3:1, 1:3, 0:1; the video term takes their mean."""
-    clips = BaseClips(Workspace(tiny_run.path, tiny_run.config))
+    clips = base_clips(tiny_run)
     batch = clips.load(0, [0, 1, 2])
     logits = torch.tensor(np.random.default_rng(2).normal(size=(3, 2, 3)) * 3)
     loss = clips.loss(lambda video: logits, batch)
@@ -261,7 +260,7 @@ def test_the_loss_uses_every_time_step(tiny_run):
 
 
 def test_train_base_writes_what_it_was_made_from(tiny_run):
-    folder = Workspace(tiny_run.path, tiny_run.config).base_folder
+    folder = base_folder(open_folder(tiny_run.path, tiny_run.config), tiny_run.config)
     facts = json.loads((folder / "base.json").read_text())
     assert facts["weights"] == state_hash(read_state(folder / "weights.pt"))
     assert (facts["num_classes"], facts["out_frames"], facts["num_videos"]) == (3, 2, 4)
@@ -294,7 +293,8 @@ def test_weights_from_a_file(trained, tmp_path):
 
 def test_the_key_of_base_holds_what_changes_its_weights(tiny_run):
     def folder(**sections):
-        return Workspace(tiny_run.path, change(tiny_run.config, **sections)).base_folder
+        config = change(tiny_run.config, **sections)
+        return base_folder(open_folder(tiny_run.path, config), config)
 
     same = [{}, {"base": {"checkpoint_minutes": 1.0}}, {"base": {"in_memory": True}}, {"saliency": {"box_side": 3}}]
     other = [

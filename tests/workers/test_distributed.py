@@ -16,7 +16,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from cache.commit import locked
 from models.data_parallel import set_shard, synchronise_batchnorm
 from pipeline.config import Training
-from pipeline.training import loop
+from pipeline.training import checkpoints, loop
+from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.distributed import World, current_world, join_world
 
@@ -50,7 +51,7 @@ def train(folder, loss=squared, dropout=0.0, **changes):
     """Nine clips in batches of 4, 4 and 1; returns the state dict."""
     recipe = {"epochs": 2, "learning_rate": 0.1, "drop_epochs": (1,), "batch_size": 4, "batchnorm": "frozen"}
     network = Net(dropout)
-    fit(network, load, 9, loss, Training(**recipe | changes), folder, 7, CPU, "test")
+    fit(network, TrainingData(load, 9, loss, "test"), Training(**recipe | changes), folder, 7)
     return network.state_dict()
 
 
@@ -134,7 +135,7 @@ def test_processes_train_what_one_process_trains(tmp_path, size, batch_size, acc
 
     def function(world):
         if not world.is_main:
-            loop.write_file = loop.locked = None  # whoever calls them fails
+            loop.write_file = loop.locked = checkpoints.write_file = None  # whoever calls them fails
         seen, exchanges = [], []
 
         def loss(network, batch):

@@ -1,4 +1,7 @@
-"""Activation checkpointing: training in less memory, where each block runs forward once more during backward."""
+"""Activation checkpointing: train in less memory by running each block forward a second time during backward.
+
+Chen et al., Training Deep Nets with Sublinear Memory Cost (2016), through `torch.utils.checkpoint`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,26 +11,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def through(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """module(x). With `recompute`, only the input of each block is kept for backward, and all within is run again.
+def run_blocks(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """Compute module(x); with `recompute`, keep only the input of each block and compute the rest again in backward.
 
-    Blocks are the members of an `nn.Sequential`; anything else, subclasses included, is one block. Gradients, dropout
-    and batch-norm statistics are what they are without.
+    The members of an `nn.Sequential` are the blocks; any other module, a subclass of it too, is one block. Gradients,
+    dropout masks and batch-norm statistics are the same with and without.
     """
     if not recompute:
         return module(x)
     for block in module if type(module) is nn.Sequential else (module,):
-        x = _recomputed(block, x)
+        x = _checkpointed(block, x)
     return x
 
 
-def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
 
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch-norm within moves copies of its running statistics: the first run has moved the real ones already."""
+    """Let batch-norm update copies of its running statistics: the first forward pass has updated the real ones."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     for norm, name, buffer in kept:

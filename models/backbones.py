@@ -1,50 +1,76 @@
-"""Backbones by name: our I3Ds, and torchvision's video networks with logits at every time step."""
+"""Backbones by name: our I3Ds, and torchvision's video networks with logits at every time step.
 
-from typing import Literal, get_args
+Every network takes float32 video (B, T, H, W, 3), RGB in [0, 1], and returns logits (B, T_out, num_classes). It has the
+attributes `head_name` (state-dict prefix of its classifier), `last_block` (name of the module whose output Grad-CAM
+reads), `channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)) and `activation_checkpointing`.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from models.activation_checkpointing import through
-from models.i3d import IMAGENET_MEAN, IMAGENET_STD, resnet50_i3d, small_i3d
+from models.activation_checkpointing import run_blocks
+from models.i3d import IMAGENET_COLOURS, resnet50_i3d, small_i3d
 
-Name = Literal["small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]
+# mean and standard deviation of RGB under torchvision's Kinetics weights, see its VideoClassification transform
+KINETICS_COLOURS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+RESNET = ("stem", "layer1", "layer2", "layer3", "layer4")
+SWIN = ("patch_embed", "pos_drop", "features", "norm")
 
-# of torchvision's Kinetics weights, see its VideoClassification transform
-KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
-KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+def torchvision_network(name: str, body: tuple[str, ...], head: str, colours: tuple, channels_last: bool = False):
+    """Return a function (num_classes, **options) that builds torchvision's network `name` as a `PerTime`."""
+
+    def build(num_classes: int, **options) -> nn.Module:
+        from torchvision.models import video  # takes more than a second, which stages with other networks save
+
+        return PerTime(getattr(video, name)(num_classes=num_classes, **options), body, head, *colours, channels_last)
+
+    return build
 
 
-def build(name: Name, num_classes: int, **options) -> nn.Module:
-    """A network with random weights: video (B, T, H, W, 3), RGB in [0, 1], to logits (B, T_out, num_classes).
+# name: builder (num_classes, **options); torchvision: modules before the pooling, classifier, colours it was trained on
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "small_i3d": small_i3d,  # T_out = T / 2
+    "resnet50_i3d": resnet50_i3d,  # T_out = 1, 3, 7, 15 for T = 16, 32, 64, 128
+    "r3d_18": torchvision_network("r3d_18", RESNET, "fc", KINETICS_COLOURS),  # T_out = T / 8
+    "mc3_18": torchvision_network("mc3_18", RESNET, "fc", KINETICS_COLOURS),  # T_out = T
+    "r2plus1d_18": torchvision_network("r2plus1d_18", RESNET, "fc", KINETICS_COLOURS),  # T_out = T / 8
+    "s3d": torchvision_network("s3d", ("features",), "classifier", KINETICS_COLOURS),  # T_out = T / 8
+    "swin3d_t": torchvision_network("swin3d_t", SWIN, "head", IMAGENET_COLOURS, channels_last=True),  # T_out = T / 2
+}
 
-    Nothing is downloaded: `checkpoint.load_weights` reads a local file. State names are those of the published files.
+
+def build(name: str, num_classes: int, **options) -> nn.Module:
+    """Build a network of BACKBONES with random weights.
+
+    State names are those of the published weights files, which `checkpoint.load_weights` reads; nothing is downloaded.
 
     Args:
-        name: T_out is T / 2 for small_i3d and swin3d_t, T for mc3_18, T / 8 for r3d_18, r2plus1d_18 and s3d; for
-            resnet50_i3d see there.
         options: of the network's constructor, such as `widths` of small_i3d or `dropout` of s3d.
+    Raises:
+        ValueError: there is no such backbone.
     """
-    if name == "small_i3d":
-        return small_i3d(num_classes, **options)
-    if name == "resnet50_i3d":
-        return resnet50_i3d(num_classes, **options)
-    if name not in get_args(Name):
-        raise ValueError(f"backbone {name!r} is not one of {', '.join(get_args(Name))}")
-    from torchvision.models import video as torchvision_video  # more than a second that every other stage is spared
-
-    network = getattr(torchvision_video, name)(weights=None, num_classes=num_classes, **options)
-    if name == "s3d":
-        return PerTime(network, ("features",), "classifier", KINETICS_MEAN, KINETICS_STD)
-    if name == "swin3d_t":
-        body = ("patch_embed", "pos_drop", "features", "norm")
-        return PerTime(network, body, "head", IMAGENET_MEAN, IMAGENET_STD, channels_last=True)
-    return PerTime(network, ("stem", "layer1", "layer2", "layer3", "layer4"), "fc", KINETICS_MEAN, KINETICS_STD)
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
+    return BACKBONES[name](num_classes, **options)
 
 
 def head_names(network: nn.Module) -> list[str]:
-    """State names of the classifier of a network made by `build`."""
+    """List the state names of the classifier of a network made by `build`."""
     return [name for name in network.state_dict() if name.startswith(f"{network.head_name}.")]
+
+
+def count_out_frames(network: nn.Module, num_frames: int, side: int) -> int:
+    """Return T_out of a network for clips of num_frames at side x side; leave the network as it was."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return network(torch.zeros(1, num_frames, side, side, 3)).shape[1]
+    finally:
+        network.train(training)
 
 
 class PerTime(nn.Module):
@@ -62,31 +88,21 @@ class PerTime(nn.Module):
         self, network: nn.Module, body: tuple[str, ...], head: str, mean: tuple, std: tuple, channels_last: bool = False
     ):
         super().__init__()
-        self.body, self.head_name, self.channels_last = body, head, channels_last
-        self.activation_checkpointing = False  # in training only; see there
+        self.body, self.head_name, self.last_block, self.channels_last = body, head, body[-1], channels_last
+        self.activation_checkpointing = False  # switched on by the training loop; eval mode ignores it
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         for name in (*body, head):
             self.add_module(name, network.get_submodule(name))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Logits (B, T_out, num_classes) of a video (B, T, H, W, 3), RGB in [0, 1]."""
+        """Compute logits (B, T_out, num_classes) of a video (B, T, H, W, 3), RGB in [0, 1]."""
         x = ((video - self.mean) / self.std).permute(0, 4, 1, 2, 3)  # B, 3, T, H, W
         for name in self.body:
-            x = through(self.get_submodule(name), x, self.activation_checkpointing and self.training)
+            x = run_blocks(self.get_submodule(name), x, self.activation_checkpointing and self.training)
         x = x.mean((2, 3)) if self.channels_last else x.mean((3, 4)).transpose(1, 2)  # B, T_out, C
         head = self.get_submodule(self.head_name)
         if isinstance(head, nn.Linear):
-            return head(x)
-        return head(x.transpose(1, 2)[..., None, None]).flatten(2).transpose(1, 2)  # s3d: a 1 x 1 x 1 convolution
-
-
-def count_out_frames(network: nn.Module, num_frames: int, side: int) -> int:
-    """T_out of a network for clips of num_frames at side x side; changes nothing in the network."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            return network(torch.zeros(1, num_frames, side, side, 3)).shape[1]
-    finally:
-        network.train(training)
+            return head(x)  # B, T_out, num_classes
+        x = x.transpose(1, 2)[..., None, None]  # B, C, T_out, 1, 1, for the 1 x 1 x 1 convolution of s3d
+        return head(x).flatten(2).transpose(1, 2)  # B, T_out, num_classes

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-# Wrappers of the published files: DataParallel, and PyVideoResearch's networks around a base.
+# Before the names in published files: of DataParallel, and of PyVideoResearch's networks around a base.
 PREFIXES = ("module.", "basenet.")
 # Where the state dict lies in a file that holds more than it.
 STATE_KEYS = ("state_dict", "model_sdict", "model")
-# The published files keep their scores as NumPy floats. Nothing else but tensors and plain containers is let in.
+# Scores in published files are NumPy floats. Apart from them, only tensors and plain containers are allowed.
 NUMPY_TYPES = [
     scalar,
     (scalar, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
@@ -26,12 +26,11 @@ NUMPY_TYPES = [
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
 ]
-
 MAX_BYTES = 8 << 30
 
 
 class WeightsError(ValueError):
-    """A weights file that does not fit; the message names every key."""
+    """A weights file that cannot be read safely or does not fit the network; the message names every key."""
 
     exit_code = 4  # what a command ends with
 
@@ -46,54 +45,52 @@ def load_weights(
     """Load a weights file into a network: everything, or nothing.
 
     Args:
-        network: changed only if all fits.
-        path: a `torch.save` file of a state dict, or of a dict with one under "state_dict", "model_sdict" or "model".
-            The prefixes "module." and "basenet." are taken off its names.
+        network: changed only if everything fits.
+        path: a `torch.save` file of a state dict, or of a dict with one under one of STATE_KEYS. PREFIXES are removed
+            from its names.
         head: state names of the network's classifier, see `backbones.head_names`.
         new_head: keep the network's own classifier and ignore the file's.
-        convert: makes the network's state dict of the file's, such as `i3d.inflate_2d`.
+        convert: turns the file's state dict into the network's, such as `i3d.inflate_2d`.
     Returns:
-        the names left as they were: `head` with new_head, and counters of batch-norm that old files lack.
+        the names not loaded: `head` with new_head, and batch-norm counters that old files lack.
     Raises:
-        WeightsError: the file holds other objects than tensors and numbers, or a name is missing, unexpected or of
+        OSError: the file cannot be read.
+        WeightsError: the file holds other objects than tensors and numbers, or names are missing, unexpected or of
             another shape; all are listed.
     """
-    wanted = network.state_dict()
-    state = read_state(path)
-    given = {_bare(name): value for name, value in state.items()}
-    if len(given) < len(state):
+    wanted, state = network.state_dict(), read_state(path)
+    found = {_without_prefixes(name): value for name, value in state.items()}
+    if len(found) < len(state):
         raise WeightsError(f"{path} has names that are the same without the prefixes {', '.join(PREFIXES)}")
-    given = convert(given) if convert else given
-    # counters that nothing reads, absent from files older than PyTorch 0.4.1
-    kept = [name for name in wanted.keys() - given.keys() if name.endswith(".num_batches_tracked")]
-    kept = sorted([*kept, *head] if new_head else kept)
-    for name in kept:
-        given[name] = wanted[name]
-    problems = _problems(wanted, given)
-    if problems:
+    found = convert(found) if convert else found
+    # counters that nothing reads; files older than PyTorch 0.4.1 do not have them
+    kept = {name for name in wanted.keys() - found.keys() if name.endswith(".num_batches_tracked")}
+    kept = sorted(kept | set(head) if new_head else kept)
+    found |= {name: wanted[name] for name in kept}
+    if problems := _problems(wanted, found):
+        table = "\n".join(f"  {name:<48} {what}" for name, what in problems.items())
         hint = ""
-        if not new_head and {name for name, _ in problems} <= set(head):
-            hint = f"\nOnly the classifier differs: the file has {_classes(given, head)} classes, the network "
+        if not new_head and problems.keys() <= set(head):
+            hint = f"\nOnly the classifier differs: the file has {_classes(found, head)} classes, the network "
             hint += f"{_classes(wanted, head)}. With --new-head it starts anew and the rest is loaded."
-        table = "\n".join(f"  {name:<48} {what}" for name, what in problems)
         raise WeightsError(f"{path} does not fit the network:\n{table}{hint}")
-    network.load_state_dict(given)
-    log.info("loaded %d arrays from %s, left as they were: %s", len(given) - len(kept), path, kept or "none")
+    network.load_state_dict(found)
+    log.info("loaded %d arrays from %s, left as they were: %s", len(found) - len(kept), path, kept or "none")
     return kept
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in a weights file, on the CPU, with the file's own names.
+    """Read the state dict of a weights file onto the CPU, with the file's own names.
 
     Raises:
         OSError: the file cannot be read.
         WeightsError: it is broken, would run code, or holds no state dict.
     """
-    data = _bounded(Path(path))
+    data = _read_bounded(Path(path))
     try:
         with torch.serialization.safe_globals(NUMPY_TYPES):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file fails in many ways; all end here, named
+    except Exception as error:  # a broken or hostile file can fail in any way; all are reported by name
         raise WeightsError(f"{path} is not a weights file that can be read safely: {error}") from error
     state = content
     if isinstance(content, dict):
@@ -104,8 +101,25 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     return state
 
 
-def _bounded(path: Path) -> bytes:
-    """The file's bytes, after a look at how much they would unpack to.
+def state_hash(state: dict[str, Tensor]) -> str:
+    """Compute the SHA-256 (hex) of names, dtypes, shapes and bytes of a state dict; its order does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def to_bytes(content: object) -> bytes:
+    """Return what `torch.save` would write, for a caller that commits files safely."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _read_bounded(path: Path) -> bytes:
+    """Read a file after checking how much memory its content would take.
 
     Raises:
         OSError: the file cannot be read.
@@ -126,43 +140,25 @@ def _bounded(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def state_hash(state: dict[str, Tensor]) -> str:
-    """sha256 (hex) of a state dict's names, dtypes, shapes and bytes; the order of names and strides do not matter."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def to_bytes(content: object) -> bytes:
-    """What `torch.save` would write, as bytes, for a caller who commits files safely."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def _classes(state: dict[str, Tensor], head: Iterable[str]) -> str:
-    """How many classes the classifier of a state dict tells apart: the first length of its arrays."""
-    return " or ".join(sorted({str(state[name].shape[0]) for name in head if name in state and state[name].ndim}))
-
-
-def _bare(name: str) -> str:
-    """A name without the published wrappers' prefixes."""
+def _without_prefixes(name: str) -> str:
     while name.startswith(PREFIXES):
         name = name.split(".", 1)[1]
     return name
 
 
-def _problems(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[tuple[str, str]]:
-    """(name, what is wrong) for every key that does not fit."""
-    problems = []
-    for name in sorted(wanted.keys() | given.keys()):
-        if name not in given:
-            problems.append((name, f"missing, needs {tuple(wanted[name].shape)}"))
+def _classes(state: dict[str, Tensor], head: Iterable[str]) -> str:
+    """Say how many classes a state dict's classifier has: the first length of its arrays."""
+    return " or ".join(sorted({str(state[name].shape[0]) for name in head if name in state and state[name].ndim}))
+
+
+def _problems(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:
+    """Say for every name that does not fit what is wrong with it."""
+    problems = {}
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            problems[name] = f"missing, needs {tuple(wanted[name].shape)}"
         elif name not in wanted:
-            problems.append((name, f"unexpected, {tuple(given[name].shape)}"))
-        elif wanted[name].shape != given[name].shape:
-            problems.append((name, f"has {tuple(given[name].shape)}, needs {tuple(wanted[name].shape)}"))
+            problems[name] = f"unexpected, {tuple(found[name].shape)}"
+        elif wanted[name].shape != found[name].shape:
+            problems[name] = f"has {tuple(found[name].shape)}, needs {tuple(wanted[name].shape)}"
     return problems

@@ -1,4 +1,4 @@
-"""Fusion of context and focused volume: both in a row into one network, or the mean of two networks."""
+"""Fusion of context and focused volume (paper, 4.3): the mean of two networks, or both volumes into one network."""
 
 from typing import Literal
 
@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Fuse = Literal["logits", "scores"]
 
-
-def late_fusion(base_logits: Tensor, focus_logits: Tensor, fuse: Fuse = "logits") -> Tensor:
-    """The mean of two networks' outputs, as logits.
+def late_fusion(base_logits: Tensor, focus_logits: Tensor, fuse: Literal["logits", "scores"] = "logits") -> Tensor:
+    """Average the outputs of two networks.
 
     Args:
         base_logits, focus_logits: (B, T_out, C), of the context and the focused volume.
         fuse: "logits" (released code) averages them; "scores" (the paper's words) averages their sigmoids.
     Returns:
-        logits (B, T_out, C). For "scores" the logit of the mean score, so losses and metrics need not know the mode.
+        logits (B, T_out, C); for "scores" the logit of the mean score, so losses and metrics treat both alike.
+    Raises:
+        ValueError: the shapes differ, or `fuse` is unknown.
     """
     if base_logits.shape != focus_logits.shape:
         raise ValueError(f"late fusion needs equal shapes, got {base_logits.shape} and {focus_logits.shape}")
@@ -30,9 +30,10 @@ def late_fusion(base_logits: Tensor, focus_logits: Tensor, fuse: Fuse = "logits"
 
 
 def concat_time(context: Tensor, focus: Tensor) -> Tensor:
-    """Temporal concatenation: (B, T, H, W, 3) and (B, T, H, W, 3) to (B, 2T, H, W, 3), context first.
+    """Concatenate along time: (B, T, H, W, 3) and (B, T, H, W, 3) to (B, 2T, H, W, 3), context first.
 
-    Its T_out is whatever the network makes of 2T frames.
+    Raises:
+        ValueError: the shapes differ.
     """
     if context.shape != focus.shape:
         raise ValueError(f"temporal concatenation needs equal shapes, got {context.shape} and {focus.shape}")
@@ -40,10 +41,10 @@ def concat_time(context: Tensor, focus: Tensor) -> Tensor:
 
 
 def concat_targets(frame_targets: Tensor) -> Tensor:
-    """Frame targets of a concatenated clip: (B, T, C) to (B, 2T, C), the same again for the focused half."""
+    """Repeat the frame targets for the focused half of a concatenated clip: (B, T, C) to (B, 2T, C)."""
     return frame_targets.repeat(1, 2, 1)
 
 
 def clip_scores(logits: Tensor) -> Tensor:
-    """Scores (B, C) of clips: the sigmoid of the mean over time of logits (B, T_out, C)."""
+    """Score clips by the sigmoid of their mean logit over time: (B, T_out, C) to (B, C)."""
     return logits.mean(1).sigmoid()

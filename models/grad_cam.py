@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of the last block's features push an objective of the logits up (Selvaraju et al. 2017)."""
+"""Grad-CAM: which places of the last block's features raise an objective of the logits (Selvaraju et al., 2017)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones import PerTime
 from models.saliency import SaliencyError
 
 
@@ -17,17 +16,17 @@ def grad_cam(
     objectives: dict[str, Callable[[Tensor], Tensor]],
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and Grad-CAM maps of a batch of clips; takes and returns what `saliency.input_saliency` does.
+    """Compute logits and Grad-CAM maps of clips; takes and returns what `saliency.input_saliency` does.
 
-    A channel's weight is the mean over time and space of the objective's gradient with respect to it; the map is the
-    positive part of the weighted sum of channels, its maximum over time, enlarged bilinearly to the input. Only the
-    part of the network behind the last block is differentiated. A clip in which no place pushes the objective up has
-    a map of zeros.
+    A channel's weight is the mean over time and space of the objective's gradient with respect to it (their eq. 1); the
+    map is the positive part of the weighted sum of channels (their eq. 2), its maximum over time, enlarged bilinearly
+    to the input. Only the part of the network behind the last block is differentiated. A clip in which no place raises
+    the objective has a map of zeros.
 
     Args:
-        network: made by `backbones.build`, in eval mode (see `fold`).
+        network: see `backbones`; in eval mode, folded or not.
         video: float (B, T, H, W, 3), RGB in [0, 1].
-        objectives: name to a function of the logits that gives (B,), or their sum over clips.
+        objectives: name to a function of the logits (B, T_out, C) that gives (B,), or its sum over clips.
         precision: "bfloat16" runs the network under autocast; objectives are computed in float32.
     Returns:
         logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
@@ -36,14 +35,13 @@ def grad_cam(
     """
     if network.training:
         raise ValueError("grad_cam needs a network in eval mode")
-    kept = []
+    features = []
 
     def cut(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())  # the graph begins here
-        return kept[0]
+        features.append(output.detach().requires_grad_())  # the graph begins here
+        return features[0]
 
-    block, channels_last = _last_block(network)
-    handle = block.register_forward_hook(cut)
+    handle = network.get_submodule(network.last_block).register_forward_hook(cut)
     try:
         with torch.enable_grad(), torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = network(video.detach()).float()
@@ -52,22 +50,15 @@ def grad_cam(
     maps = {}
     for name, objective in objectives.items():
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(objective(logits).sum(), kept[0], retain_graph=True)
-        maps[name] = _map(kept[0].detach().float(), gradient.float(), channels_last, video.shape[2:4])
+            (gradient,) = torch.autograd.grad(objective(logits).sum(), features[0], retain_graph=True)
+        maps[name] = _map(features[0].detach().float(), gradient.float(), network.channels_last, video.shape[2:4])
         if not maps[name].isfinite().all():
             raise SaliencyError(f"Grad-CAM of objective {name!r} is not finite")
     return logits.detach(), maps
 
 
-def _last_block(network: nn.Module) -> tuple[nn.Module, bool]:
-    """The module whose output is averaged over space and classified, and whether its channels come last."""
-    if isinstance(network, PerTime):
-        return network.get_submodule(network.body[-1]), network.channels_last
-    return network.get_submodule(f"layer{network.stages}"), False
-
-
 def _map(features: Tensor, gradient: Tensor, channels_last: bool, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) from features and their gradient, (B, C, T, h, w) or channels last."""
+    """Compute maps (B, H, W) from features and their gradient, (B, C, T, h, w) or channels last."""
     if channels_last:
         features, gradient = (values.permute(0, 4, 1, 2, 3) for values in (features, gradient))
     weights = gradient.mean((2, 3, 4), keepdim=True)  # B, C, 1, 1, 1

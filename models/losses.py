@@ -1,4 +1,4 @@
-"""Losses on logits at several time steps: the Charades training loss, and the entropy of eq. 4."""
+"""Scalars of logits at several time steps: the Charades training loss, and objectives that need no labels."""
 
 from typing import Literal
 
@@ -13,28 +13,26 @@ def charades_loss(
     video_loss_weight: float | Literal["released"] = 1.0,
     reduction: Literal["mean", "clip_sum"] = "mean",
 ) -> Tensor:
-    """Video loss plus frame loss (paper, section 5.2; L_CE of eq. 3).
+    """Compute video loss plus frame loss (paper, 5.2; L_CE of eq. 3 with its usual minus).
 
-    Video: binary cross-entropy of the logits' mean over time. Frame: binary cross-entropy of the logits interpolated
-    linearly to the T_in frames. Each is the mean over its elements.
+    Video loss: binary cross-entropy of the logits' mean over time. Frame loss: binary cross-entropy of the logits
+    interpolated linearly to the T_in frames. Each is the mean over its elements.
 
     Args:
-        logits: (B, T_out, C).
-        video_targets: (B, C), 0 or 1.
-        frame_targets: (B, T_in, C), 0 or 1.
-        video_loss_weight: of the video term; "released" is the mean over the T_in frame rows and the video row
+        logits: float (B, T_out, C).
+        video_targets: float (B, C), 0 or 1.
+        frame_targets: float (B, T_in, C), 0 or 1.
+        video_loss_weight: of the video loss; "released" is the mean over the T_in frame rows and the video row
             together, as in the authors' code.
-        reduction: "mean" over the batch, for training. "clip_sum" adds up the clips instead, so that the gradient with
-            respect to one clip does not depend on the batch around it: the objective of saliency.
+        reduction: "mean" over clips, for training; "clip_sum" adds the clips, so that the gradient with respect to one
+            clip does not depend on the batch around it, for saliency.
     Returns:
         scalar.
     """
     frames = frame_targets.shape[1]
-    frame_logits = F.interpolate(logits.transpose(1, 2), size=frames, mode="linear", align_corners=False).transpose(
-        1, 2
-    )
+    by_class = F.interpolate(logits.transpose(1, 2), size=frames, mode="linear", align_corners=False)  # B, C, T_in
     video = _cross_entropy(logits.mean(1), video_targets)  # B
-    frame = _cross_entropy(frame_logits, frame_targets)  # B
+    frame = _cross_entropy(by_class.transpose(1, 2), frame_targets)  # B
     if video_loss_weight == "released":
         clip = (frame * frames + video) / (frames + 1)
     else:
@@ -47,27 +45,27 @@ def charades_loss(
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """L_E of eq. 4, which needs no labels: the sum of p log p over time steps and classes, p = sigmoid(logits).
+    """Compute L_E of eq. 4: the sum of p log p over time steps and classes, p = sigmoid(logits).
 
     Args:
-        logits: (B, T_out, C).
+        logits: float (B, T_out, C).
     Returns:
-        (B,); 0 where the network is certain of everything, most negative where it knows nothing.
+        (B,), at most 0: the nearer to 0, the more certain the network.
     """
     return (logits.sigmoid() * F.logsigmoid(logits)).sum((1, 2))  # logsigmoid: finite where p underflows
 
 
 def softmax_entropy(logits: Tensor) -> Tensor:
-    """The released code's variant of L_E: sum of q log q, q = softmax over classes of the sigmoid outputs. (B,)."""
-    scores = logits.sigmoid()
+    """Compute the released code's L_E, the sum of q log q, q = softmax over classes of sigmoid(logits): (B,)."""
+    scores = logits.sigmoid()  # B, T_out, C
     return (scores.softmax(-1) * scores.log_softmax(-1)).sum((1, 2))
 
 
 def max_logit(logits: Tensor) -> Tensor:
-    """Minus the largest logit of each clip, another objective of the released code. (B,)."""
+    """Compute minus the largest of a clip's logits (B, T_out, C), an objective of the released code: (B,)."""
     return -logits.flatten(1).amax(1)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over all elements of each clip: (B, ...) to (B,)."""
+    """Average binary cross-entropy over all elements of each clip: (B, ...) to (B,)."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1)

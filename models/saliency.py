@@ -1,4 +1,4 @@
-"""Saliency: how strongly each input pixel moves an objective of the logits (eq. 5), maximum over time."""
+"""Saliency: how strongly each input pixel moves an objective of the logits (eq. 5), maximum over time (4.2)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,21 +18,21 @@ def input_saliency(
     objectives: dict[str, Callable[[Tensor], Tensor]],
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and saliency maps of a batch of clips: one forward pass, one backward pass to the input per objective.
+    """Compute logits and saliency maps of clips: one forward pass, and one backward pass to the input per objective.
 
-    The map is the L2 norm over colours of the objective's gradient with respect to the RGB values, then the maximum
-    over time. Objectives are summed over clips, so a clip's map does not depend on its batch. The network runs in eval
-    mode and is left as it was found: flags, gradients, buffers.
+    A map is the L2 norm over colours of the objective's gradient with respect to the RGB values (eq. 5), then the
+    maximum over time. Objectives are summed over clips, so a clip's map does not depend on its batch. The network runs
+    in eval mode; its flags, gradients and buffers are the same afterwards.
 
     Args:
-        network: (B, T, H, W, 3) to logits (B, T_out, C).
+        network: video (B, T, H, W, 3) to logits (B, T_out, C).
         video: float (B, T, H, W, 3), RGB in [0, 1].
-        objectives: name to a function of the logits that gives (B,), or their sum over clips.
+        objectives: name to a function of the logits (B, T_out, C) that gives (B,), or its sum over clips.
         precision: "bfloat16" runs the network under autocast; objectives are computed in float32.
     Returns:
         logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
     Raises:
-        SaliencyError: a map is not finite (names objective and clips).
+        ValueError: the precision is unknown. SaliencyError: a map is not finite; names objective and clips.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
@@ -44,8 +44,8 @@ def input_saliency(
         for i, (name, objective) in enumerate(objectives.items()):
             last = i == len(objectives) - 1
             (gradient,) = torch.autograd.grad(objective(logits).sum(), video, retain_graph=not last)
-            maps[name] = _length(gradient).amax(1)  # B, H, W
-            finite = maps[name].isfinite().all(2).all(1)
+            maps[name] = _norm_over_colours(gradient).amax(1)  # B, H, W
+            finite = maps[name].isfinite().all(2).all(1)  # B
             if not finite.all():
                 bad = (~finite).nonzero().flatten().tolist()
                 raise SaliencyError(f"saliency of objective {name!r} is not finite for clips {bad} of the batch")
@@ -54,7 +54,7 @@ def input_saliency(
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Eval mode and no parameter gradients inside; every flag as before outside, also after an exception."""
+    """Set eval mode and stop parameter gradients; restore every flag, also after an exception."""
     modes = [(module, module.training) for module in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     try:
@@ -68,6 +68,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def _length(gradient: Tensor) -> Tensor:
-    """L2 norm over colours, (..., 3) to (...); colour by colour: reductions over three values are slow on a CPU."""
+def _norm_over_colours(gradient: Tensor) -> Tensor:
+    """(..., 3) to (...), colour by colour: reductions over three values are slow on a CPU."""
     return sum(colour.square() for colour in gradient.unbind(-1)).sqrt()

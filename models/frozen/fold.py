@@ -1,4 +1,8 @@
-"""Batch-norm folded into the convolution before it: the same function in fewer passes over memory."""
+"""Batch-norm folded into the convolution before it: the same function in fewer passes over memory.
+
+Logits equal the unfolded network's: of an I3D to 1e-5, relative L2 (tests/models/test_i3d.py::
+test_folding_leaves_the_network_alone), of all backbones to 1e-4 (test_backbones.py::test_logits_at_every_time_step).
+"""
 
 import copy
 from itertools import pairwise
@@ -10,15 +14,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.frozen.i3d import FrozenI3D
 from models.i3d import I3D
 
-ENGINE = 2  # counted up when a change moves the last digits of what folded networks compute; part of cache keys
+# Part of the cache keys of logits and maps: count it up when a change moves the last digits of folded networks.
+NUMERICS_VERSION = 2
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode with batch-norms folded into their convolutions; the network itself is untouched.
+    """Return a frozen copy in eval mode with every batch-norm folded into its convolution; leave the network alone.
 
     A batch-norm belongs to the convolution registered right before it in the same module, as in all of
-    `backbones.build`; others stay as they are. An I3D becomes a `FrozenI3D`, which is faster still. The copy is for
-    running, not for saving: its state names differ.
+    `backbones.BACKBONES`; others stay. An I3D becomes a `FrozenI3D`. The copy is for running, not for saving: its state
+    names differ.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for parent in list(folded.modules()):
@@ -28,3 +33,6 @@ def fold(network: nn.Module) -> nn.Module:
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
                 setattr(parent, norm_name, nn.Identity())
     return FrozenI3D(folded).eval() if isinstance(folded, I3D) else folded
+
+
+ENGINE = NUMERICS_VERSION  # old name, until the callers follow

@@ -1,19 +1,23 @@
-"""The first convolution and pool of a network that is only run: colours in, pooled features out."""
+"""I3D's normalisation, first convolution, ReLU and max pool with batch-norm folded, for running only.
+
+The 3-D convolution is a 2-D one over stacked frames; its input gradient is written out. Tested as part of FrozenI3D,
+which says to what tolerance it equals `nn.Conv3d`.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.kernels.convolution import input_gradient, same_precision
+from models.kernels.convolution import input_gradient, same_precision, to_images, to_volumes
 
 
 class FrozenStem(nn.Module):
     """The function of an I3D's normalisation, folded first convolution, ReLU and pool.
 
-    The division by the standard deviation is part of the weights; the mean is not, because the convolution pads with
-    zeros, which must stay the mean colour. The ReLU comes after the pool: both are monotonic, and there it is 1/8 of
-    the work.
+    The division by the standard deviation is part of the weights. The mean is subtracted from the video, for the
+    convolution pads with zeros, which stand for the mean colour. The ReLU comes after the pool: both are monotonic, so
+    their order does not matter, and there it has 1/8 of the work.
     """
 
     def __init__(self, network: nn.Module):
@@ -21,7 +25,7 @@ class FrozenStem(nn.Module):
         conv, pool = network.conv1, network.maxpool
         self.kernel, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
         self.pool = (pool.kernel_size, pool.stride, pool.padding)
-        weight = conv.weight.detach() / network.std.view(3, 1, 1, 1)
+        weight = conv.weight.detach() / network.std.view(3, 1, 1, 1)  # C_out, 3, time, h, w
         self.register_buffer("weight", weight.flatten(1, 2).contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", conv.bias.detach().clone())
         self.register_buffer("mean", network.mean.clone())
@@ -41,21 +45,21 @@ class _Convolution(torch.autograd.Function):
         batch, frames = video.shape[:2]
         x = F.pad(video, (0,) * 6 + (padding[0],) * 2).unfold(1, time, stride[0])  # B, T_out, H, W, 3, time
         x = x.flatten(4).flatten(0, 1).permute(0, 3, 1, 2)  # B * T_out, 3 * time, H, W
-        out = F.conv2d(x, weight, bias, stride[1:], padding[1:])
+        out = F.conv2d(x, weight, bias, stride[1:], padding[1:])  # B * T_out, C, H', W'
         ctx.save_for_backward(x, weight)
         ctx.geometry = batch, frames, time, stride, padding
-        return out.unflatten(0, (batch, -1)).transpose(1, 2)
+        return to_volumes(out, batch)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         batch, frames, time, stride, padding = ctx.geometry
-        stacked = input_gradient(gradient.transpose(1, 2).flatten(0, 1), x, weight, stride[1:], padding[1:])
-        # frame by frame and colour by colour, so that adding up runs along whole planes
+        stacked = input_gradient(to_images(gradient), x, weight, stride[1:], padding[1:])  # B * T_out, 3 * time, H, W
+        # frame by frame and colour by colour, so that the sum runs along whole planes
         planes = stacked.contiguous().unflatten(1, (3, time)).unflatten(0, (batch, -1))  # B, T_out, 3, time, H, W
         steps = planes.shape[1]
-        padded = planes.new_zeros(batch, frames + 2 * padding[0], 3, *x.shape[2:])
+        padded = planes.new_zeros(batch, frames + 2 * padding[0], 3, *x.shape[2:])  # B, T + padding, 3, H, W
         for t in range(time):
             padded[:, t : t + stride[0] * steps : stride[0]] += planes[:, :, :, t]
         return padded[:, padding[0] : padding[0] + frames].permute(0, 1, 3, 4, 2), *[None] * 5

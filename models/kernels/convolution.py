@@ -1,4 +1,8 @@
-"""What passes written by hand share: input gradients of convolutions, and the precision of autocast."""
+"""Shared by the convolutions written out: layouts as views, the input gradient of conv2d, one precision for all.
+
+`torch.channels_last_3d` order of (B, C, T, H, W) is one buffer B, T, H, W, C, of which the images (B * T, C, H, W) and
+the time axis against all pixels (B, C, T, H * W) are views in `torch.channels_last` order. All here is exact.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +12,20 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 
-def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int | tuple, padding: int | tuple) -> Tensor:
-    """The gradient of conv2d with respect to its input, from the gradient of its output.
+def to_images(x: Tensor) -> Tensor:
+    """View (B, C, T, H, W) as (B * T, C, H, W)."""
+    return x.transpose(1, 2).flatten(0, 1)
 
-    As `torch.nn.grad.conv2d_input`, which would copy a made-up input; of x only shape and order count.
+
+def to_volumes(x: Tensor, batch: int) -> Tensor:
+    """View (B * T, C, H, W) as (B, C, T, H, W)."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int | tuple, padding: int | tuple) -> Tensor:
+    """Compute the gradient of conv2d with respect to its input x from the gradient of its output.
+
+    Equals `torch.nn.grad.conv2d_input`, without its copy of the input: only shape and memory order of x are used.
     """
     return torch.ops.aten.convolution_backward(
         gradient, x, weight, None, _pair(stride), _pair(padding), (1, 1), False, (0, 0), 1, (True, False, False)
@@ -20,7 +34,10 @@ def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int | tu
 
 @contextmanager
 def same_precision(*tensors: Tensor | None) -> Iterator[list[Tensor | None]]:
-    """Inside autocast, its precision for all tensors, and autocast off: steps in place and `out=` bypass it."""
+    """Yield the tensors in autocast's precision, with autocast off: it does not see operations in place or `out=`.
+
+    Outside autocast, yield them as they are.
+    """
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         yield list(tensors)

@@ -1,4 +1,8 @@
-"""One process a device: whoever is about to compute claims one of this machine's, and frees it, however it ends."""
+"""At most one process computes on a device of this machine at a time, however many workers there are.
+
+A claim is an abstract Unix socket address: the kernel binds it once, and frees it when the process ends, in whatever
+way. Nothing is left on the machine.
+"""
 
 import errno
 import socket
@@ -7,44 +11,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 POLL_SECONDS = 0.05
-_homes = {}  # claims' name -> this process's own device, and the socket that makes it so as long as the process lives
+_preferred = {}  # group: (this process's device, the socket that reserves it while the process lives)
 
 
 @contextmanager
-def claimed(devices: tuple[str, ...], name: str) -> Iterator[str]:
-    """Hold one of the devices against every other process of this machine; wait while all of them are in use.
+def claim_device(devices: tuple[str, ...], group: str) -> Iterator[str]:
+    """Hold one of the devices against every other process of this machine; wait while all are in use.
 
-    As many processes as devices have one each, for life, whose memory holds their network; a process too many takes
-    whichever is free. The kernel binds an abstract socket address once and frees it with the process: nothing is left
-    behind on machines that are only visited.
+    The first processes prefer one device each, as long as they live: their network stays in its memory. A process
+    beyond the number of devices takes whichever is free.
 
     Args:
         devices: torch names.
-        name: processes with the same name share the devices.
+        group: name of the processes that share the devices.
+    Yields:
+        the torch name of the device.
     """
-    own = _own(devices, name)
-    order = sorted(devices, key=lambda device: device != own)
-    with _unbound() as claim:
-        while (device := _bind_one(claim, f"{name}/in use", order)) is None:
+    preferred = _preferred_device(devices, group)
+    order = sorted(devices, key=lambda device: device != preferred)
+    with _unbound_socket() as claim:
+        while (device := _bind_first(claim, f"{group}/in use", order)) is None:
             time.sleep(POLL_SECONDS)
         yield device
 
 
-def _own(devices: tuple[str, ...], name: str) -> str | None:
-    """The device that is this process's own; None where others have all of them."""
-    if name not in _homes:
-        _homes.clear()
-        home = _unbound()
-        _homes[name] = _bind_one(home, f"{name}/own", devices), home
-    return _homes[name][0]
+def _preferred_device(devices: tuple[str, ...], group: str) -> str | None:
+    """Return the device reserved for this process; None where other processes have reserved all of them."""
+    if group not in _preferred:
+        _preferred.clear()
+        reservation = _unbound_socket()
+        _preferred[group] = _bind_first(reservation, f"{group}/own", devices), reservation
+    return _preferred[group][0]
 
 
-def _unbound() -> socket.socket:
+def _unbound_socket() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
-def _bind_one(claim: socket.socket, name: str, devices) -> str | None:
-    """Bind the socket to the first device that nobody is bound to."""
+def _bind_first(claim: socket.socket, name: str, devices) -> str | None:
+    """Bind the socket to the first device whose address is free, and return the device; None where none is."""
     for device in devices:
         try:
             claim.bind(f"\0{name}/{device}")
@@ -53,3 +58,6 @@ def _bind_one(claim: socket.socket, name: str, devices) -> str | None:
             if error.errno != errno.EADDRINUSE:
                 raise
     return None
+
+
+claimed = claim_device  # old name, until the callers follow

@@ -1,4 +1,4 @@
-"""Several processes that train one network together, one a device, as torchrun starts them."""
+"""Data-parallel training and evaluation: one process a device, started by torchrun."""
 
 import atexit
 import os
@@ -11,18 +11,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.shared_batch import BatchShare, share_dropout, synchronise_batchnorm
+from models.data_parallel import Shard, globalise_dropout, synchronise_batchnorm
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator["Team"]:
-    """Meet the other processes that torchrun's environment names; without WORLD_SIZE > 1, be a team of one.
+def join_world(device: torch.device) -> Iterator["World"]:
+    """Start torch's default process group as torchrun's environment says; without torchrun, a world of one process.
 
-    Processes talk through NCCL on CUDA and through gloo on the CPU. A process that fails leaves without a goodbye:
-    torchrun sees it end and ends the others.
+    Processes exchange through NCCL on CUDA and through gloo on the CPU. A process that fails ends without waiting for
+    the others; torchrun then ends them.
     """
-    if alone():
-        yield own_team()
+    if is_single_process():
+        yield current_world()
         return
     if not dist.is_initialized():  # once a process, however many networks it trains
         if device.type == "cuda":
@@ -30,55 +30,55 @@ def joined(device: torch.device) -> Iterator["Team"]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
     try:
-        yield own_team()
+        yield current_world()
     except BaseException:
-        atexit.unregister(dist.destroy_process_group)  # it may wait for the others, who wait for us
+        atexit.unregister(dist.destroy_process_group)  # it could wait for processes that wait for this one
         raise
 
 
-def alone() -> bool:
-    """Whether nobody has started several processes for one training."""
+def is_single_process() -> bool:
+    """Return whether torchrun has not started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
-def own_team() -> "Team":
-    """The team this process has joined; of one where it has joined none."""
-    return Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Team()
-
-
-def _device() -> torch.device:
-    """Of the tensors that processes exchange."""
-    on_cuda = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+def current_world() -> "World":
+    """Return the world that this process has joined; one of a single process where it has joined none."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process's number among `size` processes; by itself, a team of one."""
+class World:
+    """This process's rank among the `size` processes of a training, and what they exchange.
+
+    Every process must call the collective methods (`mean`, `sum`, `broadcast`, `broadcast_flag`, `barrier`).
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that locks the folder and writes the files."""
+    def is_main(self) -> bool:
+        """Whether this is the main process (rank 0), which locks the folder and writes the files."""
         return self.rank == 0
 
-    def share(self, num_clips: int) -> BatchShare:
-        """This process's clips of a batch: every size-th."""
-        return BatchShare(num_clips, self.rank, self.size)
+    def shard(self, num_clips: int) -> Shard:
+        """Return this process's clips of a global batch: every size-th."""
+        return Shard(num_clips, self.rank, self.size)
 
-    def weight(self, num_clips: int) -> float:
-        """Factor of the mean loss over `share`: averaged over processes, it is the mean over the num_clips."""
-        return self.size * len(self.share(num_clips).own) / num_clips
+    def loss_weight(self, num_clips: int) -> float:
+        """Return the factor of the mean loss over the shard whose average over processes is the global batch's mean."""
+        return self.size * len(self.shard(num_clips).clips) / num_clips
 
     def wrap(self, network: nn.Module, synchronise: bool) -> nn.Module:
-        """The network to run forward: its gradients become averages over processes, its weights start as rank 0's.
+        """Return the network to run forward: gradients are averaged over processes, weights start as rank 0's.
 
-        Dropout is drawn for the whole batch. So are the statistics of batch-norm where `synchronise` says so; else each
-        process normalises its own share, and the running statistics that are saved are those of rank 0's clips.
+        Dropout is drawn for the global batch.
+
+        Args:
+            synchronise: batch-norm takes its statistics over the global batch; else each process over its shard, and
+                the running statistics that are saved are rank 0's.
         """
-        share_dropout(network)
+        globalise_dropout(network)
         if self.size == 1:
             return network
         if synchronise:
@@ -86,42 +86,56 @@ class Team:
         devices = [torch.cuda.current_device()] if next(network.parameters()).is_cuda else None
         return DistributedDataParallel(network, devices, broadcast_buffers=False)
 
-    def adding(self, network: nn.Module):
-        """Context of a wrapped network's step that only adds up gradients: processes do not exchange them yet."""
+    def no_sync(self, network: nn.Module):
+        """Return a context in which a wrapped network's backward adds up gradients without exchanging them."""
         return nullcontext() if self.size == 1 else network.no_sync()
 
     def mean(self, value: Tensor) -> float:
-        """Average of a scalar over processes, the same number in each."""
+        """Average a scalar over processes; the result is the same number in each."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return float(value) / self.size
 
-    def leaders(self, value: bool) -> bool:
-        """What the first process says, in each: others may see a shared folder a moment later."""
-        return bool(self.send(bytes([value]))[0])
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum a CPU tensor over processes."""
+        if self.size == 1:
+            return value
+        total = value.to(_exchange_device(), copy=True)
+        dist.all_reduce(total)
+        return total.cpu()
 
-    def send(self, data: bytes | None) -> bytes:
-        """The bytes that the first process has, in each."""
+    def broadcast(self, data: bytes | None) -> bytes:
+        """Return the main process's bytes in every process; the other processes' `data` is not used."""
         if self.size == 1:
             return data
-        size = torch.tensor([len(data) if self.leads else 0], device=_device())
+        size = torch.tensor([len(data) if self.is_main else 0], device=_exchange_device())
         dist.broadcast(size, 0)
-        values = torch.empty(int(size), dtype=torch.uint8, device=_device())
-        if self.leads and data:
+        values = torch.empty(int(size), dtype=torch.uint8, device=_exchange_device())
+        if self.is_main and data:
             values.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         dist.broadcast(values, 0)
         return values.cpu().numpy().tobytes()
 
-    def sum(self, value: Tensor) -> Tensor:
-        """Sum of a CPU tensor over processes, in each."""
-        if self.size == 1:
-            return value
-        total = value.to(_device(), copy=True)
-        dist.all_reduce(total)
-        return total.cpu()
+    def broadcast_flag(self, value: bool) -> bool:
+        """Return the main process's value in every process; others may see changes of a shared folder later."""
+        return bool(self.broadcast(bytes([value]))[0])
 
-    def wait(self) -> None:
-        """Return when all processes have come here."""
+    def barrier(self) -> None:
+        """Return when all processes have called this."""
         if self.size > 1:
             dist.barrier()
+
+    # old names, until the callers follow
+    leads, share, weight, adding = is_main, shard, loss_weight, no_sync
+    leaders, send, wait = broadcast_flag, broadcast, barrier
+
+
+def _exchange_device() -> torch.device:
+    """Return the device of tensors that processes exchange."""
+    on_cuda = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+
+
+# old names, until the callers follow
+joined, own_team, alone, Team = join_world, current_world, is_single_process, World

@@ -1,8 +1,8 @@
 """Where the time of a stage goes: named phases that add up, over threads and processes; nearly free when off.
 
-A phase inside another one stops the clock of the outer one, so every moment counts once: in the foreground the phases
-and "other" make up the whole ("idle", a parent whose workers work, is left out). What threads and loader processes do
-ahead of the foreground is counted apart.
+A phase inside another one stops the outer one's clock, so every moment counts once: the phases of the main thread and
+"other" add up to its whole time. ("idle", a parent that waits for its workers, is left out.) What other threads and
+loader processes do ahead of the main thread is counted apart.
 """
 
 import os
@@ -13,19 +13,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, TypeVar
 
 Phase = Literal["decode", "resize", "transfer", "network", "encode", "write", "wait", "other", "idle"]
-PHASES: tuple[Phase, ...] = ("decode", "resize", "transfer", "network", "encode", "write", "wait", "other")  # shown
-Seconds = dict[tuple[str, bool], float]  # by phase, and whether it was ahead of the foreground
+PHASES: tuple[Phase, ...] = ("decode", "resize", "transfer", "network", "encode", "write", "wait", "other")  # printed
+Seconds = dict[tuple[str, bool], float]  # by phase, and whether it ran ahead of the main thread
 Item = TypeVar("Item")
 
-_clock: "_Clock | None" = None  # None: no profile is being taken
+_clock: "_Clock | None" = None  # None: nothing is profiled
 _OFF = nullcontext()
+_END = object()
 
 
 class _Clock:
-    """Seconds by phase of one process. `owner` is the process that will print them."""
+    """Seconds by phase of one process; `profiler` is the id of the process that prints the profile."""
 
-    def __init__(self, owner: int):
-        self.owner, self.process = owner, os.getpid()
+    def __init__(self, profiler: int):
+        self.profiler = profiler
         self.seconds: Seconds = {}
         self.lock, self.local = threading.Lock(), threading.local()
 
@@ -51,27 +52,35 @@ class _Clock:
 
 
 def phase(name: Phase) -> AbstractContextManager:
-    """Count the time inside to a phase, where a profile is being taken."""
+    """Count the time inside the context to a phase, where a profile is taken."""
     return _OFF if _clock is None else _clock.phase(name)
 
 
-def each(name: Phase, items: Iterable[Item]) -> Iterator[Item]:
-    """Pass items on; the time it takes to get them belongs to a phase, what happens between does not."""
-    if _clock is None:
-        yield from items
-        return
-    items, nothing = iter(items), object()
+@contextmanager
+def device_phase(name: Phase, device) -> Iterator[None]:
+    """Count as `phase` does; where a profile is taken, wait at the end until the GPU has finished the work."""
+    with phase(name):
+        yield
+        if _clock is not None and device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(device)
+
+
+def timed_items(name: Phase, items: Iterable[Item]) -> Iterator[Item]:
+    """Pass items on; count to a phase the time it takes to get each, and not what the consumer does in between."""
+    items = iter(items)
     while True:
         with phase(name):
-            item = next(items, nothing)
-        if item is nothing:
+            item = next(items, _END)
+        if item is _END:
             return
         yield item
 
 
 @contextmanager
-def taken(show: Callable[[str], None], label: str) -> Iterator[None]:
-    """Take a profile of what happens inside, and show it at the end, also after an error."""
+def profile(show: Callable[[str], None], label: str) -> Iterator[None]:
+    """Profile what happens inside the context, and pass the table to `show` at the end, also after an error."""
     global _clock
     before, _clock = _clock, _Clock(os.getpid())
     start = time.perf_counter()
@@ -80,28 +89,28 @@ def taken(show: Callable[[str], None], label: str) -> Iterator[None]:
             yield
     finally:
         seconds, _clock = _clock.seconds, before
-        show(report(seconds, label, time.perf_counter() - start))
+        show(_table(seconds, label, time.perf_counter() - start))
 
 
-def owner() -> int | None:
-    """The process that prints, for its workers; None where no profile is being taken."""
-    return None if _clock is None else _clock.owner
+def profiler_id() -> int | None:
+    """Return the id of the process that prints the profile, to be passed to workers; None where none is taken."""
+    return None if _clock is None else _clock.profiler
 
 
-def lent(owner: int | None, work: Callable[[], Item], ahead: bool = False) -> tuple[Item, Seconds]:
-    """Do some work, perhaps in another process than the one that prints.
+def profile_worker(profiler: int | None, work: Callable[[], Item], ahead: bool = False) -> tuple[Item, Seconds]:
+    """Call work(), usually in a worker process, and measure its phases for the process that prints the profile.
 
     Args:
-        owner: `owner()` of the process that will `collect`.
-        ahead: whether this process works ahead of the foreground.
+        profiler: `profiler_id()` of that process.
+        ahead: this process works ahead of the main thread.
     Returns:
-        what work returned; seconds to `collect`, none where the work was done by the owner itself.
+        the result; seconds for `add_worker`, empty where this process is the profiler or nothing is profiled.
     """
     global _clock
-    if owner in (None, os.getpid()):
+    if profiler in (None, os.getpid()):
         with phase("other"):
             return work(), {}
-    before, _clock = _clock, _Clock(owner)  # a fork has inherited what its parent measured
+    before, _clock = _clock, _Clock(profiler)  # a forked process has inherited the measurements of its parent
     try:
         with phase("other"):
             result = work()
@@ -110,36 +119,24 @@ def lent(owner: int | None, work: Callable[[], Item], ahead: bool = False) -> tu
         _clock = before
 
 
-def collect(seconds: Seconds) -> None:
-    """Add what another process measured."""
+def add_worker(seconds: Seconds) -> None:
+    """Add what a worker process measured to the profile."""
     for (name, ahead), value in seconds.items():
         if _clock is not None:
             _clock.add(name, value, ahead)
 
 
-def report(seconds: Seconds, label: str, wall: float) -> str:
-    """The table that is printed: seconds and shares, of the foreground and of what ran ahead of it."""
+def _table(seconds: Seconds, label: str, wall: float) -> str:
+    """Format seconds and shares, of the main threads and of what ran ahead of them."""
     lines = [f"where the time of {label} went, {wall:.2f} s by the clock:"]
     for ahead, title in ((False, "all processes"), (True, "meanwhile, ahead of them")):
         found = {name: seconds[name, ahead] for name in PHASES if (name, ahead) in seconds}
         total = sum(found.values())
         lines += [f"  {title:<26}{total:9.2f} s"] if found else []
-        lines += [
-            f"    {name:<24}{value:9.2f} s{100 * value / max(total, 1e-9):7.1f} %" for name, value in found.items()
-        ]
+        for name, value in found.items():
+            lines.append(f"    {name:<24}{value:9.2f} s{100 * value / max(total, 1e-9):7.1f} %")
     return "\n".join(lines)
 
 
-def settled(name: Phase, device) -> AbstractContextManager:
-    """`phase` around work that a GPU may still be busy with when its call returns: then the phase waits for it."""
-    return _OFF if _clock is None else _settle(name, device)
-
-
-@contextmanager
-def _settle(name: Phase, device) -> Iterator[None]:
-    with phase(name):
-        yield
-        if device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(device)
+# old names, until the callers follow
+each, taken, owner, lent, collect, settled = timed_items, profile, profiler_id, profile_worker, add_worker, device_phase

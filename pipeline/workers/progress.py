@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
-    """Pass items on while showing how many of `total` went by, at what rate, and how long the rest takes.
+    """Pass items on and show, on standard error, how many of `total` are done, their rate and the remaining time.
 
     Of the processes that torchrun starts, only the first one shows anything.
     """
@@ -24,12 +24,12 @@ def progress(items: Iterable[Item], total: int, label: str, unit: str) -> Iterat
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
         return
-    start = said = time.monotonic()
+    start = printed = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if number == total or now - said > SECONDS_BETWEEN_LINES:
-            said = now
+        if number == total or now - printed > SECONDS_BETWEEN_LINES:
+            printed = now
             rate = number / max(now - start, 1e-9)
             rest = f"{(total - number) / rate:.0f} s left" if number < total else f"done in {now - start:.1f} s"
             print(f"{label}: {number}/{total} {unit}, {rate:.3g} {unit}/s, {rest}", file=sys.stderr, flush=True)

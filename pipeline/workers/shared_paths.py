@@ -1,4 +1,4 @@
-"""What a worker on another machine must find just as the process does that sends it work."""
+"""Directories and paths that a worker process must see as the process that sends it work does."""
 
 import os
 import uuid
@@ -13,54 +13,57 @@ from pipeline.errors import StageError
 
 
 @dataclass(frozen=True)
-class Site:
-    """A working directory, and paths in it that are there.
+class SharedDirectory:
+    """A working directory, and paths that exist relative to it.
 
-    A worker that sees another folder of the same name would fill the wrong caches; one without the videos would
-    record every one of them as missing.
+    A worker that sees another folder of the same name would fill the wrong caches; one that does not see the videos
+    would record all of them as missing.
     """
 
     folder: Path
     paths: tuple[Path, ...]
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Work in the directory.
+    def enter(self) -> Iterator[None]:
+        """Change into the directory.
 
         Raises:
-            StageError: this machine does not show what the other one does.
+            StageError: this machine does not see the directory or one of the paths.
         """
-        where = f"{os.uname().nodename}: this worker"
-        if not self.folder.is_dir():
-            raise StageError(f"{where} has no folder {self.folder}; workers need the same file system")
+        for path in (self.folder, *(self.folder / path for path in self.paths)):
+            if not path.exists():
+                name = os.uname().nodename
+                raise StageError(f"{name}: this worker does not find {path}; workers need the same file system")
         with chdir(self.folder):
-            for path in self.paths:
-                if not path.exists():
-                    raise StageError(
-                        f"{where} does not find {path} in {self.folder}; workers need the same file system"
-                    )
             yield
 
-
-def here(function: Callable) -> Callable:
-    """The function, to be called in this process's working directory by a worker that may have begun in another one:
-    joblib keeps its workers, and paths in a config may be relative."""
-    return partial(_inside, Path.cwd(), function)
-
-
-def _inside(folder: Path, function: Callable, *arguments, **named):
-    with chdir(folder):
-        return function(*arguments, **named)
+    entered = enter  # old name, until the callers follow
 
 
 @contextmanager
-def shown(run_dir: Path, videos: Path) -> Iterator[Site]:
-    """A site with a mark of its own in the run folder, which goes in the end, and the first entry of the videos."""
+def share_directory(run_dir: Path, videos: Path) -> Iterator[SharedDirectory]:
+    """Yield the working directory with two paths to check: a new file in the run folder, and one of the videos.
+
+    The new file proves that a worker sees this very run folder; it is deleted at the end.
+    """
     mark = run_dir / f".site-{uuid.uuid4().hex}.tmp"
     entries = os.scandir(videos) if videos.is_dir() else iter(())
     first = next(entries, None)
     write_file(mark, b"")
     try:
-        yield Site(Path.cwd(), (mark, *([Path(first.path)] if first else [])))
+        yield SharedDirectory(Path.cwd(), (mark, *([Path(first.path)] if first else [])))
     finally:
         mark.unlink(missing_ok=True)
+
+
+def in_directory(function: Callable) -> Callable:
+    """Bind a function to the present working directory: joblib's workers keep theirs, and paths may be relative."""
+    return partial(_call_in, Path.cwd(), function)
+
+
+def _call_in(folder: Path, function: Callable, *arguments, **named):
+    with chdir(folder):
+        return function(*arguments, **named)
+
+
+Site, shown, here = SharedDirectory, share_directory, in_directory  # old names, until the callers follow

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.activation_checkpointing import through
+from models.activation_checkpointing import run_blocks
 from models.backbones import build
 from models.i3d import Bottleneck, small_i3d
 from pipeline.config import Training
@@ -78,7 +78,7 @@ def test_only_the_inputs_of_blocks_are_kept(blocks, kept):
     module, found = blocks(*(Bottleneck(8, 8, 1, 0.1) for _ in range(3))), []
     video = torch.rand(1, 8, 4, 6, 10)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: found.append(tensor) or tensor, lambda tensor: tensor):
-        through(module, video, True)
+        run_blocks(module, video, True)
     assert [tensor.shape for tensor in found] == [video.shape] * kept and torch.equal(found[0], video)
 
 

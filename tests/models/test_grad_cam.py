@@ -13,7 +13,7 @@ from models.losses import entropy
 class Plain(nn.Module):
     """Features are the colours, logits their mean over space."""
 
-    stages = 1
+    last_block, channels_last = "layer1", False
 
     def __init__(self, pool: int = 1):
         super().__init__()

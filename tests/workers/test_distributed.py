@@ -14,12 +14,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cache.commit import locked
-from models.shared_batch import synchronise_batchnorm, tell
+from models.data_parallel import set_shard, synchronise_batchnorm
 from pipeline.config import Training
 from pipeline.training import checkpoints, loop
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
-from pipeline.workers.distributed import Team, joined, own_team
+from pipeline.workers.distributed import World, current_world, join_world
 
 CPU = torch.device("cpu")
 NUMBERS = torch.Generator().manual_seed(0)
@@ -56,7 +56,7 @@ def train(folder, loss=squared, dropout=0.0, **changes):
 
 
 def together(size, function):
-    """Run function(team) in forked processes that find each other as those of torchrun do; all must succeed."""
+    """Run function(world) in forked processes that find each other as those of torchrun do; all must succeed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,9 +67,9 @@ def together(size, function):
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
             os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
             try:
-                with joined(CPU) as team:
-                    function(team)
-                    team.wait()
+                with join_world(CPU) as world:
+                    function(world)
+                    world.barrier()
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -84,35 +84,35 @@ def close(left, right):
         torch.testing.assert_close(left[name], right[name], rtol=1e-5, atol=1e-6)
 
 
-def test_shares_by_hand():
-    shares = [Team(rank, 3).share(5) for rank in range(3)]
-    assert [list(share.own) for share in shares] == [list(share.held) for share in shares] == [[0, 3], [1, 4], [2]]
-    assert [Team(rank, 3).weight(5) for rank in range(3)] == pytest.approx([6 / 5, 6 / 5, 3 / 5])
-    assert [list(Team(rank, 3).share(1).held) for rank in range(3)] == [[0], [0], [0]]  # all take part, one counts
-    assert [list(Team(rank, 3).share(1).own) for rank in range(3)] == [[0], [], []]
-    assert [Team(rank, 3).weight(1) for rank in range(3)] == [3, 0, 0]
-    assert list(Team().share(3).held) == [0, 1, 2] and Team().weight(5) == 1 and Team().leads
+def test_shards_by_hand():
+    shards = [World(rank, 3).shard(5) for rank in range(3)]
+    assert [list(shard.clips) for shard in shards] == [list(shard.padded) for shard in shards] == [[0, 3], [1, 4], [2]]
+    assert [World(rank, 3).loss_weight(5) for rank in range(3)] == pytest.approx([6 / 5, 6 / 5, 3 / 5])
+    assert [list(World(rank, 3).shard(1).padded) for rank in range(3)] == [[0], [0], [0]]  # all take part, one counts
+    assert [list(World(rank, 3).shard(1).clips) for rank in range(3)] == [[0], [], []]
+    assert [World(rank, 3).loss_weight(1) for rank in range(3)] == [3, 0, 0]
+    assert list(World().shard(3).padded) == [0, 1, 2] and World().loss_weight(5) == 1 and World().is_main
 
 
-def test_one_process_is_a_team_of_one(monkeypatch):
+def test_one_process_is_a_world_of_one(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     network = Net()
-    with joined(CPU) as team:
-        assert team == own_team() == Team(0, 1) and team.wrap(network, synchronise=True) is network
+    with join_world(CPU) as world:
+        assert world == current_world() == World(0, 1) and world.wrap(network, synchronise=True) is network
         assert type(network.layers[1]) is nn.BatchNorm1d
-        assert team.mean(torch.tensor(3.0)) == 3 and team.sum(torch.tensor([3.0])) == 3
-        assert team.send(b"one") == b"one" and team.leaders(True) and not team.leaders(False)
+        assert world.mean(torch.tensor(3.0)) == 3 and world.sum(torch.tensor([3.0])) == 3
+        assert world.broadcast(b"one") == b"one" and world.broadcast_flag(True) and not world.broadcast_flag(False)
     assert not torch.distributed.is_initialized()
 
 
 def test_what_processes_tell_each_other():
     """Bytes and decisions are the first one's; sums are over all."""
 
-    def function(team):
-        assert team.send(b"first" * 1000 if team.leads else b"other") == b"first" * 1000
-        assert team.send(b"" if team.leads else b"other") == b""
-        assert team.leaders(team.leads) and not team.leaders(not team.leads)
-        assert team.sum(torch.tensor([1.5, team.rank])).tolist() == [4.5, 3]
+    def function(world):
+        assert world.broadcast(b"first" * 1000 if world.is_main else b"other") == b"first" * 1000
+        assert world.broadcast(b"" if world.is_main else b"other") == b""
+        assert world.broadcast_flag(world.is_main) and not world.broadcast_flag(not world.is_main)
+        assert world.sum(torch.tensor([1.5, world.rank])).tolist() == [4.5, 3]
 
     together(3, function)
 
@@ -128,13 +128,13 @@ def test_what_processes_tell_each_other():
         (3, 4, 1, [[2, 2, 1], [1, 1, 1], [1, 1, 1]]),
     ],
 )
-def test_a_team_trains_what_one_process_trains(tmp_path, size, batch_size, accumulate, clips, batchnorm):
+def test_processes_train_what_one_process_trains(tmp_path, size, batch_size, accumulate, clips, batchnorm):
     """Nine clips: the same weights, statistics, losses and files, dropout included, and one writer."""
     options = {"batch_size": batch_size, "accumulate": accumulate, "batchnorm": batchnorm, "dropout": 0.5}
     expected = train(tmp_path / "alone", **options)
 
-    def function(team):
-        if not team.leads:
+    def function(world):
+        if not world.is_main:
             loop.write_file = loop.locked = checkpoints.write_file = None  # whoever calls them fails
         seen, exchanges = [], []
 
@@ -144,9 +144,9 @@ def test_a_team_trains_what_one_process_trains(tmp_path, size, batch_size, accum
             return squared(network, batch)
 
         state = train(tmp_path / "team", loss, checkpoint_minutes=0.0, **options)
-        assert seen == clips[team.rank] * 2
+        assert seen == clips[world.rank] * 2
         assert exchanges == ([True] * len(seen) if accumulate == 1 else [False, True, True] * 2)
-        torch.save(state, tmp_path / f"{team.rank}.pt")
+        torch.save(state, tmp_path / f"{world.rank}.pt")
 
     together(size, function)
     for rank in range(size):
@@ -167,17 +167,17 @@ def test_synchronised_batchnorm_is_that_of_the_whole_batch(autocast):
     ours = nn.Sequential(copy.deepcopy(whole))
     (whole(theirs).square() * torch.arange(5).view(-1, 1, 1, 1, 1)).sum().backward()
 
-    def function(team):
+    def function(world):
         synchronise_batchnorm(ours)
-        tell(ours, team.share(5))
-        held = list(team.share(5).held)
+        set_shard(ours, world.shard(5))
+        held = list(world.shard(5).padded)
         mine = x[held].clone().requires_grad_()
         (ours(mine).square() * torch.tensor(held).view(-1, 1, 1, 1, 1)).sum().backward()
         assert mine.grad.dtype == kind
         scale = theirs.grad.abs().max().float()
         assert (mine.grad - theirs.grad[held]).abs().max() <= scale * (0.03 if autocast else 1e-5)
         for name in ("weight", "bias"):  # sums over processes
-            got, wanted = team.sum(getattr(ours[0], name).grad), getattr(whole, name).grad
+            got, wanted = world.sum(getattr(ours[0], name).grad), getattr(whole, name).grad
             assert (got - wanted).abs().max() <= wanted.abs().max() * (0.03 if autocast else 1e-5)
         torch.testing.assert_close(ours[0].running_mean, whole.running_mean, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(ours[0].running_var, whole.running_var, rtol=1e-3, atol=1e-3)
@@ -186,10 +186,10 @@ def test_synchronised_batchnorm_is_that_of_the_whole_batch(autocast):
     together(2, function)
 
 
-def test_a_team_goes_on_after_an_interruption_as_if_nothing_had_been(tmp_path):
+def test_processes_go_on_after_an_interruption_as_if_nothing_had_been(tmp_path):
     """Interrupted in the fifth of six steps: the same bits, dropout included, which is drawn anew in every step."""
 
-    def function(team):
+    def function(world):
         def train_until(name, steps):
             """Train; return the state and the steps' dropout masks."""
             masks = []
@@ -205,11 +205,11 @@ def test_a_team_goes_on_after_an_interruption_as_if_nothing_had_been(tmp_path):
         whole, masks = train_until("whole", 6)
         with pytest.raises(KeyboardInterrupt):
             train_until("cut", 4)
-        team.wait()
+        world.barrier()
         found, masks_after = train_until("cut", 6)
         assert all(torch.equal(found[name], whole[name]) for name in whole)
         assert len(masks_after) == 2 and all(map(torch.equal, masks_after, masks[4:]))
-        torch.save([mask[:1] for mask in masks], tmp_path / f"masks-{team.rank}.pt")
+        torch.save([mask[:1] for mask in masks], tmp_path / f"masks-{world.rank}.pt")
 
     together(2, function)
     first, second = (torch.cat(torch.load(tmp_path / f"masks-{rank}.pt")) for rank in range(2))
@@ -220,14 +220,14 @@ def test_a_team_goes_on_after_an_interruption_as_if_nothing_had_been(tmp_path):
 def test_an_error_in_one_process_ends_all(tmp_path):
     """The folder is locked: the first process refuses, and torchrun ends the second one, which waits for it."""
 
-    def train_in_team():
+    def train_in_process():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in torchrun's processes; a forked one has inherited another
-        with joined(CPU):
+        with join_world(CPU):
             train(tmp_path)
 
     plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id="test", max_restarts=0)
     with locked(tmp_path / ".lock"), pytest.raises(ChildFailedError) as error:
-        elastic_launch(plan, train_in_team)()
+        elastic_launch(plan, train_in_process)()
     (failure,) = error.value.failures.values()
     assert failure.local_rank == 0
     assert not list(tmp_path.glob("*.pt"))

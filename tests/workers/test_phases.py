@@ -13,13 +13,13 @@ from pipeline.cli.main import main
 from pipeline.config_file import to_toml
 from pipeline.stages import train_fusion
 from pipeline.workers import phases
-from pipeline.workers.prefetch import buffered
+from pipeline.workers.prefetch import prefetch
 from tests.helpers.tiny_data import caches, change
 
 
 @pytest.fixture
 def shown():
-    """What `taken` showed."""
+    """What `profile` showed."""
     return []
 
 
@@ -37,7 +37,7 @@ def _table(text: str) -> dict[str, dict[str, float]]:
 
 def test_an_inner_phase_stops_the_outer_one(shown):
     start = time.perf_counter()
-    with phases.taken(shown.append, "test"):
+    with phases.profile(shown.append, "test"):
         with phases.phase("network"):
             time.sleep(0.2)
             with phases.phase("write"):
@@ -59,8 +59,8 @@ def test_what_a_thread_does_ahead_is_apart(shown):
                 time.sleep(0.05)
             yield number
 
-    with phases.taken(shown.append, "test"):
-        assert list(buffered(items())) == [0, 1, 2]
+    with phases.profile(shown.append, "test"):
+        assert list(prefetch(items())) == [0, 1, 2]
     parts = _table(shown[0])
     assert parts["meanwhile, ahead of them"]["decode"] >= 0.15
     assert parts["all processes"].keys() == {"", "wait", "other"} and parts["all processes"]["wait"] >= 0.12
@@ -72,21 +72,22 @@ def _encode() -> str:
     return "done"
 
 
-def test_workers_lend_what_they_measured(shown):
+def test_workers_return_what_they_measured(shown):
     """Two processes of 0.2 seconds each are 0.4 seconds of encoding, and the parent's waiting counts nowhere."""
-    with phases.taken(shown.append, "test"):
+    with phases.profile(shown.append, "test"):
         pool = Parallel(n_jobs=2, return_as="generator")
-        for result, seconds in phases.each("idle", pool(delayed(phases.lent)(phases.owner(), _encode) for _ in "ab")):
+        calls = (delayed(phases.profile_worker)(phases.profiler_id(), _encode) for _ in "ab")
+        for result, seconds in phases.timed_items("idle", pool(calls)):
             assert result == "done"
-            phases.collect(seconds)
+            phases.add_worker(seconds)
     found = _table(shown[0])["all processes"]
     assert 0.4 <= found["encode"] < 0.5 and "idle" not in found
 
 
 def test_off_means_off():
-    assert phases.phase("decode") is phases.phase("write") and phases.owner() is None
-    assert phases.lent(None, lambda: 3) == (3, {})
-    phases.collect({("decode", False): 1.0})  # a worker's, after the profile has ended
+    assert phases.phase("decode") is phases.phase("write") and phases.profiler_id() is None
+    assert phases.profile_worker(None, lambda: 3) == (3, {})
+    phases.add_worker({("decode", False): 1.0})  # a worker's, after the profile has ended
 
 
 def test_the_clocks_of_threads_do_not_meet(shown):
@@ -94,7 +95,7 @@ def test_the_clocks_of_threads_do_not_meet(shown):
         with phases.phase("resize"):
             time.sleep(0.1)
 
-    with phases.taken(shown.append, "test"), phases.phase("network"):
+    with phases.profile(shown.append, "test"), phases.phase("network"):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
@@ -128,14 +129,14 @@ def test_stages_name_every_phase_and_write_the_same(trained, tiny_run, tmp_path,
 def test_loader_processes_count_as_ahead(tiny_run, tmp_path, shown):
     run = tmp_path / "run"
     shutil.copytree(tiny_run.path, run, ignore=shutil.ignore_patterns("late*", "concat*"))
-    with phases.taken(shown.append, "test"):
+    with phases.profile(shown.append, "test"):
         train_fusion.run(change(tiny_run.config, fusion={"loader_workers": 1, "epochs": 1}), run, "late")
     parts = _table(shown[0])
     assert "decode" in parts["meanwhile, ahead of them"] and "decode" not in parts["all processes"]
 
 
 def test_a_stage_that_fails_still_says_where_its_time_went(shown, tmp_path):
-    with pytest.raises(FileNotFoundError), phases.taken(shown.append, "test"):
+    with pytest.raises(FileNotFoundError), phases.profile(shown.append, "test"):
         (tmp_path / "nothing").read_bytes()
     assert shown
-    assert phases.owner() is None
+    assert phases.profiler_id() is None

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.workers.prefetch import Ahead
+from pipeline.workers.prefetch import PrefetchedKeys
 
 
 def test_items_come_as_they_are_made_and_the_error_after_them():
@@ -17,7 +17,7 @@ def test_items_come_as_they_are_made_and_the_error_after_them():
         yield key, 1
         raise LookupError(key)
 
-    with Ahead(work, ["a"]) as ahead:
+    with PrefetchedKeys(work, ["a"]) as ahead:
         items = ahead.get("a")
         assert next(items) == ("a", 0)
         taken.set()
@@ -33,7 +33,7 @@ def test_order_depth_and_keys_that_nobody_asks_for():
         begun.append(key)
         yield key * 10
 
-    with Ahead(work, [1, 2, 3, 4, 5], threads=1, depth=2) as ahead:
+    with PrefetchedKeys(work, [1, 2, 3, 4, 5], threads=1, depth=2) as ahead:
         assert list(ahead.get(1)) == [10]
         assert list(ahead.get(4)) == [40]  # 2 and 3 were not wanted
         assert list(ahead.get(7)) == [70]  # never announced: made when it is asked for
@@ -47,7 +47,7 @@ def test_no_more_than_depth_is_made_ahead():
         made.append(key)
         yield key
 
-    with Ahead(work, list(range(9)), threads=3, depth=3) as ahead:
+    with PrefetchedKeys(work, list(range(9)), threads=3, depth=3) as ahead:
         assert list(ahead.get(0)) == [0]
         wait.wait(0.2)  # time for too many
         assert set(made) <= {0, 1, 2, 3}

@@ -35,8 +35,6 @@ class Shard:
         """Numbers of the clips that this process runs through the network: its own, or the padding."""
         return self.clips or range(1)
 
-    own, held = clips, padded  # old names, until the callers follow
-
 
 def globalise_dropout(network: nn.Module) -> None:
     """Replace dropout and stochastic depth, in place, so that masks are drawn for the global batch."""

@@ -33,6 +33,3 @@ def fold(network: nn.Module) -> nn.Module:
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
                 setattr(parent, norm_name, nn.Identity())
     return FrozenI3D(folded).eval() if isinstance(folded, I3D) else folded
-
-
-ENGINE = NUMERICS_VERSION  # old name, until the callers follow

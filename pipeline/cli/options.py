@@ -77,7 +77,7 @@ def profile_option(command: Callable) -> Callable:
             return
         from pipeline.workers import phases
 
-        with phases.taken(functools.partial(click.echo, err=True), click.get_current_context().info_name):
+        with phases.profile(functools.partial(click.echo, err=True), click.get_current_context().info_name):
             command(*args, **options)
 
     return wrapped

@@ -51,11 +51,13 @@ def print_truth(config, run_dir: Path) -> None:
     and what mAP the colours alone allow.
     """
     from pipeline.recipes.miniature_proof import best_without_print, prove, share_on_target
+    from pipeline.run.folder import open_folder
 
-    found = prove(config, run_dir)
+    run = open_folder(run_dir, config)
+    found = prove(run, config)
     read = ", ".join(f"{found[view]:.0%} {where}" for view, where in VIEWS)
     click.echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
     for policy in ("random", "center"):
-        click.echo(f"{share_on_target(config, run_dir, policy):.0%} of {policy} boxes hold all cards of their clip.")
+        click.echo(f"{share_on_target(run, config, policy):.0%} of {policy} boxes hold all cards of their clip.")
     best = best_without_print(config)
     click.echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")

@@ -111,7 +111,7 @@ def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple
         check_unchanged(video)
     wanted = sorted(set(indices))
     frames = read_frames(video.path, wanted, video.rate, video.timing, video.folder_fps)
-    yield from phases.each("decode", frames)
+    yield from phases.timed_items("decode", frames)
 
 
 def resize_frames(

@@ -12,7 +12,7 @@ from torch import Tensor
 from cache.plan import Part
 from pipeline.data.clips import cut_clips, resized_frames, video_rows
 from pipeline.errors import VideoError
-from pipeline.workers.prefetch import Ahead
+from pipeline.workers.prefetch import PrefetchedKeys
 
 
 class InputBatch(NamedTuple):
@@ -36,7 +36,7 @@ class VideoFailed(NamedTuple):
     error: VideoError
 
 
-def decode_ahead(units: list[tuple[Part, int]], videos: Path, threads: int = 1) -> Ahead:
+def decode_ahead(units: list[tuple[Part, int]], videos: Path, threads: int = 1) -> PrefetchedKeys:
     """Decode and resize every video of some units in their order; as many videos ahead as there are threads.
 
     Args:
@@ -45,7 +45,7 @@ def decode_ahead(units: list[tuple[Part, int]], videos: Path, threads: int = 1) 
     """
     parts = {part.name: part for part, _ in units}
     keys = [_key(part, rows) for part, unit in units for _, rows in video_rows(part, unit)]
-    return Ahead(partial(_decode, parts, videos), keys, threads, threads)
+    return PrefetchedKeys(partial(_decode, parts, videos), keys, threads, threads)
 
 
 def _key(part: Part, rows: list[int]) -> tuple[str, int, int]:
@@ -58,7 +58,7 @@ def _decode(parts: dict[str, Part], videos: Path, key: tuple[str, int, int]) -> 
 
 
 def input_batches(
-    part: Part, unit: int, decoded: Ahead, batch_size: int, pin: bool
+    part: Part, unit: int, decoded: PrefetchedKeys, batch_size: int, pin: bool
 ) -> Iterator[InputBatch | VideoFailed]:
     """Yield batches of the rows of a unit, each as soon as its frames are decoded, and the videos that fail.
 

@@ -21,7 +21,7 @@ from pipeline.training.fusion_step import fusion_loss
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
-from pipeline.workers.peak_memory import held_bytes, peak_bytes, reset_peak
+from pipeline.workers.peak_memory import peak_bytes, reset_peak, resident_bytes
 
 STEPS = 200  # that are timed, at most
 
@@ -101,7 +101,7 @@ def _time_steps(network, load, loss, recipe, seconds: float) -> TrainingCost:
             fit(own, TrainingData(load, steps * size, loss, "plan"), one, Path(folder), 0)
         return time.perf_counter() - started
 
-    points, idle, started = [], held_bytes(), time.monotonic()  # points: (clips, seconds, peak bytes)
+    points, idle, started = [], resident_bytes(), time.monotonic()  # points: (clips, seconds, peak bytes)
     for size in batch_sizes(recipe.batch_size):
         if points:
             clips, taken, peak = points[-1]

@@ -19,13 +19,13 @@ from pipeline.data.miniature.draw import FINE_PERIOD
 from pipeline.data.miniature.script import CARD, PRINT
 from pipeline.data.miniature.truth import Cards, ceiling, frame_number, on_target, read_cards, read_print
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
-from pipeline.run.folder import open_folder
+from pipeline.run.folder import RunFolder
 
 RIM = (CARD - PRINT) / 2 / CARD  # share of a card's edge on either side of its print
 ALIAS = abs(1 / (1 - 1 / FINE_PERIOD))  # input pixels: sampling folds the print's period of 1.5 onto 3
 
 
-def prove(config: Config, run_dir: Path, num_cards: int = 300) -> dict[str, float]:
+def prove(run: RunFolder, config: Config, num_cards: int = 300) -> dict[str, float]:
     """Read the prints of some cards on each view of the evaluation videos.
 
     Args:
@@ -34,17 +34,17 @@ def prove(config: Config, run_dir: Path, num_cards: int = 300) -> dict[str, floa
         shares of prints read right, in [0, 1]: on the "input", "enlarged" from it (with the better of the print's own
         period and of its alias) and "focused"; and "cards", how many were read.
     """
-    right = list(islice(_read_prints(config, run_dir), num_cards))
+    right = list(islice(_read_prints(run, config), num_cards))
     on_input, enlarged, enlarged_alias, focused = np.mean(right, axis=0)
     best = max(enlarged, enlarged_alias)
     return {"input": on_input, "enlarged": best, "focused": focused, "cards": len(right)}
 
 
-def share_on_target(config: Config, run_dir: Path, policy: str) -> float:
+def share_on_target(run: RunFolder, config: Config, policy: str) -> float:
     """Share of evaluation clips whose box holds all cards, for boxes without saliency: "random" or "center"."""
     cards, hits = read_cards(Path(config.data.videos)), []
     side, seed = config.saliency.box_side, config.clips.plan_seed
-    for part in open_folder(run_dir, config).parts_of("test"):
+    for part in run.parts_of("test"):
         for row in range(part.num_rows):
             box, _ = find_box(part.clip(row), policy, side, seed, None)
             hits.append(on_target(cards, part, row, (box.top, box.left, box.height, box.width)))
@@ -63,14 +63,14 @@ def best_without_print(config: Config) -> float:
     return ceiling(counts)
 
 
-def _read_prints(config: Config, run_dir: Path) -> Iterator[list[bool]]:
+def _read_prints(run: RunFolder, config: Config) -> Iterator[list[bool]]:
     """For each card: whether its print is read right on the input, enlarged at two periods, and focused."""
     videos, columns = Path(config.data.videos), {}
     cards = read_cards(videos)
     for action in read_annotations(config.data).actions.itertuples(index=False):
         # the second class of a pair has a print along columns
         columns.setdefault(action.video_id, []).append(action.class_index % 2)
-    for part in open_folder(run_dir, config).parts_of("test"):
+    for part in run.parts_of("test"):
         for row in range(0, part.num_rows, part.rows_per_video):
             truth = columns[part.rows.video_id.iat[row]]
             for card, energies in _read_clip(part, row, videos, cards, config.saliency.box_side).items():

@@ -26,7 +26,7 @@ from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import alone
+from pipeline.workers.distributed import is_single_process
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
     """
     if focus not in OBJECTIVES:
         raise StageError(f"boxes {focus} do not depend on a network, so there is nothing to refresh")
-    if not alone():
+    if not is_single_process():
         raise StageError("--refresh-every trains in one process; start it without torchrun")
     stores, variant = open_run(run_dir, config), Variant(fusion, focus, pixels)
     facts = train_fusion.model_facts(stores, variant)

@@ -22,7 +22,7 @@ from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, files_sha256
 from pipeline.run.outcome import Outcome
 from pipeline.run.provenance import write_provenance
-from pipeline.workers.distributed import own_team
+from pipeline.workers.distributed import current_world
 
 WEIGHTS = "weights.pt"
 
@@ -216,12 +216,12 @@ def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, 
 
     All processes of torchrun make this call; the first one writes.
     """
-    team = own_team()
-    if team.leads:
+    world = current_world()
+    if world.is_main:
         device = next(network.parameters()).device
         state = {name: value.cpu() for name, value in network.state_dict().items()}
-        write_provenance(folder, config, state_hash(state), device, team.size)
+        write_provenance(folder, config, state_hash(state), device, world.size)
         write_trained(folder / "model.json", state, facts | {"num_videos": num_videos})
-    team.wait()
+    world.barrier()
     weights = read_trained(folder / "model.json")["weights"]
     return Outcome(folder, f"{facts['recipe']['epochs']} epochs on {num_videos} videos; weights {weights[:12]}")

@@ -15,7 +15,7 @@ from pipeline.errors import DecoderCrashed
 from pipeline.run.plan_rows import check_root, probe_row
 from pipeline.workers.engines import Engine, results
 from pipeline.workers.progress import progress
-from pipeline.workers.shared_paths import Site, shown
+from pipeline.workers.shared_paths import SharedDirectory, share_directory
 
 VIDEO_COLUMNS = (
     *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
@@ -49,7 +49,7 @@ def probe_all(
 def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
     """Yield what `_probe_one` says of every video, in any order, from threads of this process or tasks of a cluster."""
     jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
-    if engine.is_here:
+    if engine.is_local:
         with _prober(config) as prober:
             there = _names(Path(config.data.videos))
             # a missing file is found at once; handing it to a thread would take longer
@@ -59,7 +59,7 @@ def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engi
             )
         return
     blocks = [tuple(jobs[first : first + BLOCK]) for first in range(0, len(jobs), BLOCK)]
-    with shown(run_dir, Path(config.data.videos)) as site:
+    with share_directory(run_dir, Path(config.data.videos)) as site:
         for _, found in results(partial(_probe_block, config, site), blocks, 1, engine):
             yield from found
 
@@ -70,11 +70,11 @@ def _names(root: Path) -> set[str]:
     return {*names, *(name.rpartition(".")[0] for name in names)}
 
 
-def _probe_block(config: Config, site: Site, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
+def _probe_block(config: Config, site: SharedDirectory, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
     """Return the block, and what `_probe_one` says of each of its videos."""
     if crashed:
         return block, [(video_id, (DecoderCrashed.__name__, crashed)) for video_id, _ in block]
-    with site.entered(), _prober(config) as prober:
+    with site.enter(), _prober(config) as prober:
         return block, [_probe_one(config, prober, *job) for job in block]
 
 

@@ -8,7 +8,7 @@ from cache.plan import Part
 from cache.stores.product_folder import open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
-from models.frozen.fold import ENGINE
+from models.frozen.fold import NUMERICS_VERSION
 from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
@@ -55,7 +55,7 @@ class Stores:
             "precision": saliency.precision,
             "batch_size": saliency.batch_size,
             "threads": saliency.threads,
-            "engine": ENGINE,
+            "engine": NUMERICS_VERSION,
             "clips": part.settings,
         }
 

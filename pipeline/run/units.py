@@ -9,10 +9,10 @@ from functools import lru_cache, partial
 from cache.commit import in_use
 from pipeline.run.unit_commits import Unit, UnitWork
 from pipeline.workers import phases
-from pipeline.workers.device_claims import claimed
-from pipeline.workers.engines import HERE, Engine, results
+from pipeline.workers.device_claims import claim_device
+from pipeline.workers.engines import LOCAL, Engine, results
 from pipeline.workers.progress import progress
-from pipeline.workers.shared_paths import Site, shown
+from pipeline.workers.shared_paths import SharedDirectory, share_directory
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ EVERYTHING = Share()
 
 
 def run_units(
-    work: UnitWork, units: list[Unit], workers: int, label: str, engine: Engine = HERE, on_device: bool = False
+    work: UnitWork, units: list[Unit], workers: int, label: str, engine: Engine = LOCAL, on_device: bool = False
 ) -> int:
     """Do some units of a stage.
 
@@ -53,12 +53,12 @@ def run_units(
     config, rows, held, token = work.config, 0, [], f"focused-attention-{uuid.uuid4().hex}"
     devices = engine.devices if on_device else ()
     wants = {"threads": config.saliency.threads, "on_gpu": config.device != "cpu"} if on_device else {}
-    with nullcontext() if engine.is_here else shown(work.run_dir, work.videos) as site:
-        call = partial(_call, work, token, site, devices, phases.owner())
+    with nullcontext() if engine.is_local else share_directory(work.run_dir, work.videos) as site:
+        call = partial(_call, work, token, site, devices, phases.profiler_id())
         try:
             found = results(call, units, workers, engine, **wants)
             for unit, (done, seconds) in progress(found, len(units), label, "units"):
-                phases.collect(seconds)
+                phases.add_worker(seconds)
                 rows += done or 0
                 held += [unit] if done is None else []
             return rows + sum(call(unit, wait=True)[1][0] for unit in held)
@@ -67,7 +67,13 @@ def run_units(
 
 
 def _call(
-    work: UnitWork, token: str, site: Site | None, devices: tuple[str, ...], profiler: int | None, unit: Unit, **options
+    work: UnitWork,
+    token: str,
+    site: SharedDirectory | None,
+    devices: tuple[str, ...],
+    profiler: int | None,
+    unit: Unit,
+    **options,
 ) -> tuple[Unit, tuple[int | None, phases.Seconds]]:
     """Do one unit where the files are, under the run lock, on a device of its own.
 
@@ -79,12 +85,12 @@ def _call(
     """
     with ExitStack() as stack:
         if site:
-            stack.enter_context(site.entered())
+            stack.enter_context(site.enter())
         stack.enter_context(in_use(work.run_dir))
         if devices and not options.get("crashed"):
-            device = stack.enter_context(claimed(devices, token))
+            device = stack.enter_context(claim_device(devices, token))
             work = replace(work, config=replace(work.config, device=device))
-        return unit, phases.lent(profiler, lambda: _opened_once(work, token).do(unit, **options))
+        return unit, phases.profile_worker(profiler, lambda: _opened_once(work, token).do(unit, **options))
 
 
 @lru_cache(maxsize=1)

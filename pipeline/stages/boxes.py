@@ -11,7 +11,7 @@ from pipeline.errors import StageError
 from pipeline.run.stores import Stores
 from pipeline.run.unit_commits import Store, Unit, UnitWork
 from pipeline.run.units import EVERYTHING, Share, run_units
-from pipeline.workers.engines import HERE, Engine
+from pipeline.workers.engines import LOCAL, Engine
 
 
 def run_policy(
@@ -19,7 +19,7 @@ def run_policy(
     policy: Policy,
     splits: tuple[str, ...] = ("train", "test"),
     share: Share = EVERYTHING,
-    engine: Engine = HERE,
+    engine: Engine = LOCAL,
 ) -> None:
     """Fill the boxes of one policy for every part of these splits. Reads maps (for the objectives), writes boxes/.
 

@@ -21,7 +21,7 @@ from pipeline.run.unit_commits import Unit, UnitWork, skip, skipped_videos, with
 from pipeline.run.units import EVERYTHING, Share, run_units
 from pipeline.stages import boxes
 from pipeline.workers import phases
-from pipeline.workers.engines import HERE, Engine
+from pipeline.workers.engines import LOCAL, Engine
 
 EncodedRows = list[list[bytes] | None]  # frames of each row; None for a row of a skipped video
 
@@ -39,7 +39,7 @@ def run(
     splits: tuple[str, ...] = ("train", "test"),
     share: Share = EVERYTHING,
     retry: bool = False,
-    engine: Engine = HERE,
+    engine: Engine = LOCAL,
 ) -> Outcome:
     """Fill context volumes and, for each policy, boxes and focused volumes, for every part of the plan.
 
@@ -60,7 +60,7 @@ def run(
     """
     stores = open_run(run_dir, config)
     check_folder(run_dir)
-    check_locks(run_dir, cluster=not engine.is_here)
+    check_locks(run_dir, cluster=not engine.is_local)
     for policy in policies:
         boxes.run_policy(stores, policy, splits, share, engine)
     work = CropWork(run_dir, config, policies, pixels, context)

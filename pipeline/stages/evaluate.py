@@ -20,7 +20,7 @@ from pipeline.run.results import protocol, rebuild
 from pipeline.run.stores import Stores, boxes_of, open_run, open_stores
 from pipeline.training.clip_scores import box_stores, scores_by_video
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import Team, joined, own_team
+from pipeline.workers.distributed import World, current_world, join_world
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ def run(
     Raises:
         StageError: the plan has no evaluation video, or a stage before this one has not finished.
     """
-    with joined(pick_device(config.device)) as team:
+    with join_world(pick_device(config.device)) as world:
         run = open_folder(run_dir, config, caches)
         ids = _video_ids(run, eval_ids)
         stores = open_stores(run, config)
-        trained = [read_model(run_dir / "models" / name) for name in _model_names(run_dir, team)]
+        trained = [read_model(run_dir / "models" / name) for name in _model_names(run_dir, world)]
         models = [None, *(model for model in trained if model.base == stores.base_weights.sha256)]
         for model in models:
             _result(stores, model, boxes_eval, ids, use_labels)
-        if team.leads:
+        if world.is_main:
             rebuild(run_dir)
-        team.wait()
+        world.barrier()
         return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(config)}")
 
 
@@ -82,10 +82,10 @@ def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: 
     return run_dir / "results" / f"{facts['key']}.json"
 
 
-def _model_names(run_dir: Path, team: Team) -> list[str]:
+def _model_names(run_dir: Path, world: World) -> list[str]:
     """Return the folders of the trained fusion models, as the first process sees them."""
     found = sorted(path.parent.name for path in (run_dir / "models").glob("*/model.json"))
-    return json.loads(team.send(json.dumps(found).encode()))
+    return json.loads(world.broadcast(json.dumps(found).encode()))
 
 
 def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
@@ -113,7 +113,7 @@ def _result(
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = stores.run.path / "results" / f"{facts['key']}.json"
-    if not own_team().leaders(path.exists()):
+    if not current_world().broadcast_flag(path.exists()):
         _evaluate(stores, model, facts, ids, path)
     return path
 
@@ -150,7 +150,7 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
         raise StageError(f"{facts['experiment']}: none of the {len(ids)} evaluation videos could be read")
     if len(scored) < len(ids):
         log.warning("%d of %d evaluation videos were left out by earlier stages", len(ids) - len(scored), len(ids))
-    if not own_team().leads:
+    if not current_world().is_main:
         return
     scores = np.stack([by_clip[video_id].max(0) for video_id in scored])  # maximum over clips
     result = mean_average_precision(scores, annotations.video_targets(scored))

@@ -24,14 +24,14 @@ from pipeline.run.folder import open_folder
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import plan_rows
 from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
-from pipeline.workers.engines import HERE, Engine
+from pipeline.workers.engines import LOCAL, Engine
 
 log = logging.getLogger(__name__)
 
 SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
 
 
-def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HERE) -> Outcome:
+def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LOCAL) -> Outcome:
     """Probe all annotated videos and fix every row of the run.
 
     Reads the annotation files and every video, whole. Writes config.toml, videos.csv, skipped.csv, labels.csv,
@@ -48,7 +48,7 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = HE
     """
     annotations = read_annotations(config.data)
     check_folder(run_dir)
-    check_locks(run_dir, cluster=not engine.is_here)
+    check_locks(run_dir, cluster=not engine.is_local)
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
     check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
     known = _known_videos(run_dir)

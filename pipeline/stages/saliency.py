@@ -31,8 +31,8 @@ from pipeline.run.units import EVERYTHING, Share, run_units
 from pipeline.stages import boxes
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
-from pipeline.workers.engines import HERE, Engine
-from pipeline.workers.prefetch import Ahead, buffered
+from pipeline.workers.engines import LOCAL, Engine
+from pipeline.workers.prefetch import PrefetchedKeys, prefetch
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run(
     splits: tuple[str, ...] = ("train", "test"),
     share: Share = EVERYTHING,
     retry: bool = False,
-    engine: Engine = HERE,
+    engine: Engine = LOCAL,
 ) -> Outcome:
     """Fill base, maps and boxes for every part of the plan.
 
@@ -70,18 +70,18 @@ def run(
             "say --use-labels, and its results are marked as oracle"
         )
     check_folder(run_dir)
-    check_locks(run_dir, cluster=not engine.is_here)
+    check_locks(run_dir, cluster=not engine.is_local)
     if retry:
         for part in parts:
             withdraw_skipped([*_stores_of(stores, part).values(), *(stores.boxes(part, name) for name in objectives)])
     units, workers = _units_to_do(stores, parts, share), _num_workers(config, engine)
     work, agreement = SaliencyWork(run_dir, config), None
     with ExitStack() as stack:
-        if workers == 1 and engine.is_here and not engine.devices:  # this process does all units
+        if workers == 1 and engine.is_local and not engine.devices:  # this process does all units
             threads = config.workers if work.device.type == "cuda" else 1
             ahead = decode_ahead([(stores.run.part(unit.part), unit.number) for unit in units], work.videos, threads)
             work = replace(work, decoded=stack.enter_context(ahead))
-        if config.saliency.precision == "bfloat16" and objectives and units and engine.is_here:
+        if config.saliency.precision == "bfloat16" and objectives and units and engine.is_local:
             agreement = sample_agreement(stores, units, work.network)
             if agreement and agreement.overlap < LOWEST_OVERLAP:
                 log.warning("bfloat16 moves the boxes: %s; saliency.precision=float32 does not", agreement)
@@ -124,7 +124,7 @@ def _units_to_do(stores: Stores, parts: list[Part], share: Share) -> list[Unit]:
 
 def _num_workers(config: Config, engine: Engine) -> int:
     """Return the processes on this machine: one a device, or as many as the config says where the CPU computes."""
-    if not engine.is_here:
+    if not engine.is_local:
         return 1  # not used: a cluster has the workers that it has
     for device in engine.devices:
         pick_device(device)  # refuses one that is not there
@@ -157,7 +157,7 @@ class SaliencyWork(UnitWork):
             decoded by itself. It does not travel to workers.
     """
 
-    decoded: Ahead | None = field(default=None, metadata={"travels": False})
+    decoded: PrefetchedKeys | None = field(default=None, metadata={"travels": False})
 
     @cached_property
     def device(self) -> torch.device:
@@ -213,19 +213,19 @@ class SaliencyWork(UnitWork):
                 arrays[name][array][rows] = stored.fill_value
         return arrays
 
-    def _batches(self, part: Part, unit: Unit, decoded: Ahead) -> Iterator[InputBatch | VideoFailed]:
+    def _batches(self, part: Part, unit: Unit, decoded: PrefetchedKeys) -> Iterator[InputBatch | VideoFailed]:
         """Yield the unit's batches, one batch ahead of the network."""
         size, pin = self.config.saliency.batch_size, self.device.type == "cuda"
-        return buffered(input_batches(part, unit.number, decoded, size, pin))
+        return prefetch(input_batches(part, unit.number, decoded, size, pin))
 
     def _forward(self, part: Part, batch: InputBatch, objectives: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute logits and maps of a batch, on the device."""
         saliency, labels = self.config.saliency, None
-        with phases.settled("transfer", self.device):
+        with phases.device_phase("transfer", self.device):
             video = as_input(batch.clips, self.device)
             if "cross_entropy" in objectives:
                 targets = self.stores.run.annotations.clip_targets(part, batch.rows)
                 targets = (torch.from_numpy(values).to(self.device) for values in targets)
                 labels = Labels(*targets, self.config.base.video_loss_weight)
-        with phases.settled("network", self.device):
+        with phases.device_phase("network", self.device):
             return saliency_maps(self.network, video, objectives, saliency.method, saliency.precision, labels)

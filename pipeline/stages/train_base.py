@@ -19,7 +19,7 @@ from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import joined
+from pipeline.workers.distributed import join_world
 
 
 def run(config: Config, run_dir: Path) -> Outcome:
@@ -33,7 +33,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
         WeightsError: `base.init` does not fit; names every key.
     """
     device = pick_device(config.device)
-    with joined(device) as team:
+    with join_world(device) as world:
         run = open_folder(run_dir, config)
         folder = base_folder(run, config)
         if (folder / "base.json").exists():
@@ -50,7 +50,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
                 raise StageError("the plan has no training video; check the split in the annotations")
             data = TrainingData(clips.load, len(clips.videos), clips.loss, "train-base")
             fit(network, data, config.base, folder, config.seed)
-        if team.leads:
+        if world.is_main:
             state = {name: value.cpu() for name, value in network.state_dict().items()}
             facts = {
                 "network": config.base.network,
@@ -61,9 +61,9 @@ def run(config: Config, run_dir: Path) -> Outcome:
                 "labels_sha256": run.labels_sha256,
                 "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},
             }
-            write_provenance(folder, config, state_hash(state), device, team.size)
+            write_provenance(folder, config, state_hash(state), device, world.size)
             write_trained(folder / "base.json", state, facts)
-        team.wait()
+        world.barrier()
         weights = read_trained(folder / "base.json")["weights"]
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
     return Outcome(folder, f"{summary}; weights {weights[:12]}; new: {', '.join(left_out) or 'nothing'}")

@@ -17,7 +17,7 @@ from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import joined
+from pipeline.workers.distributed import join_world
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
         StageError: a stage before this one has not finished.
     """
     device, variant = pick_device(config.device), Variant(fusion, focus, pixels)
-    with joined(device):
+    with join_world(device):
         stores = open_run(run_dir, config, caches)
         facts = model_facts(stores, variant)
         folder = model_folder(stores.run, facts)

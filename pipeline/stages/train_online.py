@@ -21,7 +21,7 @@ from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
 from pipeline.training.online_clips import OnlineClips
 from pipeline.workers.device import pick_device
-from pipeline.workers.distributed import joined
+from pipeline.workers.distributed import join_world
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     if saliency_from == "current" and focus not in OBJECTIVES:
         raise StageError(f"boxes {focus} look at no network, so they cannot be those of the current one")
     device, variant = pick_device(config.device), Variant(fusion, focus, pixels)
-    with joined(device):
+    with join_world(device):
         run = open_folder(run_dir, config)
         base = load_base(run, config)
         facts = model_facts(run, config, base, variant, saliency_from)

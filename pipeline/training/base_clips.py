@@ -18,7 +18,7 @@ from pipeline.data.sampling import frame_indices, resized_size, row_generator, t
 from pipeline.run.folder import RunFolder
 from pipeline.workers import phases
 from pipeline.workers.progress import progress
-from pipeline.workers.shared_paths import here
+from pipeline.workers.shared_paths import in_directory
 
 
 class BaseBatch(NamedTuple):
@@ -83,15 +83,17 @@ class BaseClips:
 
     def _hold(self) -> list[np.ndarray]:
         """Decode and resize every training video, uint8 (N, h, w, 3) each."""
-        owner, clips = phases.owner(), self.config.clips
+        owner, clips = phases.profiler_id(), self.config.clips
         calls = (
-            delayed(here(phases.lent))(owner, partial(_resized_video, video, clips.resize, clips.resized_side))
+            delayed(in_directory(phases.profile_worker))(
+                owner, partial(_resized_video, video, clips.resize, clips.resized_side)
+            )
             for video in self.videos
         )
-        found = phases.each("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
+        found = phases.timed_items("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
         held = []
         for frames, seconds in progress(found, len(self.videos), "train-base, reading", "videos"):
-            phases.collect(seconds)
+            phases.add_worker(seconds)
             held.append(frames)
         return held
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from cache.commit import write_file
 from models.checkpoint import to_bytes
 from pipeline.workers import phases
-from pipeline.workers.distributed import Team
+from pipeline.workers.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: Training
         old.unlink()
 
 
-def resume(folder: Path, network: nn.Module, optimiser: Optimizer, team: Team) -> TrainingState:
+def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World) -> TrainingState:
     """Load the newest checkpoint into network and optimiser; without one, return the state of a fresh start.
 
     The first process reads and sends what it read; the others might not see the newest file yet.
     """
-    data = team.send(_newest(folder) if team.leads else b"")
+    data = world.broadcast(_newest(folder) if world.is_main else b"")
     if not data:
         return TrainingState()
     content = _read(data)

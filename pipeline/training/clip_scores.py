@@ -17,8 +17,8 @@ from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_logits
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
-from pipeline.workers.distributed import own_team
-from pipeline.workers.prefetch import buffered
+from pipeline.workers.distributed import current_world
+from pipeline.workers.prefetch import prefetch
 from pipeline.workers.progress import progress
 
 
@@ -104,18 +104,18 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     if cut_from is not stores:  # a late variant reads no context volumes, which a generation does not have
         focused = CachedVolumes(cut_from, "test", variant._replace(fusion="late"))
     places = [place for video_id, rows in volumes.places().items() if video_id in ids for place in rows]
-    size, team = config.fusion.batch_size, own_team()
+    size, world = config.fusion.batch_size, current_world()
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     found = torch.zeros(len(places), stores.base_weights.num_classes)
-    mine = range(team.rank, len(batches), team.size)
-    reading = buffered(
+    mine = range(world.rank, len(batches), world.size)
+    reading = prefetch(
         (number, FusionBatch(focused.focused(batches[number]), *volumes.rest(batches[number]))) for number in mine
     )
     for number, batch in progress(reading, len(mine), f"evaluate {model.name}", "batches"):
-        with phases.settled("transfer", device):
+        with phases.device_phase("transfer", device):
             batch = FusionBatch(*(values.to(device) for values in batch))
-        with phases.settled("network", device), torch.inference_mode():
+        with phases.device_phase("network", device), torch.inference_mode():
             logits = fusion_logits(network, batch, variant.fusion, model.fuse)
         found[number * size :][: len(logits)] = clip_scores(logits).cpu()
-    for place, scores in zip(places, team.sum(found).numpy(), strict=True):
+    for place, scores in zip(places, world.sum(found).numpy(), strict=True):
         yield ClipScores(volumes.parts[place.part], place.row, scores)

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Training
 from pipeline.workers import phases
-from pipeline.workers.distributed import own_team
-from pipeline.workers.prefetch import buffered
+from pipeline.workers.distributed import current_world
+from pipeline.workers.prefetch import prefetch
 
 Batch = tuple  # a named tuple of tensors, or of what has a method `to`
 
@@ -42,15 +42,15 @@ class Epoch(Dataset):
     def __init__(self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int):
         order = np.random.default_rng([seed, epoch]).permutation(num_clips).tolist()
         self.batches = [order[first : first + size] for first in range(0, num_clips, size)]
-        self.load, self.epoch, self.team, self.profiler = load, epoch, own_team(), phases.owner()
+        self.load, self.epoch, self.world, self.profiler = load, epoch, current_world(), phases.profiler_id()
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> tuple[Batch, phases.Seconds]:
         batch = self.batches[step]
-        clips = [batch[number] for number in self.team.share(len(batch)).held]
-        return phases.lent(self.profiler, lambda: self.load(self.epoch, clips), ahead=True)
+        clips = [batch[number] for number in self.world.shard(len(batch)).padded]
+        return phases.profile_worker(self.profiler, lambda: self.load(self.epoch, clips), ahead=True)
 
 
 def epoch_batches(
@@ -69,9 +69,9 @@ def epoch_batches(
         num_workers=training.loader_workers,
         pin_memory=pin,
     )
-    batches = iter(loader) if training.loader_workers else buffered(iter(loader))
-    for batch, seconds in phases.each("wait", batches):
-        phases.collect(seconds)
+    batches = iter(loader) if training.loader_workers else prefetch(iter(loader))
+    for batch, seconds in phases.timed_items("wait", batches):
+        phases.add_worker(seconds)
         yield batch
 
 

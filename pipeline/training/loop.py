@@ -13,14 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cache.commit import holder, locked, write_file
 from cache.folder_checks import check_space
-from models.shared_batch import tell
+from models.data_parallel import set_shard
 from pipeline.config import Training
 from pipeline.errors import StageError
 from pipeline.training.checkpoints import TrainingState, resume, save
 from pipeline.training.loader import TrainingData, epoch_batches, to_device
 from pipeline.training.tensorboard import Curves
 from pipeline.workers import phases
-from pipeline.workers.distributed import own_team
+from pipeline.workers.distributed import current_world
 from pipeline.workers.progress import progress
 
 log = logging.getLogger(__name__)
@@ -44,28 +44,28 @@ def fit(
     Raises:
         StageError: another process trains in this folder, or the loss is not finite.
     """
-    team = own_team()
+    world = current_world()
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", sign=True) if team.leads else nullcontext(True) as mine:
+    with locked(folder / ".lock", sign=True) if world.is_main else nullcontext(True) as mine:
         if not mine:
             raise StageError(f"{folder}: {holder(folder / '.lock')} is training here")
-        if team.leads:  # three checkpoints for a moment, each of weights and momentum
+        if world.is_main:  # three checkpoints for a moment, each of weights and momentum
             check_space(folder, 6 * sum(value.nbytes for value in network.state_dict().values()), 3)
-        team.wait()  # nobody looks for checkpoints before the folder is ours
+        world.barrier()  # nobody looks for checkpoints before the folder is ours
         _train(network, data, training, folder, seed, training.epochs if until is None else until)
 
 
 def _train(network: nn.Module, data: TrainingData, training: Training, folder: Path, seed: int, until: int) -> None:
     """Go on from the newest checkpoint to epoch `until`."""
-    team, device = own_team(), next(network.parameters()).device
+    world, device = current_world(), next(network.parameters()).device
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
-    state = resume(folder, network, optimiser, team)
+    state = resume(folder, network, optimiser, world)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
-    forward = team.wrap(network, training.batchnorm == "synchronised")
+    forward = world.wrap(network, training.batchnorm == "synchronised")
     steps = -(-data.num_clips // training.batch_size)  # of an epoch
-    curves = Curves(folder, training.tensorboard and team.leads, state.epoch * steps + state.step + 1)
+    curves = Curves(folder, training.tensorboard and world.is_main, state.epoch * steps + state.step + 1)
     left = max(0, (until - state.epoch) * steps - state.step)
     shown, saved = progress(range(left), left, data.label, "steps"), time.monotonic()
 
@@ -80,34 +80,34 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
             next(shown)
             torch.manual_seed(_dropout_seed(seed, state.epoch, state.step))
             together = min(training.batch_size, data.num_clips - state.step * training.batch_size)  # of all processes
-            tell(network, team.share(together))
+            set_shard(network, world.shard(together))
             state.step += 1
             moves = state.step % training.accumulate == 0 or state.step == steps
-            with phases.settled("transfer", device):
+            with phases.device_phase("transfer", device):
                 batch = to_device(batch, device)
-            with phases.settled("network", device):
-                with nullcontext() if moves else team.adding(forward):
+            with phases.device_phase("network", device):
+                with nullcontext() if moves else world.no_sync(forward):
                     with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
-                        loss = data.loss(forward, batch) * team.weight(together)
+                        loss = data.loss(forward, batch) * world.loss_weight(together)
                     (loss / training.accumulate).backward()
                 if moves:
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
-                state.losses.append(team.mean(loss.detach()))
+                state.losses.append(world.mean(loss.detach()))
             if not np.isfinite(state.losses[-1]):
                 where = f"epoch {state.epoch}, step {state.step}"
                 raise StageError(f"{folder}: the loss is {state.losses[-1]} in {where}; lower the rate")
             curves.step(state.epoch * steps + state.step, state.losses[-1])
             due = time.monotonic() - saved > 60 * training.checkpoint_minutes
-            if team.leads and due and state.step % training.accumulate == 0:
+            if world.is_main and due and state.step % training.accumulate == 0:
                 save(folder, network, optimiser, state)
                 saved = time.monotonic()
             asked = time.monotonic()
         seconds = time.monotonic() - started
         row = {"epoch": state.epoch, "learning_rate": rate, "loss": float(np.mean(state.losses))}
-        row |= {"processes": team.size, "seconds": round(seconds, 2), "waiting_share": round(waited / seconds, 3)}
+        row |= {"processes": world.size, "seconds": round(seconds, 2), "waiting_share": round(waited / seconds, 3)}
         state = TrainingState(state.epoch + 1, history=[*state.history, row])
-        if team.leads:
+        if world.is_main:
             save(folder, network, optimiser, state)
             write_file(folder / "metrics.csv", pd.DataFrame(state.history).to_csv(index=False).encode())
             curves.epoch(row)

@@ -119,7 +119,7 @@ class OnlineClips:
                     for one in zip(batch.source.clips, batch.source.frames, context, codes, strict=True)
                 ]
             )
-        with phases.settled("transfer", self.device):
+        with phases.device_phase("transfer", self.device):
             focused = torch.from_numpy(volumes).to(self.device, non_blocking=True)
         first_look = logits if self.variant.fusion == "late" else batch.context
         return FusionBatch(focused, first_look, batch.video_targets, batch.frame_targets)

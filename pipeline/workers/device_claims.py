@@ -58,6 +58,3 @@ def _bind_first(claim: socket.socket, name: str, devices) -> str | None:
             if error.errno != errno.EADDRINUSE:
                 raise
     return None
-
-
-claimed = claim_device  # old name, until the callers follow

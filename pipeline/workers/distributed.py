@@ -126,16 +126,8 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    # old names, until the callers follow
-    leads, share, weight, adding = is_main, shard, loss_weight, no_sync
-    leaders, send, wait = broadcast_flag, broadcast, barrier
-
 
 def _exchange_device() -> torch.device:
     """Return the device of tensors that processes exchange."""
     on_cuda = dist.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
-
-
-# old names, until the callers follow
-joined, own_team, alone, Team = join_world, current_world, is_single_process, World

@@ -41,12 +41,12 @@ class Engine:
     devices: tuple[str, ...] = ()
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether the workers are children of this process."""
         return self.backend == "loky"
 
 
-HERE = Engine()
+LOCAL = Engine()
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 def results(
-    call: Callable, jobs: list[tuple], workers: int, engine: Engine = HERE, threads: int = 1, on_gpu: bool = False
+    call: Callable, jobs: list[tuple], workers: int, engine: Engine = LOCAL, threads: int = 1, on_gpu: bool = False
 ) -> Iterator[tuple[tuple, object]]:
     """Every job with its result, in any order, whatever becomes of the workers.
 
@@ -92,7 +92,7 @@ def results(
 @contextmanager
 def _connected(engine: Engine, threads: int, on_gpu: bool) -> Iterator[object]:
     """joblib's backend for the engine, connected; None for loky."""
-    if engine.is_here:
+    if engine.is_local:
         yield None
         return
     try:
@@ -117,7 +117,7 @@ def _in_pool(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[
         try:
             pool = Parallel(n_jobs=min(workers, len(left)), return_as="generator_unordered")
             work = pool(delayed(call)(begun.append(job) or job) for job in left)
-            for job, done in phases.each("idle", work):
+            for job, done in phases.timed_items("idle", work):
                 finished.add(job)
                 yield job, done
             return
@@ -148,4 +148,4 @@ def _on_cluster(
     """Jobs as tasks of the cluster, one a task, `at_once` in its hands at a time."""
     with parallel_config(backend):  # read when the pool is made; it must not reach the code that takes the results
         pool = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=at_once)
-    yield from phases.each("idle", pool(delayed(call)(job) for job in jobs))
+    yield from phases.timed_items("idle", pool(delayed(call)(job) for job in jobs))

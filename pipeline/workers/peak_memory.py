@@ -49,6 +49,3 @@ def _status(name: str, process: int | str = "self") -> int:
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-held_bytes = resident_bytes  # old name, until the callers follow

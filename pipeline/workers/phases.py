@@ -136,7 +136,3 @@ def _table(seconds: Seconds, label: str, wall: float) -> str:
         for name, value in found.items():
             lines.append(f"    {name:<24}{value:9.2f} s{100 * value / max(total, 1e-9):7.1f} %")
     return "\n".join(lines)
-
-
-# old names, until the callers follow
-each, taken, owner, lent, collect, settled = timed_items, profile, profiler_id, profile_worker, add_worker, device_phase

@@ -98,6 +98,3 @@ def _drain(queue: SimpleQueue) -> Iterator[Item]:
         if item is _END:
             return
         yield item
-
-
-buffered, Ahead = prefetch, PrefetchedKeys  # old names, until the callers follow

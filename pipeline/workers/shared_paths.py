@@ -37,8 +37,6 @@ class SharedDirectory:
         with chdir(self.folder):
             yield
 
-    entered = enter  # old name, until the callers follow
-
 
 @contextmanager
 def share_directory(run_dir: Path, videos: Path) -> Iterator[SharedDirectory]:
@@ -64,6 +62,3 @@ def in_directory(function: Callable) -> Callable:
 def _call_in(folder: Path, function: Callable, *arguments, **named):
     with chdir(folder):
         return function(*arguments, **named)
-
-
-Site, shown, here = SharedDirectory, share_directory, in_directory  # old names, until the callers follow

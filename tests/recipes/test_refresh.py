@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +19,10 @@ from pipeline.data.clips import input_clips
 from pipeline.errors import StageError
 from pipeline.recipes import refresh
 from pipeline.run import generations
-from pipeline.run.folder import Workspace
-from pipeline.run.networks import build_base, load_base
-from pipeline.run.stores import boxes_of
+from pipeline.run.networks import Variant, build_base
+from pipeline.run.stores import boxes_of, open_run
 from pipeline.stages import evaluate, train_online
-from pipeline.training.cached_volumes import Place, Volumes
+from pipeline.training.cached_volumes import CachedVolumes, Place
 from pipeline.training.checkpoints import newest_checkpoint
 from tests.helpers.killed import killed_at
 from tests.helpers.tiny_data import caches, change, make_data, run_to_crops, tiny_config
@@ -46,18 +46,18 @@ def run_of(ready, tmp_path):
     return config, tmp_path / "run"
 
 
-def looked_for(workspace, weights, split):
+def looked_for(stores, weights, split):
     """box_input of every row of a split by a separate look of a network with these weights: int (rows, 4)."""
-    network = build_base(workspace, load_base(workspace))
+    network, config = build_base(stores.base_weights), stores.config
     network.load_state_dict(weights)
-    part, found = workspace.parts_of(split)[0], []
+    part, found = stores.run.parts_of(split)[0], []
     for first in range(0, part.num_rows, part.rows_per_video):
         rows = list(range(first, first + part.rows_per_video))
-        for row, clip, _ in input_clips(workspace, part, rows):
+        for row, clip, _ in input_clips(part, rows, Path(config.data.videos)):
             video = as_input(torch.from_numpy(clip[None]), torch.device("cpu"))
-            _, maps = saliency_maps(fold(network), video, ["entropy"], workspace.config, None)
+            _, maps = saliency_maps(fold(network), video, ["entropy"])
             codes, _ = quantise(maps["entropy"][0].numpy())
-            box, _ = find_box(workspace.config, part.clip(row), "entropy", codes)
+            box, _ = find_box(part.clip(row), "entropy", config.saliency.box_side, config.clips.plan_seed, codes)
             found.append((box.top, box.left, box.height, box.width))
     return np.array(found)
 
@@ -66,29 +66,29 @@ def looked_for(workspace, weights, split):
 def test_boxes_are_those_of_the_epochs_own_checkpoint(run_of, fusion, monkeypatch):
     """N = 1, S = 1: before every epoch the generation equals a separate look; Base's caches do not move."""
     config, path = run_of
-    workspace, before = Workspace(path, config), caches(path)
+    stores, before = open_run(path, config), caches(path)
     seen, most, real = [], [], refresh.fit
 
-    def fit(network, load, num_clips, loss, training, folder, *rest):
-        epoch = rest[-1] - 1
+    def fit(network, data, training, folder, seed, until):
+        epoch = until - 1
         content = newest_checkpoint(folder)
         most.append(len(list(folder.glob("*generation-*"))))
-        batch = load(epoch, [3, 0, 1, 2])
+        batch = data.load(epoch, [3, 0, 1, 2])
         if epoch:
             assert (content["epoch"], content["step"]) == (epoch, 0)
-            there = generations.opened(workspace, generations.numbered(folder, epoch), "entropy")
-            stored = boxes_of(there, load_base(there), there.parts[0], "entropy")
-            assert np.array_equal(stored, looked_for(workspace, content["network"], "train"))
-            new = Volumes(there, load_base(there), "train", "late", "entropy", "source")
-            assert torch.equal(batch[0][1], new.focus(next(iter(new.places().values())))[0])
+            there = generations.generation_in(generations.numbered(folder, epoch), config, "entropy").stores()
+            stored = boxes_of(there, there.run.parts[0], "entropy")
+            assert np.array_equal(stored, looked_for(stores, content["network"], "train"))
+            new = CachedVolumes(there, "train", Variant())
+            assert torch.equal(batch[0][1], new.focused(next(iter(new.places().values())))[0])
         else:
-            stored = boxes_of(workspace, load_base(workspace), workspace.parts[0], "entropy")
-        old = Volumes(workspace, load_base(workspace), "train", fusion, "entropy", "source")
+            stored = boxes_of(stores, stores.run.parts[0], "entropy")
+        old = CachedVolumes(stores, "train", Variant(fusion))
         expected = old.rest([list(old.places().values())[number][0] for number in (3, 0, 1, 2)])
         for left, right in zip(batch[1:], expected, strict=True):
             assert torch.equal(left, right)
         seen.append(stored)
-        real(network, load, num_clips, loss, training, folder, *rest)
+        real(network, data, training, folder, seed, until)
 
     monkeypatch.setattr(refresh, "fit", fit)
     outcome = refresh.run(config, path, fusion, "entropy", "source", 1)
@@ -104,24 +104,29 @@ def test_boxes_are_those_of_the_epochs_own_checkpoint(run_of, fusion, monkeypatc
 def test_evaluation_looks_with_the_last_weights(run_of, monkeypatch):
     """Refreshed, and online from the current network: boxes of the evaluation clips are the trained model's own."""
     config, path = run_of
-    workspace = Workspace(path, config)
+    stores = open_run(path, config)
     refreshed = refresh.run(config, path, "late", "entropy", "source", 3).path
-    online = train_online.run(config, path, "concat", looker="current").path
-    with pytest.raises(StageError, match="has not looked at the evaluation videos"):
+    online = train_online.run(config, path, "concat", saliency_from="current").path
+    with pytest.raises(StageError, match="has no boxes of the evaluation videos yet"):
         evaluate.run_model(config, path, online)
-    refresh.evaluation_boxes(workspace, online)
-    asked, real = [], Volumes.focus
-    monkeypatch.setattr(Volumes, "focus", lambda self, places: asked.append(self.workspace.path) or real(self, places))
-    by_base = looked_for(workspace, build_base(workspace, load_base(workspace)).state_dict(), "test")
+    refresh.evaluation_boxes(stores, online)
+    asked, real = [], CachedVolumes.focused
+
+    def focused(self, places):
+        asked.append(self.focused_stores[0].product.path.parents[1])
+        return real(self, places)
+
+    monkeypatch.setattr(CachedVolumes, "focused", focused)
+    by_base = looked_for(stores, build_base(stores.base_weights).state_dict(), "test")
     for folder in (refreshed, online):
-        there = generations.evaluation_of(workspace, folder, "entropy")
+        there = generations.evaluation_of(folder, config, "entropy").stores()
         weights = torch.load(folder / "weights.pt", weights_only=True)
-        stored = boxes_of(there, load_base(there), there.parts[0], "entropy")
-        assert np.array_equal(stored, looked_for(workspace, weights, "test"))
+        stored = boxes_of(there, there.run.parts[0], "entropy")
+        assert np.array_equal(stored, looked_for(stores, weights, "test"))
         assert not np.array_equal(stored, by_base)
         asked.clear()
         result = evaluate.run_model(config, path, folder)
-        assert set(asked) == {there.path}
+        assert set(asked) == {there.run.path}
         assert json.loads(result.read_text())["experiment"] == json.loads((folder / "model.json").read_text())["name"]
 
 
@@ -131,7 +136,7 @@ KILLS = [
     ("models.objectives", "input_saliency", 3),  # within generation 1 or 2
     ("models.objectives", "input_saliency", 5),
     ("pipeline.stages.crops", "encode_volume", 40),
-    ("pipeline.training.loop", "_save", 3),  # the epoch is over, its checkpoint not written
+    ("pipeline.training.loop", "save", 3),  # the epoch is over, its checkpoint not written
     ("pipeline.run.generations", "drop_before", 4),
     ("pipeline.recipes.refresh", "evaluation_boxes", 1),
     ("pipeline.recipes.refresh", "write_model", 1),
@@ -175,21 +180,24 @@ def test_every_epoch_sees_its_own_augmentation(tiny_copy, monkeypatch):
     """N = 2, S = 2: epoch 3 reads augmentation 1 of generation 1, beside Base's logits of the same rows."""
     loads, real = [], refresh.fit
 
-    def fit(network, load, *rest):
-        if rest[-1] == 4:
-            workspace = Workspace(tiny_copy.path, tiny_copy.config)
-            there = generations.opened(workspace, next(tiny_copy.path.glob("models/late-*/generation-001")), "entropy")
-            new = Volumes(there, load_base(there), "train", "late", "entropy", "source")
-            old = Volumes(workspace, load_base(workspace), "train", "late", "entropy", "source")
+    def fit(network, data, training, folder, seed, until):
+        if until == 4:
+            stores = open_run(tiny_copy.path, tiny_copy.config)
+            (made,) = tiny_copy.path.glob("models/late-*/generation-001")
+            there = generations.generation_in(made, tiny_copy.config, "entropy").stores()
+            new, old = CachedVolumes(there, "train", Variant()), CachedVolumes(stores, "train", Variant())
             for epoch in (2, 3):
-                rows = [row for row, aug in enumerate(there.parts[0].rows.aug_index) if aug == epoch % 2]
-                assert rows == [row for row, aug in enumerate(workspace.parts[0].rows.aug_index) if aug == epoch % 2]
-                focus, *others = load(epoch, [0, 1, 2, 3])
+                parts = [one.run.parts[0] for one in (there, stores)]
+                rows, same = (
+                    [row for row, aug in enumerate(part.rows.aug_index) if aug == epoch % 2] for part in parts
+                )
+                assert rows == same
+                focus, *others = data.load(epoch, [0, 1, 2, 3])
                 places = [Place(0, row) for row in rows]
-                assert torch.equal(focus, new.focus(places))
+                assert torch.equal(focus, new.focused(places))
                 assert all(torch.equal(left, right) for left, right in zip(others, old.rest(places), strict=True))
                 loads.append(focus)
-        real(network, load, *rest)
+        real(network, data, training, folder, seed, until)
 
     monkeypatch.setattr(refresh, "fit", fit)
     refresh.run(change(tiny_copy.config, fusion={"epochs": 4}), tiny_copy.path, every=2)

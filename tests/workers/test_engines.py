@@ -16,9 +16,9 @@ from pipeline.errors import StageError
 from pipeline.run.unit_commits import Unit
 from pipeline.run.units import Share, run_units
 from pipeline.stages import crops, prepare, saliency
-from pipeline.workers.device_claims import claimed
-from pipeline.workers.engines import HERE, Engine, parse_devices
-from pipeline.workers.shared_paths import Site
+from pipeline.workers.device_claims import claim_device
+from pipeline.workers.engines import LOCAL, Engine, parse_devices
+from pipeline.workers.shared_paths import SharedDirectory
 from tests.cli.test_commands import call, config_file
 from tests.helpers.strange_work import AlwaysDies, DyingCrops, DyingSaliency, Refuses, TellsDevice
 from tests.helpers.tiny_data import caches, change, tree
@@ -63,13 +63,13 @@ def ray_engine():
 
 @pytest.fixture(params=["loky", "dask", "ray"])
 def engine(request):
-    return HERE if request.param == "loky" else request.getfixturevalue(f"{request.param}_engine")
+    return LOCAL if request.param == "loky" else request.getfixturevalue(f"{request.param}_engine")
 
 
 def test_a_worker_killed_changes_no_byte(engine, trained, tiny_run, tmp_path, monkeypatch):
     """In both stages, in the middle of a unit. What the plain run has written is what everybody must write."""
     config = change(trained.config, workers=2)
-    engine = Engine(devices=("cpu:0", "cpu:1")) if engine.is_here else engine
+    engine = Engine(devices=("cpu:0", "cpu:1")) if engine.is_local else engine
     monkeypatch.setattr(saliency, "SaliencyWork", partial(DyingSaliency, marks=tmp_path))
     monkeypatch.setattr(crops, "CropWork", partial(DyingCrops, marks=tmp_path))
     monkeypatch.chdir(trained.path.parent)  # workers of clusters are elsewhere
@@ -118,7 +118,7 @@ def test_prepare_makes_the_same_plan(engine, tiny_run, own_videos, tmp_path):
     config = change(own_videos.config, workers=2, data={"max_skipped": 0.5})
     names = ("videos.csv", "skipped.csv", "labels.csv", "classes.txt", "config.toml")
     found = []
-    for run, who in ((tmp_path / "here", HERE), (tmp_path / "there", engine), (tmp_path / "there", engine)):
+    for run, who in ((tmp_path / "here", LOCAL), (tmp_path / "there", engine), (tmp_path / "there", engine)):
         prepare.run(config, run, engine=who)
         found.append(tree(run / "plan") | {name: (run / name).read_bytes() for name in names})
     assert found[0] == found[1] == found[2]
@@ -135,10 +135,8 @@ def test_every_worker_has_a_device_of_its_own(tiny_run, tmp_path):
 
 def test_a_device_in_use_is_waited_for():
     """Also by a process too many, so that no unit waits for ever."""
-    code = (
-        "from pipeline.workers.device_claims import claimed\nwith claimed(('cpu:0',), 'test-claims') as it: print(it)"
-    )
-    with claimed(("cpu:0",), "test-claims"):
+    code = "from pipeline.workers.device_claims import claim_device\nwith claim_device(('cpu:0',), 'test-claims') as it: print(it)"
+    with claim_device(("cpu:0",), "test-claims"):
         other = subprocess.Popen([sys.executable, "-c", code], env=os.environ | PATHS, stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(1)
@@ -174,11 +172,11 @@ def test_threads_are_those_of_the_key(trained, monkeypatch):
 def test_workers_that_see_another_folder_refuse(tmp_path):
     """Before anything is written, rather than to fill other caches or to miss every video."""
     (tmp_path / "there").touch()
-    with Site(tmp_path, (Path("there"),)).entered():
+    with SharedDirectory(tmp_path, (Path("there"),)).enter():
         assert Path.cwd() == tmp_path
     assert Path.cwd() != tmp_path
-    for site in (Site(tmp_path, (Path("there"), Path("mark"))), Site(tmp_path / "nowhere", ())):
-        with pytest.raises(StageError, match="workers need the same file system"), site.entered():
+    for site in (SharedDirectory(tmp_path, (Path("there"), Path("mark"))), SharedDirectory(tmp_path / "nowhere", ())):
+        with pytest.raises(StageError, match="workers need the same file system"), site.enter():
             raise AssertionError
 
 

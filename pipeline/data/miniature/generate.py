@@ -21,7 +21,7 @@ from pipeline.data.miniature.script import CLASSES, Script, write_script
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
 from pipeline.workers.progress import progress
-from pipeline.workers.shared_paths import here
+from pipeline.workers.shared_paths import in_directory
 
 VERSION = 1  # raised when the same settings would give other videos
 CARD_COLUMNS = ("video_id", "card", "frame", "fps", "top", "left", "height", "width")  # source pixels, source frames
@@ -50,7 +50,7 @@ def generate(data: Data, workers: int = 1) -> bool:
     jobs = [
         (split, n) for split, count in (("train", data.train_videos), ("test", data.eval_videos)) for n in range(count)
     ]
-    calls = (delayed(here(_make_video))(root, data.data_seed, split, number) for split, number in jobs)
+    calls = (delayed(in_directory(_make_video))(root, data.data_seed, split, number) for split, number in jobs)
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
     made = list(progress(made, len(jobs), "miniature", "videos"))
     for split in ("train", "test"):

@@ -10,9 +10,7 @@ FILES = sorted(path for room in ("pipeline", "models", "cache", "benchmarks") fo
 MAX_LINES, MAX_PARAMETERS = 300, 8
 MANY_PARAMETERS = {
     ("benchmarks/plain_i3d.py", "__init__"): "a network's architecture",
-    ("models/i3d.py", "__init__"): "a network's architecture",
     ("models/frozen/bottleneck.py", "forward"): "torch.autograd.Function takes every tensor by itself",
-    ("pipeline/cli/stages.py", "train_fusion"): "click gives every option by itself",
     ("pipeline/stages/crops.py", "run"): "the options of its command",
 }
 

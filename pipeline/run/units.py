@@ -12,7 +12,7 @@ from pipeline.workers import phases
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import LOCAL, Engine, results
 from pipeline.workers.progress import progress
-from pipeline.workers.shared_paths import SharedDirectory, share_directory
+from pipeline.workers.shared_paths import SharedDirectory, in_directory, share_directory
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def run_units(
     wants = {"threads": config.saliency.threads, "on_gpu": config.device != "cpu"} if on_device else {}
     with nullcontext() if engine.is_local else share_directory(work.run_dir, work.videos) as site:
         call = partial(_call, work, token, site, devices, phases.profiler_id())
+        call = in_directory(call) if engine.is_local else call  # a kept worker may have begun in another directory
         try:
             found = results(call, units, workers, engine, **wants)
             for unit, (done, seconds) in progress(found, len(units), label, "units"):

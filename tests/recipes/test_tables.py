@@ -15,7 +15,7 @@ from pipeline.recipes.experiments import TABLE_2
 from pipeline.recipes.study import Result, compare, read_scored
 from pipeline.recipes.table2 import contrast_table, summary
 from pipeline.recipes.tables import Table, write_tables
-from pipeline.run.folder import Workspace
+from pipeline.run.folder import open_folder
 
 CHARADES = Config("x", data=Data("charades"))
 HEADER = "row,fusion,num_seeds,map_mean,map_std,delta_base,delta_low,delta_high,boxes_on_target,oracle,paper_map"
@@ -113,7 +113,7 @@ def test_files(tmp_path):
 
 
 def test_results_of_other_videos_are_refused(tiny_copy):
-    annotations = Workspace(tiny_copy.path, tiny_copy.config).annotations
+    annotations = open_folder(tiny_copy.path, tiny_copy.config).annotations
     paths = {}
     for path in (tiny_copy.path / "results").glob("*.json"):
         paths[json.loads(path.read_text())["fusion"]] = path

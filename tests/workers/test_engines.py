@@ -135,7 +135,10 @@ def test_every_worker_has_a_device_of_its_own(tiny_run, tmp_path):
 
 def test_a_device_in_use_is_waited_for():
     """Also by a process too many, so that no unit waits for ever."""
-    code = "from pipeline.workers.device_claims import claim_device\nwith claim_device(('cpu:0',), 'test-claims') as it: print(it)"
+    code = (
+        "from pipeline.workers.device_claims import claim_device as claim\n"
+        "with claim(('cpu:0',), 'test-claims') as it: print(it)"
+    )
     with claim_device(("cpu:0",), "test-claims"):
         other = subprocess.Popen([sys.executable, "-c", code], env=os.environ | PATHS, stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):

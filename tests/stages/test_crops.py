@@ -17,7 +17,7 @@ from pipeline.run.networks import base_folder
 from pipeline.run.stores import open_run
 from pipeline.stages import crops, prepare, saliency
 from tests.helpers.killed import killed_at
-from tests.helpers.make_video import write_video
+from tests.helpers.make_video import replace_video, write_video
 from tests.helpers.tiny_data import CLASSES, VIDEOS, caches, change, picture, tiny_config
 
 SQUARE = (10, 8)  # source pixels
@@ -256,16 +256,6 @@ def test_killed_and_run_again_gives_the_same_bytes(looked, tiny_run, owner, name
     assert killed_at(owner, name, count, lambda: crops.run(looked.config, looked.path, ("entropy",)), when)
     crops.run(looked.config, looked.path, ("entropy",))
     assert caches(looked.path) == caches(tiny_run.path)
-
-
-def replace_video(path, frames, fps):
-    """Put another video of exactly the same number of bytes in its place, filled up with a `free` box."""
-    size = path.stat().st_size
-    write_video(path, frames, fps, options={"crf": "30"})
-    rest = size - path.stat().st_size
-    assert rest >= 8
-    with open(path, "ab") as file:
-        file.write(rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))
 
 
 @pytest.mark.parametrize("decoder", [False, True])

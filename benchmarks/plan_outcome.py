@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plan_outcome`: what `plan` says of a run, then the run itself, side by side."""
+"""`python -m benchmarks.plan_outcome`: compare what `plan` says of a run with the run itself."""
 
 import json
 import subprocess

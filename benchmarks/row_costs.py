@@ -1,4 +1,4 @@
-"""What a row costs at the paper's sizes, on one core: to look at it with ResNet50-I3D, and to cut and encode it."""
+"""Measure what a row of the paper's size costs on one core: its saliency map by ResNet50-I3D, and its crops."""
 
 import time
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ from pipeline.config import Base, Clips, Config, Crops, Data, Saliency
 from pipeline.data.video.write import write_video
 from pipeline.run.folder import open_folder
 from pipeline.stages import crops, prepare, saliency, train_base
+from pipeline.workers.device import cpu_threads
 
 FRAMES = 64  # T_in
-LOOKED_AT = 16  # frames that are run through the network; its work is the same for every one of them
-VIDEOS, ROWS, SECONDS, FPS, SIZE = 2, 4, 12, 24, (480, 640)  # that are cut
+TIMED_FRAMES = 16  # that are run through the network; its work is the same for every one of them
+VIDEOS, ROWS, SECONDS, FPS, SIZE = 2, 4, 12, 24, (480, 640)  # of the generated videos
 
 
 @dataclass(frozen=True)
@@ -29,40 +30,37 @@ class RowCost:
     """Of one row of FRAMES frames, input SIDE x SIDE, box BOX x BOX.
 
     Attributes:
-        look_seconds: forward pass, input gradient and box, on one core.
-        look_gflop: of that, 1e9 FLOP.
-        cut_seconds: stage 2 for context and focused volume, decoding included, on one core.
+        saliency_seconds: forward pass, input gradient and box, on one core.
+        saliency_gflop: of that, 1e9 FLOP.
+        crops_seconds: stage 2 for context and focused volume, decoding included, on one core.
     """
 
-    look_seconds: float
-    look_gflop: float
-    cut_seconds: float
+    saliency_seconds: float
+    saliency_gflop: float
+    crops_seconds: float
 
 
 def measure(folder: Path) -> RowCost:
-    """Look at a clip and cut rows of generated videos in an empty folder, in one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return RowCost(*_look(), _cut(folder))
-    finally:
-        torch.set_num_threads(threads)
+    """Time the saliency of a clip, and the crops of generated videos in an empty folder, in one thread."""
+    with cpu_threads(torch.device("cpu"), 1):
+        return RowCost(*_time_saliency(), _time_crops(folder))
 
 
-def _look() -> tuple[float, float]:
-    network, video = fold(resnet50_i3d(CLASSES)), clip(LOOKED_AT)
+def _time_saliency() -> tuple[float, float]:
+    """Seconds and GFLOP of a row: forward pass, input gradient and box."""
+    network, video = fold(resnet50_i3d(CLASSES)), clip(TIMED_FRAMES)
     saliency_box.ours(network, video)  # warm
     start = time.perf_counter()
     saliency_box.ours(network, video)
     seconds = time.perf_counter() - start
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(video)
-    more = FRAMES / LOOKED_AT
+    more = FRAMES / TIMED_FRAMES
     return more * seconds, more * 2 * counter.get_total_flops() / 1e9  # backward to the input alone takes as many
 
 
-def _cut(folder: Path) -> float:
-    """Seconds a row of `crops` with boxes in the centre."""
+def _time_crops(folder: Path) -> float:
+    """Seconds of a row in `crops`, with boxes in the centre."""
     config = _generate(folder)
     for stage in (prepare, train_base, saliency):
         stage.run(config, folder / "run")
@@ -73,7 +71,7 @@ def _cut(folder: Path) -> float:
 
 
 def _generate(folder: Path) -> Config:
-    """Videos of a coarse picture that drifts under a fine grain, and a Base that stays as it is drawn."""
+    """Write videos of a coarse picture that drifts under noise, and a Base with random weights."""
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(40, 200, (40, 60, 3)), np.ones((16, 16, 1)))
     lines = ["video_id,split,start,end,label"]

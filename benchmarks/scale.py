@@ -1,4 +1,4 @@
-"""From what one unit costs to many workers on large data sets: what saturates, how long it takes, the index.
+"""Work out many workers on large data sets from what one unit costs: what saturates, how long it takes, the index.
 
 A unit is taken to need as many operations whatever the number of its rows and of the units beside it.
 """
@@ -66,64 +66,65 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Load:
-    """What workers that never wait ask of the shared file system: shares of what it has, 1 is all of it."""
+    """The share of its operations and of its bytes a second that workers ask of the shared file system; 1 is all."""
 
     metadata: float
     bandwidth: float
 
     @property
     def first(self) -> str:
-        """What is asked for beyond what there is, the worst first."""
+        """What the file system has too little of; where it is both, what it has least of."""
         worst = max(("metadata", self.metadata), ("bytes", self.bandwidth), key=lambda pair: pair[1])
         return worst[0] if worst[1] > 1 else "nothing"
 
 
 def works(costs: Costs, row: RowCost, site: Site) -> list[Work]:
-    """Stage 1 on GPUs and on cores, stage 2 on cores. Whoever looks reads videos and writes maps; whoever cuts reads
-    videos and writes frames of context and focused volume."""
+    """Stage 1 on GPUs and on cores, and stage 2 on cores.
+
+    Stage 1 reads videos and writes maps; stage 2 reads videos and writes frames of context and focused volumes.
+    """
     rows, source = site.rows_per_unit, site.videos_per_unit * site.video_bytes
-    looked, cut = source + rows * site.map_bytes, source + rows * 2 * FRAMES * site.frame_bytes
-    gpu_seconds = rows * row.look_gflop * 1e9 / site.gpu_flops
+    maps, frames = source + rows * site.map_bytes, source + rows * 2 * FRAMES * site.frame_bytes
+    gpu_seconds = rows * row.saliency_gflop * 1e9 / site.gpu_flops
     one, two = costs.saliency, costs.crops
     return [
-        Work("saliency, a GPU each", gpu_seconds, one.operations, looked, one.at_start),
-        Work("saliency, a core each", rows * row.look_seconds, one.operations, looked, one.at_start),
-        Work("crops, a core each", rows * row.cut_seconds, two.operations, cut, two.at_start),
+        Work("saliency, a GPU each", gpu_seconds, one.operations, maps, one.at_start),
+        Work("saliency, a core each", rows * row.saliency_seconds, one.operations, maps, one.at_start),
+        Work("crops, a core each", rows * row.crops_seconds, two.operations, frames, two.at_start),
     ]
 
 
 def data_sets(site: Site, charades_videos: int, kinetics_videos: int, clips: int) -> list[DataSet]:
-    """All with the rows a video of the recipe."""
+    """The data sets of the page, each with the recipe's rows for every video."""
     by_videos = [("Charades", charades_videos), ("Kinetics-700", kinetics_videos)]
     found = [DataSet(name, videos, videos * site.rows_per_video) for name, videos in by_videos]
     return [*found, DataSet(f"{clips / 1e6:g} million clips", clips / site.rows_per_video, clips)]
 
 
 def load(work: Work, workers: int, site: Site) -> Load:
+    """What so many workers ask for that never wait."""
     units_a_second = workers / work.seconds
     return Load(units_a_second * work.operations / site.metadata_rate, units_a_second * work.num_bytes / site.bandwidth)
 
 
 def saturating_workers(work: Work, site: Site) -> tuple[float, float]:
-    """How many use up the operations, and how many the bytes, that the file system has a second."""
-    return (
-        site.metadata_rate * work.seconds / work.operations,
-        site.bandwidth * work.seconds / work.num_bytes,
-    )
+    """How many workers use up the operations, and how many the bytes, that the file system has a second."""
+    return site.metadata_rate * work.seconds / work.operations, site.bandwidth * work.seconds / work.num_bytes
 
 
 def units(data: DataSet, site: Site) -> int:
+    """Units of a data set."""
     return math.ceil(data.videos / site.videos_per_unit)
 
 
 def hours(work: Work, data: DataSet, workers: int, site: Site) -> float:
-    """The longest of computing, of all operations and of all bytes, one after the other."""
+    """Hours until all units are done: the longest of all computing, all operations and all bytes."""
     share = load(work, workers, site)
     return units(data, site) * work.seconds / workers / 3600 * max(1, share.metadata, share.bandwidth)
 
 
 def start_seconds(work: Work, data: DataSet, workers: int, site: Site) -> float:
-    """Until all workers have seen which units are done, where they start near the end of the work."""
+    """Seconds until all workers have seen which units are done, if they start near the end of the work."""
     return workers * work.at_start * units(data, site) / site.metadata_rate
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scaling`: measure what units and rows cost here, write the page about scale."""
+"""`python -m benchmarks.scaling`: measure what units and rows cost on this machine, and write the page about scale."""
 
 import json
 import sys
@@ -37,24 +37,22 @@ def _assumptions(command):
 
 
 def _measure(videos: int) -> tuple[Costs, RowCost]:
-    with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name).resolve() / part for part in ("units", "rows")]
-        for folder in folders:
-            folder.mkdir()
+    with tempfile.TemporaryDirectory() as units, tempfile.TemporaryDirectory() as rows:
         try:
-            costs = unit_costs.measure(folders[0], videos)
+            costs = unit_costs.measure(Path(units).resolve(), videos)
         except FileNotFoundError as error:
             raise click.ClickException(str(error)) from error
         print("rows of the paper's size, on one core", file=sys.stderr, flush=True)
-        return costs, row_costs.measure(folders[1])
+        return costs, row_costs.measure(Path(rows).resolve())
 
 
 def to_json(costs: Costs, row: RowCost, machine: str) -> str:
-    """What was measured, to be read by `from_json`."""
+    """Measurements as text, to be read by `from_json`."""
     return json.dumps({"costs": asdict(costs), "row": asdict(row), "machine": machine}, indent=2) + "\n"
 
 
 def from_json(text: str) -> tuple[Costs, RowCost, str]:
+    """Read what `to_json` wrote: costs of units and of a row, and the machine."""
     values = json.loads(text)
     costs = values["costs"]
     for stage in ("saliency", "crops"):

@@ -14,11 +14,11 @@ WORKERS = (10, 100, 1000)
 
 
 def page(costs: Costs, row: RowCost, site: Site, sets: list[DataSet], options: dict[str, str], machine: str) -> str:
-    """All of it.
+    """The whole page.
 
     Args:
-        options: of the command, for every assumption: its help by its name in `Site`.
-        machine: in a line.
+        options: help of the command's option for every assumption, by its name in `Site`.
+        machine: what was measured on, in a line.
     """
     works = scale.works(costs, row, site)
     parts = (
@@ -35,33 +35,34 @@ def page(costs: Costs, row: RowCost, site: Site, sets: list[DataSet], options: d
 
 
 def _measured(costs: Costs, row: RowCost, machine: str) -> str:
-    stages = (("saliency", costs.saliency), ("crops", costs.crops))
-    rows = [
-        ("units a second, 1 process", *(f"{1 / cost.seconds[1]:.2f}" for _, cost in stages)),
-        ("units a second, 2 processes", *(f"{1 / cost.seconds[2]:.2f}" for _, cost in stages)),
-        ("times as fast with 2", *(f"{cost.seconds[1] / cost.seconds[2]:.2f}" for _, cost in stages)),
-        ("operations on metadata a unit", *(f"{cost.operations:.0f}" for _, cost in stages)),
-        ("most of them", *(_most(cost) for _, cost in stages)),
-        ("operations at a start, a unit that is done", *(f"{cost.at_start:.1f}" for _, cost in stages)),
-        ("files and folders a unit", *(f"{cost.files:.1f}" for _, cost in stages)),
-        ("bytes written a unit", *(f"{cost.num_bytes:,.0f}" for _, cost in stages)),
-    ]
+    columns = [_cost_cells(costs.saliency), _cost_cells(costs.crops)]
+    rows = [(name, *(cells[name] for cells in columns)) for name in columns[0]]
     text = (
         f"## Measured\n\n{machine}. The miniature in {costs.units} units of {costs.videos_per_unit} videos; operations "
         "by strace, those below the data and run folders, of one process.\n\n"
     )
-    text += table(("", *(name for name, _ in stages)), rows)
+    text += table(("", "saliency", "crops"), rows)
     return text + (
         f"\n\nA row of the paper's size ({FRAMES} frames, {SIDE} x {SIDE}, ResNet50-I3D) takes "
-        f"{row.look_seconds:.1f} s of one core to look at ({row.look_gflop:.0f} GFLOP) and {row.cut_seconds:.2f} s of "
-        f"one core to decode, cut and encode. A row of the plan takes {costs.plan_bytes:.0f} bytes on the disk, "
+        f"{row.saliency_seconds:.1f} s of one core to look at ({row.saliency_gflop:.0f} GFLOP) and "
+        f"{row.crops_seconds:.2f} s of one core to decode, cut and encode. A row of the plan takes {costs.plan_bytes:.0f} bytes on the disk, "
         f"{costs.plan_memory:.0f} in memory."
     )
 
 
-def _most(cost: UnitCost) -> str:
+def _cost_cells(cost: UnitCost) -> dict[str, str]:
+    """A column of the table of measurements, by the name of its line."""
     most = sorted(cost.calls.items(), key=lambda pair: -pair[1])[:4]
-    return ", ".join(f"{count:.0f} {name}" for name, count in most)
+    return {
+        "units a second, 1 process": f"{1 / cost.seconds[1]:.2f}",
+        "units a second, 2 processes": f"{1 / cost.seconds[2]:.2f}",
+        "times as fast with 2": f"{cost.seconds[1] / cost.seconds[2]:.2f}",
+        "operations on metadata a unit": f"{cost.operations:.0f}",
+        "most of them": ", ".join(f"{count:.0f} {name}" for name, count in most),
+        "operations at a start, a unit that is done": f"{cost.at_start:.1f}",
+        "files and folders a unit": f"{cost.files:.1f}",
+        "bytes written a unit": f"{cost.num_bytes:,.0f}",
+    }
 
 
 def _assumed(site: Site, options: dict[str, str]) -> str:
@@ -78,22 +79,12 @@ def _assumed(site: Site, options: dict[str, str]) -> str:
 def _sizes(costs: Costs, sets: list[DataSet], works: list[Work], site: Site) -> str:
     rows = []
     for data in sets:
-        units = scale.units(data, site)
-        frames = data.rows * 2 * FRAMES * site.frame_bytes
-        rows.append(
-            (
-                data.name,
-                f"{data.videos:,.0f}",
-                f"{data.rows:,.0f}",
-                f"{units:,}",
-                f"{units * (costs.saliency.files + costs.crops.files):,.0f}",
-                *(
-                    f"{value / 1e12:.2f}"
-                    for value in (data.videos * site.video_bytes, data.rows * site.map_bytes, frames)
-                ),
-                *(f"{units * work.seconds / 3600:,.1f}" for work in works),
-            )
-        )
+        units, frames = scale.units(data, site), data.rows * 2 * FRAMES
+        files = units * (costs.saliency.files + costs.crops.files)
+        stored = (data.videos * site.video_bytes, data.rows * site.map_bytes, frames * site.frame_bytes)
+        cells = [data.name, f"{data.videos:,.0f}", f"{data.rows:,.0f}", f"{units:,}", f"{files:,.0f}"]
+        cells += [f"{num_bytes / 1e12:.2f}" for num_bytes in stored]
+        rows.append((*cells, *(f"{units * work.seconds / 3600:,.1f}" for work in works)))
     head = ("", "videos", "index rows", "units", "files", "videos TB", "maps TB", "volumes TB")
     head += ("saliency, GPU hours", "saliency, core hours", "crops, core hours")
     return f"## Sizes and costs\n\n{table(head, rows)}"
@@ -110,9 +101,8 @@ def _loads(works: list[Work], site: Site) -> str:
             cells = (work.name, f"{workers:,}", f"{found.metadata:.0%}", f"{found.bandwidth:.0%}", found.first)
             rows.append((*cells, f"{metadata:,.0f}", f"{num_bytes:,.0f}"))
     head = ("", "workers", "metadata", "bytes", "too little of", "workers that use up metadata", "... bytes")
-    return f"## What saturates first\n\n{'; '.join(limits)}. Shares of what the file system has a second:\n\n" + table(
-        head, rows
-    )
+    text = f"{'; '.join(limits)}. Shares of what the file system has a second:"
+    return f"## What saturates first\n\n{text}\n\n{table(head, rows)}"
 
 
 def _times(works: list[Work], sets: list[DataSet], site: Site) -> str:

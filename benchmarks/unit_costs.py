@@ -1,7 +1,7 @@
-"""What a unit of stage 1 or 2 costs on a generated data set: seconds, operations on metadata, files, bytes.
+"""Measure what a unit of stage 1 or 2 costs on a generated data set: seconds, operations on metadata, files, bytes.
 
-Seconds are those between the records of the first and the last unit, without any start. Operations are counted with and
-without units to do: what a start costs is in both, so that their difference is of units alone.
+Seconds are those between the records of the first and the last unit, without the start of the stage. Operations are
+counted in runs with and without units to do; the difference is that of the units alone.
 """
 
 import re
@@ -27,10 +27,10 @@ TRACED = "%file,fsync,fdatasync,flock,getdents64,ftruncate"
 
 @dataclass(frozen=True)
 class UnitCost:
-    """Of one stage, per unit.
+    """What a unit of one stage costs.
 
     Attributes:
-        seconds: by number of processes; wall time of all of them together.
+        seconds: wall time of a unit, by number of processes that work together.
         calls: operations on metadata by system call.
         at_start: operations at the start of a process, per unit that is done already.
         files: files and folders that stay.
@@ -45,18 +45,18 @@ class UnitCost:
 
     @property
     def operations(self) -> float:
-        """On metadata, in all."""
+        """All operations on metadata."""
         return sum(self.calls.values())
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of both stages, and of the plan that all of them read.
+    """What units of both stages cost, and the plan that all workers read.
 
     Attributes:
-        units: of the generated run, and videos in each.
-        plan_bytes: on the disk, per row.
-        plan_memory: of the plan in a process, bytes per row.
+        units, videos_per_unit: of the generated run.
+        plan_bytes: on the disk, of a row of the plan.
+        plan_memory: bytes in a process, of a row of the plan.
     """
 
     saliency: UnitCost
@@ -68,7 +68,7 @@ class Costs:
 
 
 def measure(folder: Path, videos: int) -> Costs:
-    """Generate videos and a run in an empty folder, and do its stages 1 and 2 several times.
+    """Generate videos and a run in an empty folder, and run its stages 1 and 2 several times.
 
     Args:
         videos: for training; a quarter as many more for evaluation.
@@ -106,7 +106,7 @@ def _generate(folder: Path, videos: int) -> Config:
 
 
 def _measure_stage(folder: Path, stage: str, units: int, apart: int) -> UnitCost:
-    """Leaves folder/start as it is after the stage."""
+    """Measure a stage, and leave folder/start as it is after it."""
     seconds = {}
     for workers in (1, 2):
         run = _fresh(folder)
@@ -126,7 +126,7 @@ def _measure_stage(folder: Path, stage: str, units: int, apart: int) -> UnitCost
 
 
 def _fresh(folder: Path) -> Path:
-    """The run as it is before the stage, in the place where stages work."""
+    """Copy folder/start, the run before the stage, to folder/run."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(folder / "start", run)
@@ -134,7 +134,11 @@ def _fresh(folder: Path) -> Path:
 
 
 def _do(folder: Path, run: Path, stage: str, workers: int, share: str = "1/1", before: tuple[str, ...] = ()) -> None:
-    """A stage, or a share of it."""
+    """Run a stage, or a share of it.
+
+    Args:
+        before: words of the command line that start the stage, such as strace.
+    """
     options = ["--config", folder / "config.toml", "--run", run, "--workers", workers, "--part", share]
     command = [*before, sys.executable, "-m", "pipeline", stage, *options]
     found = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
@@ -143,13 +147,13 @@ def _do(folder: Path, run: Path, stage: str, workers: int, share: str = "1/1", b
 
 
 def seconds_between_records(run: Path, product: str, workers: int) -> float:
-    """Wall seconds a unit, from the moment when every worker has done one."""
+    """Wall seconds of a unit, counted from when every worker has done one."""
     times = sorted(path.stat().st_mtime for path in run.glob(f"{product}/*/done/*.json"))
     return (times[-1] - times[workers - 1]) / (len(times) - workers)
 
 
 def _traced(folder: Path, run: Path, stage: str, share: str) -> Counter:
-    """Operations on metadata below the folder, by system call, of one process."""
+    """Count a stage's operations on metadata below the folder, by system call."""
     log = folder.parent / f"{folder.name}.strace"
     strace = ("strace", "--follow-forks", "--seccomp-bpf", "--decode-fds=path", f"--trace={TRACED}", f"--output={log}")
     _do(folder, run, stage, 1, share, strace)
@@ -159,13 +163,17 @@ def _traced(folder: Path, run: Path, stage: str, share: str) -> Counter:
 
 
 def count_calls(log: str, below: str) -> Counter:
-    """System calls in what `strace --follow-forks --decode-fds=path` wrote that name a path below a folder."""
+    """Count the system calls that name a path below a folder.
+
+    Args:
+        log: what `strace --follow-forks --decode-fds=path` wrote.
+    """
     calls = re.findall(r"^\d+ +(\w+)\((.*)", log, re.MULTILINE)
     inside = re.compile(rf"{re.escape(below)}[/\">]")
     return Counter(name for name, arguments in calls if inside.search(arguments))
 
 
 def _stored(run: Path) -> tuple[int, int]:
-    """Files and folders of a run, and the bytes in them."""
+    """Count the files and folders of a run, and the bytes in them."""
     found = [path for path in run.rglob("*") if "locks" not in path.parts]
     return len(found), sum(path.stat().st_size for path in found if path.is_file())

@@ -25,7 +25,7 @@ from benchmarks.unit_costs import Costs, UnitCost, count_calls, seconds_between_
 LOOKED = UnitCost({1: 0.5, 2: 0.25}, {"openat": 60.0, "rename": 40.0}, at_start=3.0, files=7.0, num_bytes=1e5)
 CUT = UnitCost({1: 0.2, 2: 0.1}, {"fsync": 50.0}, at_start=2.0, files=4.0, num_bytes=2e5)
 COSTS = Costs(LOOKED, CUT, units=20, videos_per_unit=2, plan_bytes=100.0, plan_memory=200.0)
-ROW = RowCost(look_seconds=8.0, look_gflop=300.0, cut_seconds=1.5)
+ROW = RowCost(saliency_seconds=8.0, saliency_gflop=300.0, crops_seconds=1.5)
 SITE = Site(
     metadata_rate=1000.0,
     bandwidth=1e9,

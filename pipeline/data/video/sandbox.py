@@ -12,7 +12,6 @@ from pipeline import errors
 from pipeline.data.video.frames import VideoInfo
 from pipeline.data.video.sandbox_worker import from_json
 from pipeline.errors import DecoderCrashed, VideoError, VideoTimeout
-from pipeline.workers.peak_memory import peak_bytes
 
 ATTEMPTS = 2
 ROOT = Path(__file__).parents[3]
@@ -58,12 +57,6 @@ class Prober:
                 return _read(json.loads(line))
             self._drop(process)
         raise DecoderCrashed(f"{path}: the process that decodes it died, {ATTEMPTS} times, with {process.returncode}")
-
-    def warm(self) -> int:
-        """Start this thread's process, wait until it answers, and say its peak bytes so far."""
-        with suppress(VideoError):
-            self.probe(ROOT / "no such video", None)
-        return peak_bytes(self._process().pid)
 
     def _line(self, process: subprocess.Popen, path: Path) -> bytes:
         """The answer; b"" where the process died."""

@@ -44,9 +44,9 @@ def _measured(costs: Costs, row: RowCost, machine: str) -> str:
     text += table(("", "saliency", "crops"), rows)
     return text + (
         f"\n\nA row of the paper's size ({FRAMES} frames, {SIDE} x {SIDE}, ResNet50-I3D) takes "
-        f"{row.saliency_seconds:.1f} s of one core to look at ({row.saliency_gflop:.0f} GFLOP) and {row.crops_seconds:.2f} s of "
-        f"one core to decode, cut and encode. A row of the plan takes {costs.plan_bytes:.0f} bytes on the disk, "
-        f"{costs.plan_memory:.0f} in memory."
+        f"{row.saliency_seconds:.1f} s of one core to look at ({row.saliency_gflop:.0f} GFLOP) and "
+        f"{row.crops_seconds:.2f} s of one core to decode, cut and encode. A row of the plan takes "
+        f"{costs.plan_bytes:.0f} bytes on the disk, {costs.plan_memory:.0f} in memory."
     )
 
 

@@ -87,7 +87,7 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
     """Run all stages on one video of each split, then all but the trainings on more and more videos.
 
     In the first round every stage starts and ends workers of its own, as in the real run. The second round has the same
-    videos and finds workers that are there; where the first one took long it is left out, and so are all others.
+    videos and finds workers that are there. Where the first one takes long, it is the only one.
 
     Args:
         base: folder of Base in the real run. Where it is trained, boxes are Base's; else those of untrained weights.
@@ -112,12 +112,22 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
         _start_workers(config.workers)
         deadline = time.monotonic() + seconds
         taken = run_round(number)
-        while number < total and (left := deadline - time.monotonic()) > 2 * taken:
-            number = min(int(number * min(GROWTH, left / taken)), total)
+        while number < total and (growth := _growth(len(rounds), taken, deadline - time.monotonic())) >= 2:
+            number = min(int(number * growth), total)
             taken = run_round(number)
     _cut_in_other_codec(rounds[-1])
     _end_workers()
     return rounds, entered
+
+
+def _growth(num_rounds: int, taken: float, left: float) -> float:
+    """How many times as many videos the next round may have; below 2 there is none.
+
+    There is one with GROWTH times as many videos in any case, if it takes less than LONG.
+    """
+    if num_rounds == 2 and GROWTH * taken < LONG:
+        return GROWTH
+    return min(GROWTH, left / taken)
 
 
 def crops_policy(config: Config) -> Policy:

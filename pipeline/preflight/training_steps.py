@@ -102,25 +102,26 @@ def _time_steps(network, load, loss, recipe, device: torch.device, seconds: floa
     idle, started = held_bytes(), time.monotonic()
     train(1, 1)  # the first of a size is slower
     one, two = train(1, 1), train(2, 1)
-    epoch, points = min(max(2 * one - two, 0.0), one), []  # points: (clips, seconds of a step, peak bytes)
+    epoch, points = min(max(2 * one - two, 0.0), one), []  # points: (clips, seconds of a step, bytes that it takes)
     for size in batch_sizes(recipe.batch_size):
         left = seconds - (time.monotonic() - started)
         if points:
-            clips, step, peak = points[-1]
+            clips, step, memory = points[-1]
             growth = size / clips
-            if 2 * (epoch + growth * step) > left or growth * (peak - idle) > 0.7 * _available_memory():
+            if 2 * (epoch + growth * step) > left or growth * memory > 0.7 * _available_memory():
                 break
             train(1, size)
         reset_peak()
-        points.append((size, max(train(1, size) - epoch, 0.0), peak_bytes()))
-    size, step, memory = points[-1]
+        points.append((size, max(train(1, size) - epoch, 0.0), max(peak_bytes() - idle, 0)))
+    step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
+    memory = round(idle + memory)
     if device.type == "cuda":
         memory = max(memory, torch.cuda.max_memory_allocated(device))
-    if size < recipe.batch_size:
-        step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
-        return TrainingCost(step, epoch, round(memory), is_exact=False)
-    steps = min(max(int((left - epoch) / max(step, 1e-3)), 2), STEPS)
-    return TrainingCost(max(train(steps, size) - epoch, 0.0) / steps, epoch, memory, is_exact=True)
+    is_exact = points[-1][0] == recipe.batch_size
+    if is_exact:
+        steps = min(max(int((left - epoch) / max(step, 1e-3)), 2), STEPS)
+        step = max(train(steps, recipe.batch_size) - epoch, 0.0) / steps
+    return TrainingCost(step, epoch, memory, is_exact)
 
 
 def batch_sizes(batch: int) -> list[int]:

@@ -13,9 +13,7 @@ from cache.stores.product_folder import ProductDir, read_product
 def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
     """The stores of the run folder at path, by product, then name; `parts` are the plan's parts by name.
 
-    Raises:
-        StaleCacheError, DamagedError: as `read_product`.
-        StoreAmbiguousError: two folders of one part differ only in the settings of clips.
+    Raises as `read_product`; StoreAmbiguousError where two folders of one part differ only in the settings of clips.
     """
     groups = {}
     for product in PRODUCTS:
@@ -47,7 +45,6 @@ class Store:
     """One product made with one set of settings.
 
     Attributes:
-        product: one of PRODUCTS.
         lineage: settings by product, of this one and of all that it was made from; without the settings of clips, which
             belong to the plan part.
         directories: the product's folder by name of the plan part.

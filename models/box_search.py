@@ -9,11 +9,9 @@ def quantise(saliency: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Turn a saliency map into integers, whose sums are exact; codes * scale is the map to half a step.
 
     Args:
-        saliency: float32 (H, W), finite, not negative.
+        saliency: float32 (H, W), finite, not negative; else ValueError.
     Returns:
         codes uint16 (H, W), whose maximum is 65535, and scale float32; both 0 for a map of zeros.
-    Raises:
-        ValueError: the map has negative or non-finite values.
     """
     if not (np.isfinite(saliency).all() and (saliency >= 0).all()):
         raise ValueError("a saliency map must be finite and not negative")
@@ -29,7 +27,6 @@ def best_box(codes: np.ndarray, height: int, width: int) -> tuple[int, int, floa
 
     Args:
         codes: uint16 (H, W) of the input frame.
-        height, width: of the box, in pixels of the input frame.
     Returns:
         top, left, and the box's share of the sum of the whole map; (0, 0, NaN) for a map of zeros.
     Raises:

@@ -1,20 +1,14 @@
 """Grad-CAM: which places of the last block's features raise an objective of the logits (Selvaraju et al., 2017)."""
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.saliency import SaliencyError
+from models.saliency import Objective, Precision, SaliencyError
 
 
 def grad_cam(
-    network: nn.Module,
-    video: Tensor,
-    objectives: dict[str, Callable[[Tensor], Tensor]],
-    precision: Literal["float32", "bfloat16"] = "float32",
+    network: nn.Module, video: Tensor, objectives: dict[str, Objective], precision: Precision = "float32"
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and Grad-CAM maps of clips; takes and returns what `saliency.input_saliency` does.
 
@@ -25,11 +19,6 @@ def grad_cam(
 
     Args:
         network: see `backbones`; in eval mode, folded or not.
-        video: float (B, T, H, W, 3), RGB in [0, 1].
-        objectives: name to a function of the logits (B, T_out, C) that gives (B,), or its sum over clips.
-        precision: "bfloat16" runs the network under autocast; objectives are computed in float32.
-    Returns:
-        logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
     Raises:
         ValueError: the network is in train mode. SaliencyError: a map is not finite.
     """

@@ -1,6 +1,6 @@
 """Objectives: the scalars whose gradient is the saliency of a clip, in one table, and the maps they give."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from models.grad_cam import grad_cam
 from models.losses import charades_loss, entropy, max_logit, softmax_entropy
-from models.saliency import input_saliency
+from models.saliency import Objective, Precision, input_saliency
 
 # Objectives that need no labels, logits (B, T_out, C) to (B,). A new one is a line here and a function in losses.py.
-OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
+OBJECTIVES: dict[str, Objective] = {
     "entropy": entropy,
     "max_logit": max_logit,
     "softmax_entropy": softmax_entropy,
@@ -19,13 +19,7 @@ OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Labels(NamedTuple):
-    """What the objective "cross_entropy" compares the logits with.
-
-    Attributes:
-        video: labels of the videos, float32 (B, C).
-        frames: labels of the frames, float32 (B, T, C).
-        video_loss_weight: see `charades_loss`.
-    """
+    """What the objective "cross_entropy" compares the logits with; the weight as in `charades_loss`."""
 
     video: Tensor
     frames: Tensor
@@ -37,13 +31,12 @@ def saliency_maps(
     video: Tensor,
     names: Iterable[str],
     method: Literal["input_gradient", "grad_cam"] = "input_gradient",
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
     labels: Labels | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute logits and the saliency maps of some objectives; see `input_saliency` for shapes.
+    """Compute logits and the saliency maps of some objectives; as `input_saliency` but for these arguments.
 
     Args:
-        network, video, precision: see `input_saliency`.
         names: of objectives in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs `labels`.
         method: the gradient at the input (the paper) or Grad-CAM.
         labels: on the video's device; None where no objective looks at labels.

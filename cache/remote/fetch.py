@@ -25,24 +25,16 @@ def is_url(run) -> bool:
 
 @dataclass(frozen=True)
 class Remote:
-    """A run in object storage, of which a local folder is the mirror.
-
-    Args:
-        url: of the run. folder: the mirror, see `cache.remote.mirror`.
-    """
+    """A run in object storage, and the local folder that is its mirror, see `cache.remote.mirror`."""
 
     url: str
     folder: Path
 
     def fetch(self, path: Path, num_bytes: int, sha256: str) -> None:
-        """Download a file of the mirror, unless this machine has it.
+        """Download a file of the mirror, unless this machine has it; path becomes a link into the file cache.
 
-        Args:
-            path: where the file belongs in the mirror; becomes a link into the file cache.
-            num_bytes, sha256: as the file's record says.
-        Raises:
-            DamagedError: there is no such object, or it arrives with another content every time.
-            StorageError: the download fails every time.
+        DamagedError where there is no such object, or it arrives every time with other bytes than its record says;
+        StorageError where the download fails every time.
         """
         url = f"{self.url}/{path.relative_to(self.folder).as_posix()}"
 
@@ -75,8 +67,7 @@ def fetch_recorded_files(record: Path) -> None:
 def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:
     """Download files and yield (URL, bytes); what fails, or fails its check, is requested ATTEMPTS times.
 
-    Raises:
-        DamagedError, StorageError: as `Remote.fetch`.
+    Raises as `Remote.fetch`.
     """
     urls = list(checks)
     for first in range(0, len(urls), BLOCK):

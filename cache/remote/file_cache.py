@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cache.commit import locked, storage_errors, write_file
@@ -25,13 +26,11 @@ def limit() -> int:
 def find(sha256: str, num_bytes: int) -> Path | None:
     """The file with this content, marked as just used; None where it is missing or not of this size."""
     path = _place(sha256)
-    try:
+    with suppress(FileNotFoundError):
         found = path.stat()
         if found.st_size == num_bytes:
             os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
             return path
-    except FileNotFoundError:
-        pass
     return None
 
 
@@ -51,9 +50,8 @@ def _place(sha256: str) -> Path:
 
 def _make_room(folder: Path, num_bytes: int) -> None:
     """Delete files until num_bytes more fit. As listing takes time, do so once a hundredth of the limit was added."""
-    due = _added.get(folder, limit()) + num_bytes
-    _added[folder] = due
-    if due < limit() / 100:
+    _added[folder] = _added.get(folder, limit()) + num_bytes
+    if _added[folder] < limit() / 100:
         return
     with locked(folder / ".lock") as mine:
         if not mine:  # another process makes room
@@ -73,8 +71,6 @@ def _files(folder: Path) -> Iterator[tuple[float, int, str]]:
     """(time of last use in seconds, bytes, path) of every file."""
     for group in os.scandir(folder):
         for entry in os.scandir(group.path) if group.is_dir() else ():
-            try:
+            with suppress(FileNotFoundError):  # deleted by another process
                 found = entry.stat()
-            except FileNotFoundError:  # deleted by another process
-                continue
-            yield found.st_atime, found.st_size, entry.path
+                yield found.st_atime, found.st_size, entry.path

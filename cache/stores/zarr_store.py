@@ -1,8 +1,7 @@
 """Arrays in Zarr, of the products base, maps and boxes: one file a unit and array.
 
-<product>/<key>/arrays.zarr is a Zarr v3 group. Every array is (num_rows, *row_shape), compressed with zstd and
-checked by CRC32C. The file of a unit is a shard of one-row chunks or, where rows are small, one chunk. Rows are local
-rows.
+Every array of the Zarr v3 group arrays.zarr is (num_rows, *row_shape), compressed with zstd and checked by CRC32C. The
+file of a unit is a shard of one-row chunks or, where rows are small, one chunk. Rows are local rows.
 """
 
 import json
@@ -60,10 +59,8 @@ class ZarrStore:
     def create(cls, product: ProductDir, specs: list[ArraySpec]) -> "ZarrStore":
         """Make the arrays that are missing, then open. Several processes may do so at once.
 
-        Raises:
-            StaleCacheError: an array is there with another shape, dtype or chunks.
+        StaleCacheError where an array is there with another shape, dtype or chunks.
         """
-        _check_version()
         root = product.path / ARRAYS
         if product.remote:
             return cls.open(product)
@@ -75,24 +72,23 @@ class ZarrStore:
         store = cls.open(product)
         for spec in specs:
             array, wanted = store.arrays[spec.name], _layout_of(spec, product.part)
-            found = (array.shape, array.dtype, array.chunks, array.shards)
-            if found != wanted:
+            if (found := (array.shape, array.dtype, array.chunks, array.shards)) != wanted:
                 raise StaleCacheError(f"{root / spec.name}: (shape, dtype, chunks, shards) {found} != {wanted}")
         return store
 
     @classmethod
     def open(cls, product: ProductDir) -> "ZarrStore":
         """Open the arrays that are there; DamagedError where the metadata is not what this module writes."""
-        _check_version()
+        if tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3])) < OLDEST_ZARR:
+            raise RuntimeError(f"zarr {zarr.__version__} can tear chunks when killed, 3.1.3 or later is needed")
         return cls(product, _open_arrays(product))
 
     def write_unit(self, unit: int, values: dict[str, np.ndarray], skipped=()) -> bool:
-        """Write all arrays of a unit, each in one piece, and commit it, while `product.lock(unit)` is held.
+        """Write all arrays of a unit and commit it as `ProductDir.commit`, while `product.lock(unit)` is held.
 
         Args:
             values: of every array (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
                 does not matter, but must be the same in every run.
-            skipped, return value: as of `ProductDir.commit`.
         """
         rows = self.part.unit_rows(unit)
         if values.keys() != self.arrays.keys():
@@ -116,13 +112,10 @@ class ZarrStore:
         return self.read_rows(name, np.array([row]))[0]
 
     def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Local rows in any order, also repeated.
+        """Local rows in any order, also repeated: (len(rows), *row_shape) in the stored dtype; never a fill value.
 
-        Returns:
-            (len(rows), *row_shape) in the stored dtype; never a fill value.
-        Raises:
-            IndexError: the part has no such row.
-            NotDoneError: a row is not done, or its video was skipped. DamagedError: a file is not what was written.
+        IndexError where the part has no such row, NotDoneError where a row is not done or its video was skipped,
+        DamagedError where a file is not what was written.
         """
         rows = np.asarray(rows, np.int64)
         if outside := [row for row in rows.tolist() if not 0 <= row < self.part.num_rows]:
@@ -238,8 +231,3 @@ def _codec_names(codecs: list[dict]) -> Iterator[str]:
         yield codec["name"]
         for field in ("codecs", "index_codecs"):
             yield from _codec_names(codec.get("configuration", {}).get(field, []))
-
-
-def _check_version():
-    if tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3])) < OLDEST_ZARR:
-        raise RuntimeError(f"zarr {zarr.__version__} can tear chunks when killed, 3.1.3 or later is needed")

@@ -10,12 +10,10 @@ from cache.upkeep.verify import Finding, strays
 
 
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
-    """Delete what killed writers and withdrawn units left: temporary files, and files that no record names.
+    """Delete temporary files and files that no record names; return what was deleted, and its bytes.
 
     Args:
-        dry: delete nothing.
-    Returns:
-        what was deleted, or with `dry` would be, and its bytes.
+        dry: delete nothing, return what would be deleted.
     Raises:
         CacheError: another process uses the run, or the folder is no run. StorageError: the file system refuses.
     """

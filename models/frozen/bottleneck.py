@@ -1,8 +1,7 @@
-"""I3D's bottleneck block with batch-norm folded, for running only: forward and input gradient written out.
+"""I3D's bottleneck block with batch-norm folded, for running only: forward and input gradient written out, in place.
 
-Autograd would keep a new tensor for every ReLU and sum; here they happen in place, and backward computes the gradient
-of the input alone. Both equal the block of `nn.Conv3d` and `nn.BatchNorm3d` to 1e-6 (relative L2 in float64, weights
-folded in float32; tests/models/test_frozen.py::test_block).
+Both equal the block of `nn.Conv3d` and `nn.BatchNorm3d` to 1e-6 (relative L2 in float64, weights folded in float32;
+tests/models/test_frozen.py::test_block).
 """
 
 import torch

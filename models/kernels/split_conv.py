@@ -15,8 +15,8 @@ class SplitConv3d(nn.Conv3d):
     """`nn.Conv3d` computed with `conv2d`: same parameters, same state dict, same numbers up to rounding.
 
     Takes and returns (B, C, T, H, W). In channels_last_3d order, kernels 1 x k x k and k x 1 x 1 work on views and
-    1 x 1 x 1 is a matrix product; any other kernel stacks the frames it covers as channels, which copies. Other orders
-    are copied, too. Dilation, groups and padding with anything but zeros are not offered.
+    1 x 1 x 1 is a matrix product. Other kernels stack the frames they cover as channels, which copies; other orders are
+    copied, too. Dilation, groups and padding with anything but zeros are not offered.
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):

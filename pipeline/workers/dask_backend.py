@@ -18,14 +18,10 @@ SECONDS_FOR_WORKERS = 60  # to appear, where there are none yet
 
 @contextmanager
 def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["DaskUnits"]:
-    """A backend on the workers of a running scheduler.
+    """A backend on the workers of a running scheduler, given by its address or the path of its scheduler file.
 
-    Args:
-        scheduler: its address, or the path of its scheduler file.
-        threads, on_gpu: nothing to Dask; whoever starts the workers gives them cores and GPUs.
-    Raises:
-        StageError: nobody answers there, or a worker has several threads: units in one process would share a network
-            and its number of threads.
+    Threads and GPUs are nothing to Dask: whoever starts the workers gives them cores and GPUs. StageError where nobody
+    answers, or a worker has several threads: units in one process would share a network and its number of threads.
     """
     is_address = re.match(r"[a-z]+://", scheduler)
     try:

@@ -16,16 +16,10 @@ _preferred = {}  # group: (this process's device, the socket that reserves it wh
 
 @contextmanager
 def claim_device(devices: tuple[str, ...], group: str) -> Iterator[str]:
-    """Hold one of the devices against every other process of this machine; wait while all are in use.
+    """Hold one of the devices (torch names) against all other processes of this machine; wait while all are in use.
 
     The first processes prefer one device each, as long as they live: their network stays in its memory. A process
-    beyond the number of devices takes whichever is free.
-
-    Args:
-        devices: torch names.
-        group: name of the processes that share the devices.
-    Yields:
-        the torch name of the device.
+    beyond the number of devices takes whichever is free. The processes of a group share the devices.
     """
     preferred = _preferred_device(devices, group)
     order = sorted(devices, key=lambda device: device != preferred)

@@ -1,7 +1,7 @@
 """Where units are worked on: in processes of this machine (loky), or by the workers of a Dask or Ray cluster.
 
-Clusters are those that people run already; nothing here starts, sizes or schedules one. Every engine is driven through
-joblib. A job that the engine's own retries did not save is done again alone, and then given up by name.
+Clusters are those that people run already; nothing here starts or sizes one. Every engine is driven through joblib. A
+job that the engine's own retries did not save is done again alone, and then given up by name.
 """
 
 import logging
@@ -20,7 +20,7 @@ from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
 
-KILLED = "killed"  # in place of a result: the process that worked on the job died, and so did every retry
+KILLED = object()  # in place of a result: the process that worked on the job died, and so did every retry
 TWICE = "the process that worked on this unit was killed, twice"
 
 
@@ -33,7 +33,7 @@ class Engine:
         scheduler: of Dask, an address or the path of a scheduler file; of Ray, an address, or "" for the cluster that
             this machine belongs to, or a local one where it belongs to none.
         devices: torch names, such as "cuda:1"; on each machine, one process at a time computes on each of them.
-            None: every process computes on the config's device.
+            Empty: every process computes on the config's device.
     """
 
     backend: Backend = "loky"
@@ -52,8 +52,7 @@ LOCAL = Engine()
 def parse_devices(text: str) -> tuple[str, ...]:
     """Torch names of a comma-separated list: "0,1" are the first two GPUs, "cpu" and "cpu:1" stay as they are.
 
-    Raises:
-        ValueError: no such list, or the same device twice.
+    ValueError where it is no such list, or names a device twice.
     """
     names = tuple(f"cuda:{one}" if one.isdecimal() else one for one in text.split(",")) if text else ()
     if not all(re.fullmatch(r"cpu|(cpu|cuda):\d+", name) for name in names) or len(set(names)) < len(names):
@@ -78,7 +77,7 @@ def results(
     with _connected(engine, threads, on_gpu) as backend:
         suspects = []
         for job, done in _in_pool(call, jobs, workers) if backend is None else _on_cluster(call, jobs, backend):
-            if isinstance(done, str) and done == KILLED:
+            if done is KILLED:
                 suspects.append(job)
             else:
                 yield job, done
@@ -86,7 +85,7 @@ def results(
             log.warning("workers died; %d units that were begun run again, one by one", len(suspects))
         alone = _one_by_one(call, suspects) if backend is None else _on_cluster(call, suspects, backend, at_once=1)
         for job, done in alone:
-            yield call(job, crashed=TWICE) if isinstance(done, str) and done == KILLED else (job, done)
+            yield call(job, crashed=TWICE) if done is KILLED else (job, done)
 
 
 @contextmanager

@@ -33,13 +33,8 @@ def prefetch(items: Iterator[Item], depth: int = 1) -> Iterator[Item]:
 class PrefetchedKeys(Generic[Key, Item]):
     """Computes work(key) in threads for keys in the order in which they will be asked for; some may never be.
 
-    At most `depth` keys are waiting or being worked on, apart from the one asked for last.
-
-    Args:
-        work: gives the items of a key; it is iterated in a thread.
-        keys: hashable, each once.
-        threads: that work at the same time.
-        depth: at least 1.
+    At most `depth` keys, which is at least 1, are waiting or being worked on, apart from the one asked for last. The
+    items that work gives are iterated in a thread. A key is hashable and comes once.
     """
 
     def __init__(self, work: Callable[[Key], Iterable[Item]], keys: list[Key], threads: int = 1, depth: int = 1):

@@ -40,10 +40,9 @@ def _do(batch) -> list[tuple]:
 
 
 class RayUnits(ParallelBackendBase):
-    """One task a batch. Ray runs the task of a dead worker again in another one, three times.
+    """One task a batch, which occupies num_cpus and num_gpus; Ray shows it only the GPUs that are its own.
 
-    Args:
-        num_cpus, num_gpus: what a task occupies; Ray shows a task only the GPUs that are its own.
+    Ray runs the task of a dead worker again in another one, three times.
     """
 
     supports_retrieve_callback = True

@@ -25,11 +25,7 @@ class SharedDirectory:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Change into the directory.
-
-        Raises:
-            StageError: this machine does not see the directory or one of the paths.
-        """
+        """Change into the directory; StageError where this machine does not see it or one of the paths."""
         for path in (self.folder, *(self.folder / path for path in self.paths)):
             if not path.exists():
                 name = os.uname().nodename

@@ -42,17 +42,11 @@ def _without_clips(settings: dict) -> dict:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """One product made with one set of settings.
-
-    Attributes:
-        lineage: settings by product, of this one and of all that it was made from; without the settings of clips, which
-            belong to the plan part.
-        directories: the product's folder by name of the plan part.
-    """
+    """One product made with one set of settings."""
 
     product: str
-    lineage: dict[str, dict]
-    directories: dict[str, ProductDir]
+    lineage: dict[str, dict]  # by product, the settings of this one and of all that it was made from, without "clips"
+    directories: dict[str, ProductDir]  # by name of the plan part
 
     @property
     def name(self) -> str:

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.commit import storage_errors, write_file, write_once
 from cache.errors import StorageError
@@ -78,8 +78,7 @@ def free_space(folder: Path) -> tuple[int, int | None]:
         return shutil.disk_usage(folder).free, found.f_favail if found.f_files else None
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """A mounted file system: where, of which kind, such as "nfs4", with which options."""
 
     place: Path

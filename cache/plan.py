@@ -48,24 +48,15 @@ _INPUT_SIZE = ["theta_input_height", "theta_input_width"]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of a plan. ValueError, with row and column, where the rows break these rules.
+    """One part of a plan. ValueError, with row and column, where the rows break the rules below."""
 
-    Args:
-        name: "part-<three digits>-<split>".
-        rows: one row per (video, clip, augmentation), video by video, with the columns of SCHEMA.
-        rows_per_video: augmentations of a video in training, clips of a video in evaluation.
-        videos_per_unit: the last unit may have fewer.
-        settings: of the clips, plain JSON; among them num_frames, the T frames of a clip.
-        offset: global row of the first row.
-    """
-
-    name: str
+    name: str  # "part-<three digits>-<split>"
     split: str
-    rows: pd.DataFrame
-    rows_per_video: int
-    videos_per_unit: int
-    settings: dict
-    offset: int = 0
+    rows: pd.DataFrame  # one per (video, clip, augmentation), video by video, with the columns of SCHEMA
+    rows_per_video: int  # augmentations of a video in training, clips of a video in evaluation
+    videos_per_unit: int  # the last unit may have fewer
+    settings: dict  # of the clips, plain JSON; among them num_frames, the T frames of a clip
+    offset: int = 0  # global row of the first row
 
     def __post_init__(self):
         if not re.fullmatch(rf"part-\d{{3}}-{re.escape(self.split)}", self.name):

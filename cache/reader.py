@@ -53,14 +53,10 @@ class Run:
         return found[0]
 
     def read(self, product: str, name: str, rows) -> np.ndarray:
-        """Many rows at once from one array of base, maps or boxes, such as "base", "logits".
+        """Many rows at once, global and in any order, from an array of base, maps or boxes, such as "base", "logits".
 
-        Args:
-            rows: global rows in any order, at least one.
-        Returns:
-            (len(rows), *row_shape) in the stored dtype.
-        Raises:
-            as `store` and `ZarrStore.read_rows`.
+        Returns (len(rows), *row_shape) in the stored dtype. Raises as `store` and `ZarrStore.read_rows`, and ValueError
+        where there are no rows.
         """
         if not len(rows):
             raise ValueError("read needs at least one row")

@@ -23,14 +23,10 @@ def quantise(saliency: np.ndarray) -> tuple[np.ndarray, np.float32]:
 
 
 def best_box(codes: np.ndarray, height: int, width: int) -> tuple[int, int, float]:
-    """Find the box of height x width pixels with the largest sum; among equals, the first in row-major order.
+    """Find the box of height x width pixels with the largest sum of codes, uint16 (H, W) of the input frame.
 
-    Args:
-        codes: uint16 (H, W) of the input frame.
-    Returns:
-        top, left, and the box's share of the sum of the whole map; (0, 0, NaN) for a map of zeros.
-    Raises:
-        ValueError: the box is empty or does not fit into the map.
+    Returns top and left, of equals the first in row-major order, and the box's share of the sum of the whole map;
+    (0, 0, NaN) for a map of zeros. ValueError where the box is empty or does not fit into the map.
     """
     if not (0 < height <= codes.shape[0] and 0 < width <= codes.shape[1]):
         raise ValueError(f"a box of {height} x {width} does not fit into a map of {codes.shape[0]} x {codes.shape[1]}")

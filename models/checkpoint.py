@@ -42,20 +42,14 @@ def load_weights(
     new_head: bool = False,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
-    """Load a weights file into a network: everything, or nothing.
+    """Load a weights file into a network: everything, or nothing. Return the names that were not loaded.
 
-    Args:
-        path: a `torch.save` file of a state dict, or of a dict with one under one of STATE_KEYS. PREFIXES are removed
-            from its names.
-        head: state names of the network's classifier, see `backbones.head_names`.
-        new_head: keep the network's own classifier and ignore the file's.
-        convert: turns the file's state dict into the network's, such as `i3d.inflate_2d`.
-    Returns:
-        the names not loaded: `head` with new_head, and batch-norm counters that old files lack.
-    Raises:
-        OSError: the file cannot be read.
-        WeightsError: it holds other objects than tensors and numbers; or names, all of which are listed, are missing,
-            unexpected or of another shape.
+    These are, with new_head, the classifier's (`head`, see `backbones.head_names`), which keeps its own values, and
+    batch-norm counters that old files lack. The file, of `torch.save`, holds a state dict, or a dict with one under one
+    of STATE_KEYS. PREFIXES are removed from its names; `convert`, such as `i3d.inflate_2d`, makes it the network's.
+
+    OSError where the file cannot be read; WeightsError where it holds other objects than tensors and numbers, or where
+    names, all of which are listed, are missing, unexpected or of another shape.
     """
     wanted, state = network.state_dict(), read_state(path)
     found = {_without_prefixes(name): value for name, value in state.items()}

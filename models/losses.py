@@ -15,7 +15,7 @@ def charades_loss(
 ) -> Tensor:
     """Compute video loss plus frame loss (paper, 5.2; L_CE of eq. 3 with its usual minus), a scalar.
 
-    Video loss: binary cross-entropy of the logits' mean over time. Frame loss: binary cross-entropy of the logits
+    Video loss: binary cross-entropy of the logits' mean over time. Frame loss: binary cross-entropy of the logits,
     interpolated linearly to the T_in frames. Each is the mean over its elements.
 
     Args:
@@ -23,8 +23,7 @@ def charades_loss(
         video_targets, frame_targets: float (B, C) and (B, T_in, C), 0 or 1.
         video_loss_weight: "released" is the mean over the T_in frame rows and the video row together, as in the
             authors' code.
-        reduction: "mean" over clips, for training; "clip_sum", for saliency, adds the clips, so that the gradient with
-            respect to one clip does not depend on the others.
+        reduction: "mean" over clips, for training; "clip_sum", for saliency, whose clips must not depend on each other.
     """
     frames = frame_targets.shape[1]
     by_class = F.interpolate(logits.transpose(1, 2), size=frames, mode="linear", align_corners=False)  # B, C, T_in

@@ -34,12 +34,9 @@ def saliency_maps(
     precision: Precision = "float32",
     labels: Labels | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute logits and the saliency maps of some objectives; as `input_saliency` but for these arguments.
+    """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
-    Args:
-        names: of objectives in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs `labels`.
-        method: the gradient at the input (the paper) or Grad-CAM.
-        labels: on the video's device; None where no objective looks at labels.
+    They are in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs labels on the video's device.
     """
     objectives = dict(OBJECTIVES)
     if labels is not None:

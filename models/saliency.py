@@ -42,7 +42,9 @@ def input_saliency(
         for number, (name, objective) in enumerate(objectives.items(), start=1):
             more = number < len(objectives)
             (gradient,) = torch.autograd.grad(objective(logits).sum(), video, retain_graph=more)
-            maps[name] = _norm_over_colours(gradient).amax(1)  # B, H, W
+            # colour by colour: reductions over three values are slow on a CPU
+            norm = sum(colour.square() for colour in gradient.unbind(-1)).sqrt()  # B, T, H, W
+            maps[name] = norm.amax(1)  # B, H, W
             finite = maps[name].isfinite().all(2).all(1)  # B
             if not finite.all():
                 bad = (~finite).nonzero().flatten().tolist()
@@ -64,8 +66,3 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
-
-
-def _norm_over_colours(gradient: Tensor) -> Tensor:
-    """(..., 3) to (...), colour by colour: reductions over three values are slow on a CPU."""
-    return sum(colour.square() for colour in gradient.unbind(-1)).sqrt()

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,20 +56,15 @@ def _make_room(folder: Path, num_bytes: int) -> None:
         if not mine:  # another process makes room
             return
         _added[folder] = 0
-        files = sorted(_files(folder))
-        size, now = sum(size for _, size, _ in files) + num_bytes, time.time()
-        for used, file_size, path in files:
-            temporary = path.endswith(".tmp")
-            if now - used > (STALE_SECONDS if temporary else SPARED_SECONDS) and (temporary or size > limit()):
-                with storage_errors(Path(path)):
-                    Path(path).unlink(missing_ok=True)
-                size -= file_size
-
-
-def _files(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """(time of last use in seconds, bytes, path) of every file."""
-    for group in os.scandir(folder):
-        for entry in os.scandir(group.path) if group.is_dir() else ():
+        files = []
+        for path in folder.glob("*/*"):
             with suppress(FileNotFoundError):  # deleted by another process
-                found = entry.stat()
-                yield found.st_atime, found.st_size, entry.path
+                found = path.stat()
+                files.append((found.st_atime, found.st_size, path))
+        size, now = sum(size for _, size, _ in files) + num_bytes, time.time()
+        for used, file_size, path in sorted(files):
+            temporary = path.suffix == ".tmp"
+            if now - used > (STALE_SECONDS if temporary else SPARED_SECONDS) and (temporary or size > limit()):
+                with storage_errors(path):
+                    path.unlink(missing_ok=True)
+                size -= file_size

@@ -21,9 +21,8 @@ VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and vers
 def mirror(url: str) -> Path:
     """Make or update the mirror of a run, without its data files; return its folder.
 
-    Raises:
-        CacheError: there is no run. DamagedError: a file arrives with another content every time.
-        StorageError: the storage refuses every time.
+    CacheError where there is no run; DamagedError where a file arrives with another content every time; StorageError
+    where the storage refuses every time.
     """
     url = str(url).rstrip("/")
     folder = file_cache.local_folder() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]

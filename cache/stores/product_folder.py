@@ -10,7 +10,6 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
@@ -26,17 +25,16 @@ from cache.remote.fetch import remote_of
 from cache.sealed import read_sealed, seal
 
 FORMAT = 2
+VERSIONS = {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "zarr", "h5py")}
 log = logging.getLogger(__name__)
 
 
 def open_product(root: Path, product: str, part: Part, settings: dict) -> "ProductDir":
     """Open the folder of a product in the run folder `root`, which is made on first use.
 
-    Args:
-        settings: plain JSON: everything that can change the product's bytes, with the settings of what it is made from.
-    Raises:
-        StaleCacheError: the run.json that is there differs; the message names the field.
-        NoStoreError: the root is a mirror of a run elsewhere, which does not have the product.
+    The settings are plain JSON: everything that can change the product's bytes, with the settings of what it is made
+    from. StaleCacheError, with the field, where the run.json that is there differs; NoStoreError where the root is a
+    mirror of a run elsewhere, which does not have the product.
     """
     if product not in PRODUCTS:
         raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
@@ -68,9 +66,8 @@ def open_product(root: Path, product: str, part: Part, settings: dict) -> "Produ
 def read_product(path: Path, parts: dict[str, Part]) -> "ProductDir":
     """Open the folder of a product that exists; `parts` are the plan's parts by name.
 
-    Raises:
-        StaleCacheError: run.json names another format, part or plan, or does not belong to the folder's name.
-        DamagedError: run.json is missing or unreadable.
+    StaleCacheError where run.json names another format, part or plan, or does not belong to the folder's name;
+    DamagedError where it is missing or unreadable.
     """
     file = path / "run.json"
     run = read_sealed(file, "product", "format", "part", "rows_sha256", "settings")
@@ -144,7 +141,9 @@ class ProductDir:
         return self._checked[unit]
 
     def check_row(self, row: int) -> None:
-        """Raise NotDoneError where a local row is not done or its video was skipped; else raise as `checked_record`."""
+        """Raise IndexError, or NotDoneError where a local row is not done or was skipped, or as `checked_record`."""
+        if not 0 <= row < self.part.num_rows:
+            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
         for skip in self.checked_record(row // self.part.rows_per_unit)["skipped"]:
             if skip["video_id"] == self.part.video_ids[row]:
                 raise NotDoneError(f"row {row} of {self.part.name}: {skip['video_id']} was skipped, {skip['error']}")
@@ -175,7 +174,6 @@ class ProductDir:
         """Make the files of a unit durable, then publish its record; return False where another process was first.
 
         Args:
-            files: complete files inside the folder.
             skipped: {"video_id", "error", "detail"} of every video that failed; its rows do not count as done.
             extra: more plain JSON for the record. No times and no hosts: records are equal from run to run.
         """
@@ -191,7 +189,7 @@ class ProductDir:
             "rows": [rows.start, rows.stop],
             "key": self.key,
             "skipped": list(skipped),
-            "versions": _versions(),
+            "versions": VERSIONS,
         }
         path = record_path(self.path, unit)
         first = commit.write_once(path, seal(record))
@@ -239,8 +237,3 @@ class ProductDir:
     def _entry(self, file: Path) -> dict:
         name = file.relative_to(self.path).as_posix()
         return {"name": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "zarr", "h5py")}

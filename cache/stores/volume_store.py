@@ -28,9 +28,8 @@ _DATASETS = {"data": "uint8", "offsets": "int64", "crc32": "uint32"}
 def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
     """The bytes of a unit's HDF5 file, equal for equal arguments.
 
-    Args:
-        rows: for every row the encoded frames; b"" for each frame of a skipped video.
-        attrs: T, size, codec, quality, first_row.
+    rows has the encoded frames of every row, b"" for each frame of a skipped video; attrs T, size, codec, quality and
+    first_row.
     """
     frames = [frame for row in rows for frame in row]
     data = np.frombuffer(b"".join(frames), np.uint8)
@@ -90,8 +89,7 @@ class VolumeStore:
     def write_unit(self, unit: int, rows: list[list[bytes] | None], skipped=()) -> bool:
         """Write the file of a unit and commit it as `ProductDir.commit`, while `product.lock(unit)` is held.
 
-        Args:
-            rows: `encode` of every row of the unit; None for rows of skipped videos.
+        rows has `encode` of every row of the unit; None for rows of skipped videos.
         """
         planned, failed = self.part.unit_rows(unit), {skip["video_id"] for skip in skipped}
         if len(rows) != len(planned):
@@ -114,8 +112,6 @@ class VolumeStore:
 
         Raises as `ProductDir.check_row`; DamagedError where the row's bytes, checked on every read, are not as written.
         """
-        if not 0 <= row < self.part.num_rows:
-            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
         self.product.check_row(row)
         unit, place = divmod(row, self.part.rows_per_unit)
         data, offsets, crc32, path = self._open(unit)

@@ -31,18 +31,12 @@ MAX_ROW_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a store.
-
-    Args:
-        row_shape: () for a number.
-        dtype: NumPy dtype as text, "f4" or "u2". Floats are NaN where nothing is written, integers 0.
-        chunk: "row" where single rows are read, "unit" for small rows that are read together.
-    """
+    """One array of a store."""
 
     name: str
-    row_shape: tuple[int, ...]
-    dtype: str
-    chunk: Literal["row", "unit"]
+    row_shape: tuple[int, ...]  # () for a number
+    dtype: str  # NumPy's, "f4" or "u2"; floats are NaN where nothing is written, integers 0
+    chunk: Literal["row", "unit"]  # "row" where single rows are read, "unit" for small rows that are read together
 
     def __post_init__(self):
         if self.chunk not in ("row", "unit"):
@@ -86,9 +80,8 @@ class ZarrStore:
     def write_unit(self, unit: int, values: dict[str, np.ndarray], skipped=()) -> bool:
         """Write all arrays of a unit and commit it as `ProductDir.commit`, while `product.lock(unit)` is held.
 
-        Args:
-            values: of every array (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
-                does not matter, but must be the same in every run.
+        values has every array, (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
+        does not matter, but must be the same in every run.
         """
         rows = self.part.unit_rows(unit)
         if values.keys() != self.arrays.keys():
@@ -100,7 +93,7 @@ class ZarrStore:
                 raise ValueError(f"array {name} of unit {unit} must be {array.dtype} {wanted}, got {got}")
         root, files = self.product.path / ARRAYS, []
         for name, array in self.arrays.items():
-            files.append(root / name / _shard(unit, array.ndim))
+            files.append(root.joinpath(name, "c", str(unit), *["0"] * (array.ndim - 1)))  # Zarr's chunk keys
             with storage_errors(files[-1]):
                 _clear(root / name / "c", unit)
                 array[rows.start : rows.stop] = values[name]
@@ -118,11 +111,13 @@ class ZarrStore:
         DamagedError where a file is not what was written.
         """
         rows = np.asarray(rows, np.int64)
-        if outside := [row for row in rows.tolist() if not 0 <= row < self.part.num_rows]:
-            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {outside[0]}")
         for row in rows.tolist():
             self.product.check_row(row)
-        array = self._array(name)
+        if name not in self.arrays:  # it may have been made since the store was opened
+            self.arrays = _open_arrays(self.product)
+        if name not in self.arrays:
+            raise DamagedError(f"{self.product.path} has no array {name!r}, it has: {', '.join(self.arrays)}")
+        array = self.arrays[name]
         for unit in np.unique(rows // self.part.rows_per_unit).tolist():
             self.product.verify(unit, f"{ARRAYS}/{name}/")  # swapped files have right checksums of chunks
         try:
@@ -137,13 +132,6 @@ class ZarrStore:
     def read_all(self, name: str) -> np.ndarray:
         """Every row of the part, (num_rows, *row_shape). Raises as `read_rows`."""
         return self.read_rows(name, np.arange(self.part.num_rows))
-
-    def _array(self, name: str) -> zarr.Array:
-        if name not in self.arrays:  # it may have been made since the store was opened
-            self.arrays = _open_arrays(self.product)
-        if name not in self.arrays:
-            raise DamagedError(f"{self.product.path} has no array {name!r}, it has: {', '.join(self.arrays)}")
-        return self.arrays[name]
 
 
 def _open_arrays(product: ProductDir) -> dict[str, zarr.Array]:
@@ -193,11 +181,6 @@ def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 write_file(target, file.read_bytes())
-
-
-def _shard(unit: int, ndim: int) -> str:
-    """Where Zarr puts the file of a unit, below the array: its default encoding of chunk keys."""
-    return "/".join(["c", str(unit), *["0"] * (ndim - 1)])
 
 
 def _clear(folder: Path, unit: int) -> None:

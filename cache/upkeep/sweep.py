@@ -10,12 +10,9 @@ from cache.upkeep.verify import Finding, strays
 
 
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
-    """Delete temporary files and files that no record names; return what was deleted, and its bytes.
+    """Delete temporary files and files that no record names, unless `dry`; return them and their bytes.
 
-    Args:
-        dry: delete nothing, return what would be deleted.
-    Raises:
-        CacheError: another process uses the run, or the folder is no run. StorageError: the file system refuses.
+    CacheError where another process uses the run, or the folder is no run; StorageError where the file system refuses.
     """
     if not (run_dir / "plan").is_dir():
         raise CacheError(f"{run_dir} holds no plan; gc works on run folders only")

@@ -21,14 +21,10 @@ TEMPORARY = (".tmp", ".partial")  # endings of what a killed writer leaves: this
 
 @dataclass(frozen=True)
 class Finding:
-    """One file that is not as it should be; only damage makes a run untrustworthy.
-
-    kind: "damaged", a committed file or record that fails its check; "orphan", a file that no record names;
-    "temporary", left by a killed writer.
-    """
+    """One file that is not as it should be; only damage makes a run untrustworthy."""
 
     path: Path
-    kind: Literal["damaged", "orphan", "temporary"]
+    kind: Literal["damaged", "orphan", "temporary"]  # fails its check; no record names it; left by a killed writer
     reason: str
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 POLL_SECONDS = 0.05
+ADDRESSES = socket.AF_UNIX, socket.SOCK_DGRAM
 _preferred = {}  # group: (this process's device, the socket that reserves it while the process lives)
 
 
@@ -23,7 +24,7 @@ def claim_device(devices: tuple[str, ...], group: str) -> Iterator[str]:
     """
     preferred = _preferred_device(devices, group)
     order = sorted(devices, key=lambda device: device != preferred)
-    with _unbound_socket() as claim:
+    with socket.socket(*ADDRESSES) as claim:
         while (device := _bind_first(claim, f"{group}/in use", order)) is None:
             time.sleep(POLL_SECONDS)
         yield device
@@ -33,13 +34,9 @@ def _preferred_device(devices: tuple[str, ...], group: str) -> str | None:
     """Return the device reserved for this process; None where other processes have reserved all of them."""
     if group not in _preferred:
         _preferred.clear()
-        reservation = _unbound_socket()
+        reservation = socket.socket(*ADDRESSES)
         _preferred[group] = _bind_first(reservation, f"{group}/own", devices), reservation
     return _preferred[group][0]
-
-
-def _unbound_socket() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
 def _bind_first(claim: socket.socket, name: str, devices) -> str | None:

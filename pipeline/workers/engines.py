@@ -26,19 +26,11 @@ TWICE = "the process that worked on this unit was killed, twice"
 
 @dataclass(frozen=True)
 class Engine:
-    """Who does the work.
-
-    Args:
-        backend: "loky" starts processes here; "dask" and "ray" give units to a cluster's workers.
-        scheduler: of Dask, an address or the path of a scheduler file; of Ray, an address, or "" for the cluster that
-            this machine belongs to, or a local one where it belongs to none.
-        devices: torch names, such as "cuda:1"; on each machine, one process at a time computes on each of them.
-            Empty: every process computes on the config's device.
-    """
+    """Who does the work: processes that "loky" starts here, or the workers of a "dask" or "ray" cluster."""
 
     backend: Backend = "loky"
-    scheduler: str = ""
-    devices: tuple[str, ...] = ()
+    scheduler: str = ""  # address or, of Dask, path of its file; "": Ray's on this machine, or else a local one
+    devices: tuple[str, ...] = ()  # torch names; on each machine, one process at a time computes on each; (): config's
 
     @property
     def is_local(self) -> bool:
@@ -65,12 +57,12 @@ def results(
 ) -> Iterator[tuple[tuple, object]]:
     """Every job with its result, in any order, whatever becomes of the workers.
 
+    call(job) returns (job, result); call(job, crashed=why) gives the job up, and is called in this process. StageError
+    where the engine is not installed or cannot be reached.
+
     Args:
-        call: call(job) returns (job, result); call(job, crashed=why) gives the job up, and is called in this process.
         workers: processes of loky. With one, everything runs in this very process. A cluster has as many as it has.
         threads, on_gpu: what a job needs, for the engines that ask.
-    Raises:
-        StageError: the engine is not installed or cannot be reached.
     """
     if not jobs:
         return

@@ -16,14 +16,10 @@ from pipeline.workers.engines import KILLED
 
 @contextmanager
 def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["RayUnits"]:
-    """A backend on a Ray cluster, to which this process stays connected: a local one takes long to start.
+    """A backend on the Ray cluster at an address, which stays connected: a local one takes long to start.
 
-    Args:
-        scheduler: its address; "" for the cluster of this machine, or a local one that ends with this process.
-        threads: CPUs of a task.
-        on_gpu: give every task a GPU of its own, where the cluster has any.
-    Raises:
-        StageError: nobody answers there.
+    "" is the cluster of this machine, or a local one that ends with this process. A task has so many CPUs (`threads`)
+    and with on_gpu a GPU of its own, where the cluster has any. StageError where nobody answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster reports to nobody unless asked to
     try:

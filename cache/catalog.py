@@ -28,7 +28,7 @@ def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
 
 
 def _lineage(product: str, settings: dict) -> dict[str, dict]:
-    """Settings by product, of this one and of all that are nested in it, without those of clips."""
+    """The settings of a product and of all that it was made from, by product, without those of clips."""
     found = {product: _without_clips(settings)}
     for name, value in settings.items():
         if name in PRODUCTS and isinstance(value, dict):
@@ -64,7 +64,7 @@ class Store:
         return len(selector) >= 6 and any(key.startswith(selector) for key in keys)
 
     def agrees(self, other: "Store") -> bool:
-        """Whether two stores belong together: what both were made from is the same."""
+        """Whether two stores belong together: the settings of every product that both were made from are equal."""
         shared = self.lineage.keys() & other.lineage.keys()
         return all(canonical(self.lineage[one]) == canonical(other.lineage[one]) for one in shared)
 

@@ -79,14 +79,10 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = False, shared: bool = False, sign: bool = False) -> Iterator[bool]:
-    """Hold a lock file, which is made on first use; the kernel frees it when the process ends, however it ends.
+    """Hold a lock file, which is made on first use, and yield True; the kernel frees it when the process ends.
 
-    Args:
-        wait: wait for the lock. Without it, False is yielded where another process has the lock.
-        shared: hold it together with other processes that share it.
-        sign: write into the file who holds it, see `holder`.
-    Yields:
-        whether the lock is held.
+    Where another process has the lock, wait for it, or without `wait` yield False. With `shared`, processes that share
+    it hold it together. With `sign`, the file says who holds it, see `holder`.
     """
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -59,7 +59,7 @@ def _check_lock(path: Path) -> None:
 
 
 def check_space(folder: Path, num_bytes: int, num_files: int) -> None:
-    """Raise StorageError where a folder has too few free bytes, or inodes where they are counted, for an estimate."""
+    """Raise StorageError where a folder has too few free bytes, or inodes if counted, for what a stage will write."""
     free, inodes = free_space(folder)
     if num_bytes and free < num_bytes + SPARE_BYTES:
         needed = f"{folder}: about {num_bytes / 1e6:,.0f} MB will be written"
@@ -107,7 +107,7 @@ def check_locks(folder: Path, cluster: bool) -> None:
 
 
 def mount_of(folder: Path) -> Mount | None:
-    """The mount that a folder is on, the last of several on one place; None where MOUNTS cannot be read."""
+    """The mount that a folder is on, the last one where several share a place; None where MOUNTS cannot be read."""
     try:
         lines = MOUNTS.read_text().splitlines()
     except OSError:

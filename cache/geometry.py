@@ -69,11 +69,10 @@ class Theta:
         """
         if not box_input.inside(self.input_size):
             raise ValueError(f"{box_input} leaves the input frame of size {self.input_size}")
-        left = self.input_size[1] - box_input.right if self.flip else box_input.left
-        top, bottom = _stretch(
-            self.crop_top + box_input.top, box_input.height, self.source_size[0], self.resized_size[0]
-        )
-        left, right = _stretch(self.crop_left + left, box_input.width, self.source_size[1], self.resized_size[1])
+        top = self.crop_top + box_input.top
+        left = self.crop_left + (self.input_size[1] - box_input.right if self.flip else box_input.left)
+        top, bottom = _stretch(top, box_input.height, self.source_size[0], self.resized_size[0])
+        left, right = _stretch(left, box_input.width, self.source_size[1], self.resized_size[1])
         return Box(top, left, bottom - top, right - left)
 
     def to_input(self, box_source: Box) -> tuple[Fraction, Fraction, Fraction, Fraction]:

@@ -87,9 +87,8 @@ class Part:
         for column, value in zip(["split", *_INPUT_SIZE], [self.split, *self.input_size], strict=True):
             wrong = np.flatnonzero(rows[column] != value)
             if len(wrong):
-                raise ValueError(
-                    f"{self.name}, row {wrong[0]}: {column} {rows[column].tolist()[wrong[0]]!r}, not {value!r}"
-                )
+                found = rows[column].tolist()[wrong[0]]
+                raise ValueError(f"{self.name}, row {wrong[0]}: {column} {found!r}, not {value!r}")
 
     @property
     def num_rows(self) -> int:

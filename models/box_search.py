@@ -6,12 +6,10 @@ LARGEST_CODE = np.iinfo(np.uint16).max
 
 
 def quantise(saliency: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Turn a saliency map into integers, whose sums are exact; codes * scale is the map to half a step.
+    """Turn a saliency map, float32 (H, W), into integers, whose sums are exact.
 
-    Args:
-        saliency: float32 (H, W), finite, not negative; else ValueError.
-    Returns:
-        codes uint16 (H, W), whose maximum is 65535, and scale float32; both 0 for a map of zeros.
+    Returns codes uint16 (H, W), whose maximum is 65535, and scale float32, both 0 for a map of zeros; codes * scale is
+    the map to half a step. ValueError where the map has negative or non-finite values.
     """
     if not (np.isfinite(saliency).all() and (saliency >= 0).all()):
         raise ValueError("a saliency map must be finite and not negative")

@@ -42,11 +42,11 @@ def load_weights(
     new_head: bool = False,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
-    """Load a weights file into a network: everything, or nothing. Return the names that were not loaded.
+    """Load a weights file into a network: everything, or nothing. Return the names that were left as they are.
 
-    These are, with new_head, the classifier's (`head`, see `backbones.head_names`), which keeps its own values, and
-    batch-norm counters that old files lack. The file, of `torch.save`, holds a state dict, or a dict with one under one
-    of STATE_KEYS. PREFIXES are removed from its names; `convert`, such as `i3d.inflate_2d`, makes it the network's.
+    The file, of `torch.save`, holds a state dict, or a dict with one under one of STATE_KEYS. PREFIXES are removed from
+    its names; `convert`, such as `i3d.inflate_2d`, then turns it into the network's. With new_head, the names in `head`
+    (see `backbones.head_names`) are left as they are; so are batch-norm counters that old files lack.
 
     OSError where the file cannot be read; WeightsError where it holds other objects than tensors and numbers, or where
     names, all of which are listed, are missing, unexpected or of another shape.

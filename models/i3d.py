@@ -46,7 +46,7 @@ def small_i3d(num_classes: int, widths: tuple[int, ...] = (48, 96, 160), blocks:
     8 frames of 56 x 56 give T_out = 4 time steps, and feature maps from 14 x 14 to 4 x 4. Batch-norm has a larger
     momentum, for in a short training the statistics must follow fast.
     """
-    arch = Architecture(
+    small = Architecture(
         stem=(3, 5, 5),
         stem_width=24,
         first_pool=(1, 3, 3),
@@ -57,11 +57,11 @@ def small_i3d(num_classes: int, widths: tuple[int, ...] = (48, 96, 160), blocks:
         momentum=0.1,
         dropout=0.0,
     )
-    return I3D(num_classes, arch)
+    return I3D(num_classes, small)
 
 
 def as_input(frames: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Turn uint8 RGB (..., 3) into float32 in [0, 1] on the device; one byte a value crosses to it."""
+    """Turn uint8 RGB (..., 3) into float32 in [0, 1] on the device; only one byte a value is copied to it."""
     if frames.dtype != torch.uint8:
         raise TypeError(f"frames must be uint8, got {frames.dtype}")
     return frames.to(device, non_blocking=True).float().div_(255)

@@ -23,7 +23,7 @@ def charades_loss(
         video_targets, frame_targets: float (B, C) and (B, T_in, C), 0 or 1.
         video_loss_weight: "released" is the mean over the T_in frame rows and the video row together, as in the
             authors' code.
-        reduction: "mean" over clips, for training; "clip_sum", for saliency, whose clips must not depend on each other.
+        reduction: over clips; "clip_sum" for saliency: the gradient in one clip then does not depend on the others.
     """
     frames = frame_targets.shape[1]
     by_class = F.interpolate(logits.transpose(1, 2), size=frames, mode="linear", align_corners=False)  # B, C, T_in

@@ -19,10 +19,10 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 class Labels(NamedTuple):
-    """What the objective "cross_entropy" compares the logits with; the weight as in `charades_loss`."""
+    """What the objective "cross_entropy" compares the logits with; see `charades_loss`."""
 
-    video: Tensor
-    frames: Tensor
+    video_targets: Tensor  # float32 (B, C)
+    frame_targets: Tensor  # float32 (B, T, C)
     video_loss_weight: float | Literal["released"] = 1.0
 
 
@@ -40,12 +40,6 @@ def saliency_maps(
     """
     objectives = dict(OBJECTIVES)
     if labels is not None:
-        objectives["cross_entropy"] = partial(
-            charades_loss,
-            video_targets=labels.video,
-            frame_targets=labels.frames,
-            video_loss_weight=labels.video_loss_weight,
-            reduction="clip_sum",
-        )
+        objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
     compute = grad_cam if method == "grad_cam" else input_saliency
     return compute(network, video, {name: objectives[name] for name in names}, precision)

@@ -34,7 +34,7 @@ def find(sha256: str, num_bytes: int) -> Path | None:
 
 
 def keep(sha256: str, data: bytes) -> Path:
-    """Keep a file, whose SHA-256 the caller has compared; several processes may keep the same one at once."""
+    """Keep a file under its SHA-256, which the caller has checked; several processes may keep the same one at once."""
     path = _place(sha256)
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from cache.commit import locked, storage_errors, write_file
 from cache.errors import CacheError, DamagedError
 from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS
 from cache.remote import file_cache
-from cache.remote.fetch import MARK, get_all, storage, tried
+from cache.remote.fetch import MARK, entries, get_all, storage
 from cache.sealed import parse_sealed, read_sealed, seal
 
 VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and version
@@ -86,11 +86,7 @@ def _listing(url: str) -> dict[str, list]:
     system.invalidate_cache()
 
     def inside(name: str) -> Iterator[tuple[str, dict]]:
-        try:
-            entries = tried(f"{url}/{name}", lambda: system.ls(f"{root}/{name}".rstrip("/"), detail=True))
-        except DamagedError:  # object storage has no empty folders
-            return
-        for entry in entries:
+        for entry in entries(system, f"{root}/{name}".rstrip("/"), f"{url}/{name}"):
             yield entry["name"].rstrip("/")[len(root) + 1 :], entry
 
     def files(name: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, list]]:

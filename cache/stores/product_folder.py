@@ -141,7 +141,7 @@ class ProductDir:
         return self._checked[unit]
 
     def check_row(self, row: int) -> None:
-        """Raise IndexError, or NotDoneError where a local row is not done or was skipped, or as `checked_record`."""
+        """Raise IndexError or NotDoneError where a local row does not exist, is not done or was skipped."""
         if not 0 <= row < self.part.num_rows:
             raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
         for skip in self.checked_record(row // self.part.rows_per_unit)["skipped"]:
@@ -158,7 +158,7 @@ class ProductDir:
         return done
 
     def skips(self) -> dict[int, list[dict]]:
-        """The units in which videos were skipped, with the entries of their records; see `commit`."""
+        """The units in which videos were skipped, with the entries of these videos in their records, see `commit`."""
         return {unit: skipped for unit in self.done_units() if (skipped := self.record(unit)["skipped"])}
 
     @contextmanager

@@ -81,8 +81,8 @@ class VolumeStore:
 
     def encode(self, frames: np.ndarray) -> list[bytes]:
         """Encode a volume, uint8 (T, H, W, 3) RGB, with the codec of this store."""
-        if frames.shape != (self.num_frames, *self.size, 3):
-            wanted = (self.num_frames, *self.size, 3)
+        wanted = (self.num_frames, *self.size, 3)
+        if frames.shape != wanted:
             raise ValueError(f"a volume of {self.product.product} is {wanted}, got {frames.shape}")
         return encode_volume(frames, self.codec, self.quality)
 

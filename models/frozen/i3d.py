@@ -1,7 +1,8 @@
-"""An I3D for running only. It equals the network of `nn.Conv3d` and `nn.BatchNorm3d` (tests/models/test_frozen.py):
+"""An I3D for running only: batch-norm folded, forward and input gradient of stem and blocks written out.
 
-logits and input gradient in float64 to 1e-10; at 224 x 224 in float32 logits to 1e-5 and saliency maps to 1e-3, or at
-most twice as far from float64 as that network's own.
+It equals the network of `nn.Conv3d` and `nn.BatchNorm3d` (tests/models/test_frozen.py): in float64 logits and input
+gradient to 1e-10; in float32 at 224 x 224 logits to 1e-5 and saliency maps to 1e-3, or at most twice as far from
+float64 as that network's own.
 """
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from models.i3d import I3D, classify
 
 
 class FrozenI3D(nn.Module):
-    """The function of an I3D in eval mode, whose batch-norms are folded, for logits and their gradient in the video."""
+    """The function of an I3D in eval mode, batch-norms folded, for logits and gradients with respect to the video."""
 
     def __init__(self, network: I3D):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Convolution along time, k x 1 x 1, on a CPU: conv2d's weight gradient takes two to seven times as long as k products.
+"""Convolution along time, k x 1 x 1. Its weight gradient is k matrix products, for conv2d's is slow on a CPU.
 
-The weight gradient equals that of `nn.Conv3d` to 1e-7 in float64, strides, padding and clips shorter than the kernel
-included (tests/models/test_i3d.py::test_split_convolution_has_the_gradients_of_...).
+It equals that of `nn.Conv3d` to 1e-7 in float64, strides, padding and clips shorter than the kernel included
+(tests/models/test_i3d.py::test_split_convolution_has_the_gradients_of_...).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""joblib's Dask backend, for units: tasks that the scheduler gives up are answered for, instead of waited for."""
+"""joblib's Dask backend, for units: a task that the scheduler gives up on is reported, instead of waited for."""
 
 import asyncio
 import re
@@ -48,22 +48,21 @@ class _Lost:
 class DaskUnits(DaskDistributedBackend):
     """Dask moves the tasks of a dead worker to another one, until `distributed.scheduler.allowed-failures` have died.
 
-    joblib 1.6 calls nobody back for a task that ends so, and its Parallel never returns.
+    joblib 1.6 does not notice that a task ends so, and its Parallel never returns.
     """
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Workers there are; never 1, for joblib then works in this very process, and more may be on their way."""
+        """The number of workers, at least 2: with 1, joblib works in this very process; more may be on their way."""
         return max(super().effective_n_jobs(n_jobs), 2)
 
     def submit(self, func, callback=None) -> Future:
-        """Hand a batch to the scheduler; the callback hears of every end."""
+        """Hand a batch to the scheduler; the callback is called however it ends."""
         future = super().submit(func, callback)
         jobs = [arguments[0] for _, arguments, _ in func.items]
         future.add_done_callback(lambda done: done.exception() and callback(_Lost(jobs, done.exception())))
         return future
 
     def retrieve_result_callback(self, out) -> list[tuple]:
-        """The results of a batch."""
         if isinstance(out, _Lost) and isinstance(out.error, KilledWorker):
             return [(job, KILLED) for job in out.jobs]
         error = out.error if isinstance(out, _Lost) else out

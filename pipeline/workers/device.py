@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def cpu_threads(device: torch.device, number: int) -> Iterator[None]:
-    """Use so many torch threads inside, where the CPU computes; as many as before outside."""
+    """Use this number of torch threads inside, where the CPU computes; as many as before outside."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(number)

@@ -36,7 +36,7 @@ def join_world(device: torch.device) -> Iterator["World"]:
 
 
 def is_single_process() -> bool:
-    """Return whether torchrun has not started several processes."""
+    """Return whether this process is the only one of its training."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
@@ -65,17 +65,14 @@ class World:
         return Shard(num_clips, self.rank, self.size)
 
     def loss_weight(self, num_clips: int) -> float:
-        """Return the factor of the mean loss over the shard whose average over processes is the global batch's mean."""
+        """Return the factor of the shard's mean loss with which the average over processes is the global mean."""
         return self.size * len(self.shard(num_clips).clips) / num_clips
 
     def wrap(self, network: nn.Module, synchronise: bool) -> nn.Module:
         """Return the network to run forward: gradients are averaged over processes, weights start as rank 0's.
 
-        Dropout is drawn for the global batch.
-
-        Args:
-            synchronise: batch-norm takes its statistics over the global batch; else each process over its shard, and
-                the running statistics that are saved are rank 0's.
+        Dropout is drawn for the global batch. Batch-norm takes its statistics over the global batch with `synchronise`,
+        else over each process's shard; the running statistics that are saved are then rank 0's.
         """
         globalise_dropout(network)
         if self.size == 1:
@@ -113,6 +110,5 @@ class World:
         return values[0]
 
     def barrier(self) -> None:
-        """Return when all processes have called this."""
         if self.size > 1:
             dist.barrier()

@@ -28,13 +28,13 @@ def resident_bytes() -> int:
     return _status("VmRSS")
 
 
-def run_measured(command: list[str], folder: Path | None = None) -> tuple[str, int, int]:
+def run_measured(command: list[str]) -> tuple[str, int, int]:
     """Run Python with arguments; return what it printed, the peak bytes of its largest process, and its exit code.
 
     A small process in between measures: a child's peak starts at that of the process that starts it.
     """
     command = [sys.executable, "-S", "-c", MEASURING_PARENT, sys.executable, *command]
-    lines = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     peak, code = map(int, lines[-1].split())
     return "\n".join(lines[:-1]), peak * RSS_UNIT, code
 

@@ -1,7 +1,7 @@
 """Where the time of a stage goes: named phases, over threads and processes; nearly free when off.
 
-A phase inside another one stops the outer one's clock, so the phases of the main thread and "other" add up to its
-whole time. ("idle", a parent that waits for its workers, is left out.) What runs ahead of it is counted apart.
+A phase inside another one stops the outer one's clock. So the phases of the main thread and "other" add up to its
+whole time, without "idle", in which it waits for workers. What runs ahead of the main thread is counted apart.
 """
 
 import os

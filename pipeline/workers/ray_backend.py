@@ -49,23 +49,21 @@ class RayUnits(ParallelBackendBase):
         self._task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)(_do)
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Tasks that the cluster has room for; never 1, for joblib then works in this very process."""
+        """The number of tasks that the cluster has room for, at least 2: with 1, joblib works in this very process."""
         return max(int(ray.cluster_resources().get("CPU", 1)) // self.num_cpus, 2)
 
     def configure(self, n_jobs: int = 1, parallel=None, **options) -> int:
-        """As joblib calls it before anything is submitted."""
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
     def submit(self, func, callback=None) -> Future:
-        """Hand a batch to Ray; the callback hears of every end."""
+        """Hand a batch to Ray; the callback is called however it ends."""
         future = self._task.remote(func).future()
         jobs = [arguments[0] for _, arguments, _ in func.items]
         future.add_done_callback(lambda done: callback((jobs, done)))
         return future
 
     def retrieve_result_callback(self, out) -> list[tuple]:
-        """The results of a batch."""
         jobs, future = out
         error = future.exception()
         if error is None:

@@ -51,7 +51,7 @@ def share_directory(run_dir: Path, videos: Path) -> Iterator[SharedDirectory]:
 
 
 def in_directory(function: Callable) -> Callable:
-    """Bind a function to the present working directory: joblib's workers keep theirs, and paths may be relative."""
+    """Bind a function to the present working directory; joblib's workers may have begun in another one."""
     return partial(_call_in, Path.cwd(), function)
 
 

@@ -65,9 +65,10 @@ class ZarrStore:
             make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
-            array, wanted = store.arrays[spec.name], _layout_of(spec, product.part)
-            if (found := (array.shape, array.dtype, array.chunks, array.shards)) != wanted:
-                raise StaleCacheError(f"{root / spec.name}: (shape, dtype, chunks, shards) {found} != {wanted}")
+            wanted = _layout_of(spec, product.part)
+            found = {name: getattr(store.arrays[spec.name], name) for name in wanted}
+            if found != wanted:
+                raise StaleCacheError(f"{root / spec.name}: {found} != {wanted}")
         return store
 
     @classmethod
@@ -147,11 +148,12 @@ def _open_arrays(product: ProductDir) -> dict[str, zarr.Array]:
     return arrays
 
 
-def _layout_of(spec: ArraySpec, part: Part) -> tuple:
-    """(shape, dtype, chunks, shards) that an array should have."""
+def _layout_of(spec: ArraySpec, part: Part) -> dict:
+    """What a Zarr array should have, by the name of the attribute."""
     unit = (part.rows_per_unit, *spec.row_shape)
     chunks, shards = ((1, *spec.row_shape), unit) if spec.chunk == "row" else (unit, None)
-    return (part.num_rows, *spec.row_shape), np.dtype(spec.dtype), chunks, shards
+    shape = (part.num_rows, *spec.row_shape)
+    return {"shape": shape, "dtype": np.dtype(spec.dtype), "chunks": chunks, "shards": shards}
 
 
 def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
@@ -163,17 +165,14 @@ def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
         draft = Path(folder) / root.name
         zarr.create_group(draft, zarr_format=3)
         for spec in specs:
-            shape, dtype, chunks, shards = _layout_of(spec, part)
+            layout = _layout_of(spec, part)
             zarr.create_array(
                 draft,
                 name=spec.name,
-                shape=shape,
-                dtype=dtype,
-                chunks=chunks,
-                shards=shards,
+                **layout,
                 serializer=BytesCodec(endian="little"),
                 compressors=[ZstdCodec(level=3), Crc32cCodec()],
-                fill_value=math.nan if dtype.kind == "f" else 0,
+                fill_value=math.nan if layout["dtype"].kind == "f" else 0,
                 zarr_format=3,
             )
         for file in sorted(draft.glob("**/zarr.json")):

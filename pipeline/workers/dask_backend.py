@@ -65,8 +65,8 @@ class DaskUnits(DaskDistributedBackend):
     def retrieve_result_callback(self, out) -> list[tuple]:
         if isinstance(out, _Lost) and isinstance(out.error, KilledWorker):
             return [(job, KILLED) for job in out.jobs]
-        error = out.error if isinstance(out, _Lost) else out
-        if isinstance(out, _Lost) or isinstance(error, asyncio.CancelledError | CancelledError):
+        if isinstance(out, _Lost | asyncio.CancelledError | CancelledError):
+            error = out.error if isinstance(out, _Lost) else out
             text = " ".join(f"{type(error).__name__}: {error}".split())
             raise StageError(f"Dask lost a unit ({text}); the same command goes on")
         return super().retrieve_result_callback(out)

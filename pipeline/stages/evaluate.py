@@ -113,7 +113,7 @@ def _result(
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = stores.run.path / "results" / f"{facts['key']}.json"
-    if not current_world().broadcast_flag(path.exists()):
+    if not current_world().broadcast(path.exists()):
         _evaluate(stores, model, facts, ids, path)
     return path
 

@@ -44,12 +44,7 @@ class PlannedVideo:
 
 
 def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
-    """Return the video of a row of the plan.
-
-    Args:
-        row: local row.
-        videos: the folder that the plan's paths are relative to.
-    """
+    """Return the video of a local row; the plan's paths are relative to the folder `videos`."""
     values = part.rows.iloc[row]
     return PlannedVideo(
         values.video_id,
@@ -66,7 +61,7 @@ def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
 
 
 def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
-    """Return every training video of the plan, once, in its order. `videos` as in `planned_video`."""
+    """Return every training video of the plan, once, in its order; see `planned_video`."""
     found = []
     for part in (part for part in parts if part.split == "train"):
         firsts = range(0, part.num_rows, part.rows_per_video)
@@ -76,9 +71,9 @@ def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
 
 
 def check_unchanged(video: PlannedVideo) -> None:
-    """Refuse a file with other bytes than `prepare` decoded whole, within its limits of time and memory.
+    """Refuse a file that `prepare`, which limits time and memory, has not decoded as it is; not a folder of frames.
 
-    A process reads a file once for this. Folders of frames are not compared.
+    A process reads a file once for this.
 
     Raises:
         VideoChanged: the file has another size or content.
@@ -114,18 +109,12 @@ def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple
     yield from phases.timed_items("decode", frames)
 
 
-def resize_frames(
-    video: PlannedVideo, indices: Iterable[int], size: tuple[int, int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode and resize some frames; see `decode_frames`. Holds no source frame.
-
-    Yields:
-        (frame index, uint8 (*size, 3))
-    """
-    for index, frame in decode_frames(video, indices):
+def resize_frames(frames: Iterable[tuple], size: tuple[int, int]) -> Iterator[tuple]:
+    """Resize what `decode_frames` or `source_frames` yield to uint8 (*size, 3) as it comes; hold no source frame."""
+    for index, frame, *checksum in frames:
         with phases.phase("resize"):
             frame = resize(frame, size)
-        yield index, frame
+        yield index, frame, *checksum
 
 
 def video_rows(part: Part, unit: int) -> Iterator[tuple[str, list[int]]]:
@@ -136,11 +125,8 @@ def video_rows(part: Part, unit: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def source_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Decode the frames that any row of one video needs, each once.
+    """Decode the frames that any of a video's local rows needs, each once.
 
-    Args:
-        rows: local rows of one video.
-        videos: as in `planned_video`.
     Yields:
         (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes)
     Raises:
@@ -152,32 +138,24 @@ def source_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[i
 
 
 def resized_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Decode and resize the frames that any row of one video needs; all its rows share the resize.
+    """Decode and resize the frames of `source_frames`; all rows of a video share the resize.
 
     Yields:
         (frame index at the plan's rate, uint8 (h, w, 3) after the resize, CRC-32 of the source frame)
-    Raises:
-        VideoError: as `decode_frames`.
     """
-    size = part.clip(rows[0]).theta.resized_size
-    for index, frame, checksum in source_frames(part, rows, videos):
-        with phases.phase("resize"):
-            resized = resize(frame, size)
-        yield index, resized, checksum
+    return resize_frames(source_frames(part, rows, videos), part.clip(rows[0]).theta.resized_size)
 
 
 def input_clips(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Decode V_in of every row of one video; see `cut_clips`."""
-    yield from cut_clips(part, rows, resized_frames(part, rows, videos))
+    return cut_clips(part, rows, resized_frames(part, rows, videos))
 
 
 def cut_clips(
     part: Part, rows: list[int], frames: Iterable[tuple[int, np.ndarray, int]]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Cut V_in of every row of one video, each as soon as its last frame has come.
+    """Cut V_in of every row of one video from its `resized_frames`, each as soon as its last frame has come.
 
-    Args:
-        frames: of `resized_frames`.
     Yields:
         (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
     Raises:

@@ -18,8 +18,7 @@ from pipeline.data.label_files import read_annotations
 from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
-from pipeline.data.video.frames import VideoMissing
-from pipeline.errors import StageError
+from pipeline.errors import StageError, VideoMissing
 from pipeline.run.folder import open_folder
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import plan_rows

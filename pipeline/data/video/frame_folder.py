@@ -13,7 +13,7 @@ MAX_PIXELS = 2**26  # of a frame, in files and folders alike
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames in order of their numbers, which start anywhere and leave no gap. Other files are not looked at.
+    """List the frames in order of their numbers, which start anywhere and leave no gap. Ignore other files.
 
     Raises:
         VideoEmpty: no frame at all.
@@ -61,7 +61,11 @@ def probe_folder(folder: Path) -> tuple[int, tuple[int, int], int, str]:
 
 
 def read_frame(file: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB of one frame; VideoUnreadable where it cannot be decoded."""
+    """Decode one frame, uint8 (H, W, 3) RGB.
+
+    Raises:
+        VideoUnreadable: it cannot be decoded.
+    """
     return _decode(file, file.read_bytes())
 
 

@@ -19,20 +19,11 @@ import numpy as np
 from cache.fingerprint import file_sha256
 from pipeline.data.video.container import average_rate, decoded, frame_length, opened, to_rgb
 from pipeline.data.video.frame_folder import frame_files, probe_folder, read_frame
-from pipeline.errors import (
-    ClipOutOfRange,
-    VideoEmpty,
-    VideoMissing,
-    VideoTruncated,
-    VideoUnreadable,
-)
-from pipeline.errors import VideoError as VideoError
+from pipeline.errors import ClipOutOfRange, VideoEmpty, VideoMissing, VideoTruncated, VideoUnreadable
 
 log = logging.getLogger(__name__)
 
 Rate = int | float | str | Fraction
-
-
 Timeline = Iterator[tuple[Fraction, Fraction, Callable[[], np.ndarray]]]  # each frame's start, end, pixels on demand
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 ATTEMPTS = 3
@@ -42,9 +33,9 @@ ATTEMPTS = 3
 class VideoInfo:
     """What decoding the whole video showed. Times are exact; height and width hold after rotation metadata.
 
-    `timing` says where a frame's time comes from: "pts", its timestamp; "rate", its number divided by `source_fps`
-    (the timestamps are missing or run backwards, or there are none, as in a folder of frames). `sha256` is that of
-    the file; of a folder, that of all names, sizes and contents in order.
+    `timing` says where a frame's time comes from: "pts", its timestamp; "rate", its number divided by `source_fps`,
+    where timestamps are missing or run backwards. `sha256` is that of the file; of a folder, that of all names, sizes
+    and contents in order.
     """
 
     kind: Literal["file", "frames"]
@@ -58,7 +49,7 @@ class VideoInfo:
     sha256: str
 
     def num_frames(self, fps: Rate | None) -> int:
-        """Frames at the target rate: the number of slots k with k / fps < duration."""
+        """Count the frames at the target rate: slots k with k / fps < duration."""
         return self.num_source_frames if fps is None else math.ceil(self.duration_seconds * _fraction(fps, "fps"))
 
 
@@ -67,7 +58,7 @@ def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
 
     Args:
         path: a video file, or a folder of frames.
-        source_fps: frames a second of a folder of frames; not used for files.
+        source_fps: frames a second of a folder of frames.
     Raises:
         VideoError: one of its subclasses, with the file's name.
         ValueError: source_fps is missing for a folder.
@@ -92,11 +83,9 @@ def read_frames(
     One source frame is held at a time, only wanted ones are converted to RGB, and decoding stops after the last.
 
     Args:
-        path: a video file, or a folder of frames.
+        path, source_fps: as in `probe`.
         slots: sorted, unique slots of the target rate.
         fps: target rate in frames a second; None for the video's own frames.
-        timing: VideoInfo.timing.
-        source_fps: frames a second of a folder of frames.
     Yields:
         (slot, uint8 (H, W, 3) RGB after rotation metadata). Slots that show the same source frame share one array.
     Raises:
@@ -203,7 +192,7 @@ def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
 
 
 def _fraction(rate: Rate, name: str) -> Fraction:
-    """29.97 means 2997/100, not the nearest binary number."""
+    """Read 29.97 as 2997/100, not as the nearest binary number."""
     value = Fraction(str(rate))
     if value <= 0:
         raise ValueError(f"{name} must be above 0, got {rate}")
@@ -211,7 +200,7 @@ def _fraction(rate: Rate, name: str) -> Fraction:
 
 
 def _retry_or_raise(path: Path, error: OSError, attempt: int) -> None:
-    """Return where another attempt makes sense: a transient error, and not the last attempt."""
+    """Return only where another attempt makes sense: after a transient error, and not the last attempt."""
     if error.errno not in TRANSIENT or attempt == ATTEMPTS:
         raise VideoUnreadable(f"{path}: {error.strerror} (attempt {attempt} of {ATTEMPTS})") from error
     log.warning("%s: %s; attempt %d of %d", path, error.strerror, attempt, ATTEMPTS)

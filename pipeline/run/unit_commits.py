@@ -25,7 +25,7 @@ Store = ZarrStore | VolumeStore
 
 
 class Unit(NamedTuple):
-    """A unit of the plan: the name of its part, and its number there."""
+    """A unit of the plan by the name of its part and its number there."""
 
     part: str
     number: int
@@ -36,10 +36,6 @@ class UnitWork:
     """What a stage does with a unit. A subclass says which stores it fills and how.
 
     It travels to the workers as its fields alone; each worker opens run folder, stores and network once.
-
-    Attributes:
-        run_dir: the run folder.
-        config: its settings.
     """
 
     run_dir: Path
@@ -78,8 +74,13 @@ class UnitWork:
         with ExitStack() as locks:
             wanted = _take(stores, unit.number, locks, wait)
             if wanted:
-                skipped = skip_all(part, unit.number, crashed) if crashed else []
-                values = self.blank(part, unit, wanted) if crashed else self.compute(part, unit, wanted, skipped)
+                if crashed:
+                    ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit.number))
+                    skipped = [skip(video_id, DecoderCrashed(crashed)) for video_id in ids]
+                    values = self.blank(part, unit, wanted)
+                else:
+                    skipped = []
+                    values = self.compute(part, unit, wanted, skipped)
                 with phases.phase("write"):
                     for name, store in wanted.items():
                         store.write_unit(unit.number, values[name], skipped)
@@ -118,18 +119,13 @@ def withdraw_skipped(stores: Iterable[Store]) -> None:
                 log.warning("%s, unit %d: another process is at work on it", store.product.path, unit)
 
 
-def skip_all(part: Part, unit: int, reason: str) -> list[dict]:
-    """Return the entries of a commit record for every video of a unit whose worker was killed."""
-    ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit))
-    return [skip(video_id, DecoderCrashed(reason)) for video_id in ids]
-
-
 def skip(video_id: str, error: Exception) -> dict:
     """Return the entry of a commit record for a video that failed, and warn of it."""
     log.warning("%s left out: %s: %s", video_id, type(error).__name__, error)
     return {"video_id": video_id, "error": type(error).__name__, "detail": str(error)}
 
 
-def skipped_videos(store: Store) -> set[str]:
-    """Return the ids of the videos that the records of a store name as failed."""
-    return {entry["video_id"] for entries in store.product.skips().values() for entry in entries}
+def skipped_videos(stores: Iterable[Store]) -> set[str]:
+    """Return the ids of the videos that the records of some stores name as failed."""
+    found = (entries for store in stores for entries in store.product.skips().values())
+    return {entry["video_id"] for entries in found for entry in entries}

@@ -14,7 +14,7 @@ NOISE = 0.02
 
 
 def draw_video(script: Script, rng: np.random.Generator):
-    """Yield each frame, uint8 (H, W, 3), with (card, top, left, height, width) in source pixels of each visible card."""
+    """Yield frames, uint8 (H, W, 3), with (card, top, left, height, width) in source pixels of each visible card."""
     height, width = script.source_size
     hues = _hues(script.split, rng)
     background = _clutter(height, width, hues, rng)

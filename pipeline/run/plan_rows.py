@@ -13,12 +13,10 @@ from pipeline.errors import StageError, VideoError
 
 
 def check_root(config: Config, video_id: str) -> Path:
-    """The folder of videos.
+    """Return the folder of videos.
 
-    Args:
-        video_id: one that is annotated, to say what was looked for.
     Raises:
-        StageError: it is not there.
+        StageError: it is not there; the message says where a video of this id was looked for.
     """
     root = Path(config.data.videos)
     if not config.data.videos or not root.is_dir():
@@ -30,7 +28,11 @@ def check_root(config: Config, video_id: str) -> Path:
 
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
-    """Return one row of videos.csv, or (reason, detail) for skipped.csv."""
+    """Return one row of videos.csv, or (reason, detail) for skipped.csv.
+
+    Args:
+        known: its row in an earlier videos.csv, which a file with the same SHA-256 keeps.
+    """
     root, clips = Path(config.data.videos), config.clips
     try:
         path = find_video(root, video_id)

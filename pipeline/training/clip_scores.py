@@ -23,18 +23,18 @@ from pipeline.workers.progress import progress
 
 
 class ClipScores(NamedTuple):
-    """One scored evaluation clip: its plan part, its local row there, its scores float32 (C,)."""
+    """One scored evaluation clip."""
 
     part: Part
-    row: int
-    scores: np.ndarray
+    row: int  # local row
+    scores: np.ndarray  # float32 (C,)
 
 
 def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stores:
-    """Return the stores whose boxes a model is evaluated with.
+    """Return the stores with the boxes that a model is evaluated with.
 
-    Those of the run, made with Base; or, where the model's training boxes came from the current network and the same
-    policy is asked for, those of the model's own generation.
+    They are those of the run, made with Base; where the model's training boxes came from the current network and the
+    same policy is asked for, those of the model's own generation.
 
     Raises:
         StageError: the model has none of its own yet.
@@ -54,8 +54,7 @@ def scores_by_video(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Score every evaluation clip of some videos.
 
-    The same in each of several processes, and to the bit what one process alone finds: on the CPU, each computes in
-    `saliency.threads` threads, for their number changes last digits as well.
+    Every number of processes gives the same bits; on the CPU, each computes in `saliency.threads` threads for this.
 
     Args:
         model: None for Base.
@@ -63,8 +62,7 @@ def scores_by_video(
     Returns:
         by video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,).
     """
-    by_clip: dict[str, list] = {}
-    windowed: dict[str, list] = {}
+    by_clip, windowed = {}, {}
     clips = _fusion_scores(stores, model, boxes, ids) if model else _base_scores(stores)
     with cpu_threads(pick_device(stores.config.device), stores.config.saliency.threads):
         for part, row, scores in clips:
@@ -93,8 +91,8 @@ def _base_scores(stores: Stores) -> Iterator[ClipScores]:
 def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[str]) -> Iterator[ClipScores]:
     """Score every evaluation clip with a fusion model; Base's branch comes from the cache.
 
-    A process takes every size-th batch, whole, for the last digits of a score depend on the clips beside it. A sum over
-    processes is exact, where all but one have 0.
+    A process takes every size-th batch, whole, for the last digits of a score depend on the clips beside it. The sum
+    over processes is exact, because all but one have 0.
     """
     config, device = stores.config, pick_device(stores.config.device)
     network = build_trained(stores.base_weights, model.folder, model.weights).to(device).eval()
@@ -108,10 +106,9 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     found = torch.zeros(len(places), stores.base_weights.num_classes)
     mine = range(world.rank, len(batches), world.size)
-    reading = prefetch(
-        (number, FusionBatch(focused.focused(batches[number]), *volumes.rest(batches[number]))) for number in mine
-    )
-    for number, batch in progress(reading, len(mine), f"evaluate {model.name}", "batches"):
+    reading = prefetch(FusionBatch(focused.focused(batches[one]), *volumes.rest(batches[one])) for one in mine)
+    reading = progress(reading, len(mine), f"evaluate {model.name}", "batches")
+    for number, batch in zip(mine, reading, strict=True):
         with phases.device_phase("transfer", device):
             batch = FusionBatch(*(values.to(device) for values in batch))
         with phases.device_phase("network", device), torch.inference_mode():

@@ -13,41 +13,29 @@ from pipeline.data.strict_csv import refuse
 
 @dataclass(frozen=True)
 class Annotations:
-    """Who does what, when.
+    """Who does what, when; tables in the order of the files, which breaks ties in the official metric.
 
-    Attributes:
-        videos: video_id, split ("train" or "test"), length_seconds (NaN when unknown), in the order of the files,
-            which breaks ties in the official metric.
-        actions: video_id, class_index, start, end (seconds, both inclusive), in the order of the files. An action
-            with impossible times still labels its video, but its start and end are NaN.
-        classes: names, by class index.
-        notes: counts of "unlabelled" videos, of actions that are "reversed" (not start < end) or "past_the_end" (start
-            at or after the video's length), both with NaN times, and of actions "cut_at_end".
+    An action with impossible times still labels its video, but its start and end are NaN: one that is "reversed" (not
+    start < end), or begins "past_the_end" of its video.
     """
 
-    videos: pd.DataFrame
-    actions: pd.DataFrame
-    classes: list[str]
-    notes: dict[str, int]
+    videos: pd.DataFrame  # video_id, split ("train" or "test"), length_seconds (NaN when unknown)
+    actions: pd.DataFrame  # video_id, class_index, start, end (seconds, both inclusive)
+    classes: list[str]  # names, by class index
+    notes: dict[str, int]  # counts of "unlabelled" videos; of actions "reversed", "past_the_end" and "cut_at_end"
 
     def video_targets(self, video_ids: Sequence[str]) -> np.ndarray:
-        """Return uint8 (V, C): 1 where the class occurs in the video, whatever its times (official rule).
-
-        Raises:
-            KeyError: an id is not in the table of videos.
-        """
+        """Return uint8 (V, C): 1 where the class occurs in the video, whatever its times. KeyError: an unknown id."""
         targets = np.zeros((len(video_ids), len(self.classes)), np.uint8)
         for row, video_id in enumerate(video_ids):
             targets[row, self._by_video[video_id][0]] = 1
         return targets
 
     def frame_targets(self, video_id: str, times_seconds: np.ndarray) -> np.ndarray:
-        """Return uint8 (T, C): 1 where start <= t <= end holds for at least one action of the class.
+        """Return uint8 (T, C): 1 where start <= t <= end for an action of the class. KeyError: an unknown id.
 
         Args:
             times_seconds: float (T,), counted from the first frame.
-        Raises:
-            KeyError: the id is not in the table of videos.
         """
         indices, starts, ends = self._by_video[video_id]
         times = np.asarray(times_seconds, np.float64)[:, None]
@@ -81,13 +69,11 @@ class Annotations:
 
 
 def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Annotations:
-    """Judge ids and times of all files together.
+    """Judge ids and times of all files together; an id that comes twice is an AnnotationError.
 
     Args:
         videos: (file, line, video_id, split, length_seconds).
         actions: (video_id, class_index, start, end).
-    Raises:
-        AnnotationError: an id comes twice.
     """
     seen = {}
     for path, line, video_id, _, _ in videos:

@@ -4,41 +4,29 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from cache.fingerprint import unchanged_sha256
 from cache.plan import Part
 from pipeline.data.pixels import crop_and_flip, resize
-from pipeline.data.video.frames import read_frames
+from pipeline.data.video.frames import Timing, read_frames
 from pipeline.errors import VideoChanged, VideoUnreadable
 from pipeline.workers import phases
 
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """A video as `prepare` saw it and as the plan describes it.
-
-    Attributes:
-        path: the file, or the folder of frames.
-        num_frames: frames at the plan's rate.
-        fps: the plan's rate, or the video's own where the plan has none.
-        source_size: (height, width) of a frame, pixels.
-        rate: frames a second to decode at; None = every frame of the video.
-        timing: where the time of a frame comes from, see `VideoInfo`.
-        folder_fps: rate of a folder of frames; None = there are none.
-        num_bytes, sha256: of the file.
-    """
+    """A video as `prepare` saw it and as the plan describes it."""
 
     video_id: str
-    path: Path
-    num_frames: int
-    fps: float
-    source_size: tuple[int, int]
-    rate: float | None
-    timing: Literal["pts", "rate"]
-    folder_fps: float | None
+    path: Path  # the file, or the folder of frames
+    num_frames: int  # at the plan's rate
+    fps: float  # the plan's rate, or the video's own where the plan has none
+    source_size: tuple[int, int]  # (height, width) of a frame, pixels
+    rate: float | None  # frames a second to decode at; None = every frame of the video
+    timing: Timing  # where the time of a frame comes from, see `VideoInfo`
+    folder_fps: float | None  # rate of a folder of frames; None = there are none
     num_bytes: int
     sha256: str
 
@@ -71,9 +59,7 @@ def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
 
 
 def check_unchanged(video: PlannedVideo) -> None:
-    """Refuse a file that `prepare`, which limits time and memory, has not decoded as it is; not a folder of frames.
-
-    A process reads a file once for this.
+    """Refuse a file other than the one that `prepare` decoded with limits of time and memory. Ignore folders of frames.
 
     Raises:
         VideoChanged: the file has another size or content.
@@ -92,10 +78,8 @@ def check_unchanged(video: PlannedVideo) -> None:
 
 
 def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode some frames of a video that is still the one `prepare` saw, each once, in order.
+    """Decode some frames, at the plan's rate, of a video that is still the one `prepare` saw, each once, in order.
 
-    Args:
-        indices: of frames at the plan's rate; repeats are decoded once.
     Yields:
         (frame index, uint8 (H, W, 3) RGB source frame)
     Raises:
@@ -128,9 +112,7 @@ def source_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[i
     """Decode the frames that any of a video's local rows needs, each once.
 
     Yields:
-        (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes)
-    Raises:
-        VideoError: as `decode_frames`.
+        (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes); see `decode_frames`.
     """
     indices = (index for row in rows for index in part.clip(row).frame_indices)
     for index, frame in decode_frames(planned_video(part, rows[0], videos), indices):

@@ -30,28 +30,24 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def apply_theta(frame_source: np.ndarray, theta: Theta) -> np.ndarray:
-    """Make one frame of V_in = F(V, theta): resize, crop, flip.
+    """Make one frame of V_in = F(V, theta) from uint8 (*theta.source_size, 3): resize, crop, flip.
 
-    Args:
-        frame_source: uint8 (H, W, 3) of size theta.source_size.
     Returns:
         uint8 (*theta.input_size, 3), contiguous.
     Raises:
-        ValueError: the frame has another size than theta.source_size.
+        ValueError: the frame has another size.
     """
     _check_source_size(frame_source, theta)
     return crop_and_flip(resize(frame_source, theta.resized_size), theta)
 
 
 def crop_and_flip(frames_resized: np.ndarray, theta: Theta) -> np.ndarray:
-    """Apply the second half of theta to frames that are resized already.
+    """Apply the second half of theta to resized frames, uint8 (..., *theta.resized_size, 3).
 
-    Args:
-        frames_resized: uint8 (..., H, W, 3) of size theta.resized_size.
     Returns:
         uint8 (..., *theta.input_size, 3), contiguous.
     Raises:
-        ValueError: the frames have another size than theta.resized_size.
+        ValueError: the frames have another size.
     """
     if frames_resized.shape[-3:-1] != tuple(theta.resized_size):
         raise ValueError(f"the resized frame is {frames_resized.shape[-3:-1]}, theta expects {theta.resized_size}")
@@ -64,13 +60,13 @@ def cut_source(frame_source: np.ndarray, theta: Theta, box_input: Box, out_size:
     """Cut one frame of the focused volume (eq. 2) from source pixels: undo theta, cut, scale, flip as the input is.
 
     Args:
-        frame_source: uint8 (H, W, 3) of size theta.source_size.
+        frame_source: uint8 (*theta.source_size, 3).
         box_input: the box in the input frame, after the flip.
         out_size: (height, width) of the focused volume.
     Returns:
         uint8 (*out_size, 3), contiguous.
     Raises:
-        ValueError: the frame has another size than theta.source_size, or the box leaves the input frame.
+        ValueError: the frame has another size, or the box leaves the input frame.
     """
     _check_source_size(frame_source, theta)
     focus = resize(_cut(frame_source, theta.to_source(box_input)), out_size)

@@ -25,9 +25,6 @@ def eval_start(clip_index: int, eval_clips: int, num_frames: int, clip_frames: i
     """Return the first frame of evaluation clip j: round(j * max(0, N - T) / (clips - 1)), halves rounded up.
 
     A single clip lies in the middle (rounded down). N and T are the frames of the video and of the clip.
-
-    Raises:
-        ValueError: clip_index is not in 0 .. eval_clips - 1.
     """
     if not 0 <= clip_index < eval_clips:
         raise ValueError(f"clip_index {clip_index} is not in 0 .. {eval_clips - 1}")
@@ -39,11 +36,7 @@ def eval_start(clip_index: int, eval_clips: int, num_frames: int, clip_frames: i
 
 
 def frame_indices(start: int, clip_frames: int, num_frames: int) -> tuple[int, ...]:
-    """Return the clip's frames at the plan's rate: start, start + 1, ...; past the end the last frame is repeated.
-
-    Raises:
-        ValueError: the video has no frame, or start is not one of its frames.
-    """
+    """Return the clip's frames at the plan's rate: start, start + 1, ...; past the end the last frame is repeated."""
     if not 0 <= start < num_frames:
         raise ValueError(f"start {start} is not a frame of a video of {num_frames} frames")
     return tuple(min(start + offset, num_frames - 1) for offset in range(clip_frames))
@@ -55,8 +48,6 @@ def resized_size(source_size: tuple[int, int], mode: str, side: int) -> tuple[in
     Args:
         mode: "square" makes both sides `side`, as the paper does; "shorter_side" keeps the aspect ratio, the longer
             side rounded to whole pixels, halves up.
-    Raises:
-        ValueError: unknown mode.
     """
     if mode == "square":
         return side, side
@@ -68,13 +59,7 @@ def resized_size(source_size: tuple[int, int], mode: str, side: int) -> tuple[in
 
 
 def train_theta(source_size: tuple[int, int], clips: Clips, rng: np.random.Generator) -> Theta:
-    """Draw the augmentation of a training clip: a uniform crop and a flip with p = 0.5.
-
-    Three draws in a fixed order: crop_top, crop_left, flip.
-
-    Raises:
-        ValueError: the resized frame is smaller than the input.
-    """
+    """Draw the augmentation of a training clip: crop_top, crop_left and flip, uniform and in this order."""
     resized, rows, columns = _resized_and_room(source_size, clips)
     top, left, flip = (int(rng.integers(0, largest + 1)) for largest in (rows, columns, 1))
     return Theta(tuple(source_size), resized, top, left, (clips.input_side, clips.input_side), bool(flip))
@@ -90,17 +75,17 @@ def train_clip(
 
 
 def eval_theta(source_size: tuple[int, int], clips: Clips) -> Theta:
-    """Return the augmentation of an evaluation clip: the centre crop (rounded to the top and left), no flip.
-
-    Raises:
-        ValueError: the resized frame is smaller than the input.
-    """
+    """Return the augmentation of an evaluation clip: the centre crop (rounded to the top and left), no flip."""
     resized, rows, columns = _resized_and_room(source_size, clips)
     return Theta(tuple(source_size), resized, rows // 2, columns // 2, (clips.input_side, clips.input_side), False)
 
 
 def _resized_and_room(source_size: tuple[int, int], clips: Clips) -> tuple[tuple[int, int], int, int]:
-    """Return the resized size, and the rows and columns by which the crop can move in it."""
+    """Return the resized size, and the rows and columns by which the crop can move in it.
+
+    Raises:
+        ValueError: the resized frame is smaller than the input.
+    """
     resized = resized_size(source_size, clips.resize, clips.resized_side)
     rows, columns = (length - clips.input_side for length in resized)
     if min(rows, columns) < 0:

@@ -66,11 +66,7 @@ def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFo
 
 
 def files_sha256(*paths: Path) -> str:
-    """Return one SHA-256 of the contents of some files.
-
-    Raises:
-        StageError: a file is not there.
-    """
+    """Return one SHA-256 of the contents of some files; raise StageError where one is not there."""
     digest = hashlib.sha256()
     for path in paths:
         if not path.is_file():

@@ -52,12 +52,7 @@ def base_folder(run: RunFolder, config: Config) -> Path:
 
 
 def load_base(run: RunFolder, config: Config) -> BaseWeights:
-    """Return the trained Base of this config.
-
-    Raises:
-        StageError: it is not trained yet.
-        StaleCacheError: the plan has other clips than the config asks for.
-    """
+    """Return the trained Base of this config; raise StageError where there is none, see also `RunFolder.parts`."""
     folder = base_folder(run, config)
     if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
         raise StageError(f"{folder}: no trained Base for this config; run train-base first")
@@ -66,12 +61,7 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
 
 
 def build_base(base: BaseWeights) -> nn.Module:
-    """Build Base with its weights, on the CPU.
-
-    Raises:
-        WeightsError: the file does not fit the network.
-        DamagedError: it holds other weights than were committed.
-    """
+    """Build Base with its weights, on the CPU; see `load_trained`."""
     fetch_recorded_files(base.folder / "base.json")
     return build_trained(base, base.folder, base.sha256)
 
@@ -84,11 +74,9 @@ def build_trained(base: BaseWeights, folder: Path, weights: str) -> nn.Module:
 
 
 def write_trained(record: Path, state: Mapping[str, Tensor], facts: dict) -> None:
-    """Commit weights.pt beside the record, base.json or model.json; then the record.
+    """Commit weights.pt, a state dict on the CPU, beside the record; then the record, base.json or model.json.
 
-    Args:
-        state: state dict on the CPU.
-        facts: plain JSON, what the network was made from; `weights`, the identity of the state dict, is added.
+    `facts`, plain JSON, say what the network was made from; `weights`, the identity of the state dict, is added.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     write_record(record, facts | {"weights": state_hash(dict(state))}, {WEIGHTS: to_bytes(dict(state))})
@@ -100,10 +88,8 @@ def read_trained(record: Path) -> dict:
 
 
 def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
-    """Load weights.pt of a folder into a network.
+    """Load weights.pt of a folder, whose identity is `weights`, into a network.
 
-    Args:
-        weights: their identity, as the record has it.
     Raises:
         DamagedError: the file holds other weights: a bit flipped on the disk, or the file was replaced.
         WeightsError: the file cannot be read, or does not fit the network.

@@ -13,11 +13,7 @@ from pipeline.errors import StageError, VideoError
 
 
 def check_root(config: Config, video_id: str) -> Path:
-    """Return the folder of videos.
-
-    Raises:
-        StageError: it is not there; the message says where a video of this id was looked for.
-    """
+    """Return the folder of videos; raise a StageError that says where the video was looked for if there is none."""
     root = Path(config.data.videos)
     if not config.data.videos or not root.is_dir():
         raise StageError(
@@ -28,11 +24,7 @@ def check_root(config: Config, video_id: str) -> Path:
 
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
-    """Return one row of videos.csv, or (reason, detail) for skipped.csv.
-
-    Args:
-        known: its row in an earlier videos.csv, which a file with the same SHA-256 keeps.
-    """
+    """Return one row of videos.csv, the `known` one if the file is as it was, or (reason, detail) for skipped.csv."""
     root, clips = Path(config.data.videos), config.clips
     try:
         path = find_video(root, video_id)

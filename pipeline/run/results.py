@@ -36,10 +36,6 @@ def rebuild(run_dir: Path) -> None:
 
 
 def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
-    """Return a result's facts, the ids of its videos in the order of the annotations, their scores float64 (V, C).
-
-    Raises:
-        DamagedError: one of its files is not what was written.
-    """
+    """Return a result's facts, its video ids in the order of the annotations, their scores float64 (V, C)."""
     lines = [line.split(" ") for line in read_recorded_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
     return read_record(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)

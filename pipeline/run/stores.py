@@ -65,11 +65,7 @@ class Stores:
         return settings
 
     def boxes_settings(self, part: Part, policy: Policy) -> dict:
-        """Boxes: of a saliency map, random, or in the centre.
-
-        Raises:
-            StageError: there is no such policy.
-        """
+        """Boxes: of a saliency map, random, or in the centre. Raises StageError for another policy."""
         side = self.config.saliency.box_side
         settings = {"policy": policy, "size": [side, side]}
         if policy in OBJECTIVES:
@@ -85,11 +81,7 @@ class Stores:
         return {**self._codec(), "clips": part.settings}
 
     def crops_settings(self, part: Part, policy: Policy, pixels: Pixels) -> dict:
-        """Focused volumes: which boxes, and whether cut from the source or enlarged from the input.
-
-        Raises:
-            StageError: there are no such pixels, or no such policy.
-        """
+        """Focused volumes: cut from the source or enlarged from the input. Raises StageError for other pixels."""
         if pixels not in PIXELS:
             raise StageError(f"pixels {pixels!r} is none of {', '.join(PIXELS)}")
         boxes = self.boxes_settings(part, policy)

@@ -1,7 +1,4 @@
-"""One unit of a stage: lock it, see what is missing, compute, write, record.
-
-A unit is a few whole videos of a plan part that are committed together. It is done when its record is there.
-"""
+"""One unit of a stage, a few whole videos of a plan part: lock it, see what is missing, compute, write, record."""
 
 import logging
 from collections.abc import Iterable
@@ -46,13 +43,9 @@ class UnitWork:
         raise NotImplementedError
 
     def compute(self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]) -> dict[str, object]:
-        """Compute what a unit's stores lack.
+        """Compute a unit for the stores that lack it, by name, as `write_unit` of each takes it.
 
-        Args:
-            wanted: those of `stores_of` that lack the unit.
-            skipped: gets an entry, see `skip`, for each video that cannot be read.
-        Returns:
-            what `write_unit` of each wanted store takes.
+        `skipped` gets an entry, see `skip`, for each video that cannot be read.
         """
         raise NotImplementedError
 
@@ -64,7 +57,7 @@ class UnitWork:
         """Do and commit a unit of every store that lacks it.
 
         Args:
-            wait: wait for another process that works on the unit.
+            wait: for another process that works on the unit.
             crashed: how its workers died; then its videos are recorded as skipped.
         Returns:
             rows done; None where another process is at work on a store that was asked for, and `wait` is False.

@@ -46,11 +46,8 @@ def run(
     without maps), context/ and crops/. Each video is decoded once, whatever is missing of it.
 
     Args:
-        policies: which boxes.
         pixels: cut from the "source" video, or enlarged from the "input" (the paper's "upscaled").
-        context: fill the context volumes too.
-        share: only these units.
-        retry: do units with skipped videos again.
+        share, retry: only these units; do units with skipped videos again.
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: maps or Base are not there.
@@ -152,7 +149,7 @@ def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
 def _cut_video(
     part: Part, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels, found: _Found, videos: Path
 ) -> dict[str, list[list[bytes]]]:
-    """Encode the frames of every store, row and frame of one video; one source frame is alive at a time.
+    """Encode the frames of one video by store, row and frame, while one source frame is alive at a time.
 
     Raises:
         FramesDiffer: stage 1 has left the video out, or has seen other pixels.
@@ -168,9 +165,8 @@ def _cut_video(
             if not places:
                 continue
             if found.frames is not None and found.frames[row][places[0]] != checksum:
-                raise FramesDiffer(
-                    f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
-                )
+                where = f"{clip.video_id}, frame {index}"
+                raise FramesDiffer(f"{where}: not the pixels that saliency saw; was the file changed?")
             boxes_of_row = {name: by_row[row] for name, by_row in found.boxes.items() if name in stores}
             with phases.phase("resize"):
                 pictures = _cut_frame(frame, clip, boxes_of_row, pixels, "context" in stores)

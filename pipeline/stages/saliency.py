@@ -52,8 +52,7 @@ def run(
 
     Args:
         use_labels: allow `cross_entropy` on evaluation clips, whose boxes then know the answer.
-        share: only these units.
-        retry: do units with skipped videos again.
+        share, retry: only these units; do units with skipped videos again.
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
@@ -62,10 +61,8 @@ def run(
     stores, objectives = work.stores, config.saliency.objectives
     parts = stores.run.parts_of(*splits)
     if "cross_entropy" in objectives and not use_labels and any(part.split == "test" for part in parts):
-        raise StageError(
-            "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos: "
-            "say --use-labels, and its results are marked as oracle"
-        )
+        which = "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos"
+        raise StageError(f"{which}: say --use-labels, and its results are marked as oracle")
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)
     if retry:
@@ -120,10 +117,8 @@ def _warn_of_empty_maps(stores: Stores, part: Part) -> None:
         done = np.flatnonzero(maps.product.rows_done())
         empty = int((maps.read_rows("scale", done) == 0).sum()) if len(done) else 0
         if empty:
-            log.warning(
-                "%s: %d of %d %s maps are zero everywhere, so their boxes lie at (0, 0): was Base's rate too high?",
-                *(part.name, empty, len(done), objective),
-            )
+            found = f"{part.name}: {empty} of {len(done)} {objective} maps are zero everywhere"
+            log.warning("%s, so their boxes lie at (0, 0): was Base's rate too high?", found)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World)
 
 
 def newest_checkpoint(folder: Path) -> dict | None:
-    """Read the newest sound checkpoint, to the CPU: the fields of TrainingState, network, optimiser; None without one."""
+    """Read the newest sound checkpoint to the CPU: fields of TrainingState, network, optimiser; None without one."""
     data = _newest(folder)
     return _read(data) if data else None
 

@@ -1,7 +1,6 @@
 """Scores of evaluation clips: Base's from its stored logits, a fusion model's by running it, shared among processes."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +20,7 @@ from pipeline.workers.distributed import current_world
 from pipeline.workers.prefetch import prefetch
 from pipeline.workers.progress import progress
 
-
-class ClipScores(NamedTuple):
-    """One scored evaluation clip."""
-
-    part: Part
-    row: int  # local row
-    scores: np.ndarray  # float32 (C,)
+ClipScores = tuple[Part, int, np.ndarray]  # plan part, local row, scores float32 (C,)
 
 
 def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stores:
@@ -56,9 +49,6 @@ def scores_by_video(
 
     Every number of processes gives the same bits; on the CPU, each computes in `saliency.threads` threads for this.
 
-    Args:
-        model: None for Base.
-        boxes: at evaluation.
     Returns:
         by video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,).
     """
@@ -85,7 +75,7 @@ def _base_scores(stores: Stores) -> Iterator[ClipScores]:
         rows = np.flatnonzero(store.product.rows_done())
         logits = torch.from_numpy(store.read_rows("logits", rows))
         for row, scores in zip(rows, clip_scores(logits).numpy(), strict=True):
-            yield ClipScores(part, int(row), scores)
+            yield part, int(row), scores
 
 
 def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[str]) -> Iterator[ClipScores]:
@@ -115,4 +105,4 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
             logits = fusion_logits(network, batch, variant.fusion, model.fuse)
         found[number * size :][: len(logits)] = clip_scores(logits).cpu()
     for place, scores in zip(places, world.sum(found).numpy(), strict=True):
-        yield ClipScores(volumes.parts[place.part], place.row, scores)
+        yield volumes.parts[place.part], place.row, scores

@@ -113,29 +113,27 @@ class OnlineClips:
     def _maps(self, network: nn.Module, batch: OnlineBatch) -> tuple[Tensor | None, list[np.ndarray | None]]:
         """Return Base's logits (late fusion; else None) and the quantised map of each clip (None without a map).
 
-        In chunks of `saliency.batch_size`, whose arithmetic is that of stage 1.
+        In chunks of `saliency.batch_size`, as in stage 1, so that the last digits are the same.
         """
-        objective, late = self.variant.boxes, self.variant.fusion == "late"
-        needs_map = objective in OBJECTIVES
-        if not needs_map and not late:
+        objective, late, size = self.variant.boxes, self.variant.fusion == "late", self.config.saliency.batch_size
+        names = (objective,) if objective in OBJECTIVES else ()
+        if not names and not late:
             return None, [None] * len(batch.context)
-        current = None
-        if needs_map and self.saliency_from == "current":
-            current = fold(getattr(network, "module", network))
-        names, logits, codes = (objective,) if needs_map else (), [], []
-        for first in range(0, len(batch.context), self.config.saliency.batch_size):
-            chunk = slice(first, first + self.config.saliency.batch_size)
+        source = self.base
+        if names and self.saliency_from == "current":
+            source = fold(getattr(network, "module", network))
+        logits, codes = [], []
+        for first in range(0, len(batch.context), size):
+            chunk = slice(first, first + size)
             video = as_input(batch.context[chunk], self.device)
             labels = None
             if objective == "cross_entropy":
                 targets = batch.video_targets[chunk], batch.frame_targets[chunk]
                 labels = Labels(*targets, self.config.base.video_loss_weight)
-            if current is not None and late:
-                logits.append(self._saliency(self.base, video, (), None)[0])
-            found, maps = self._saliency(current or self.base, video, names, labels)
-            if current is None:
-                logits.append(found)
-            codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if needs_map else [None] * len(video)
+            found, maps = self._saliency(source, video, names, labels)
+            if late:
+                logits.append(found if source is self.base else self._saliency(self.base, video, (), None)[0])
+            codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if names else [None] * len(video)
         return torch.cat(logits) if late else None, codes
 
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):

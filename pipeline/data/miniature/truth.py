@@ -18,11 +18,7 @@ Cards = dict[str, dict[int, list[tuple[int, int, Box]]]]
 
 @cache
 def read_cards(root: Path) -> Cards:
-    """Read cards.csv: video_id -> card -> [(source frame, fps, box_source)].
-
-    Raises:
-        StageError: it is not there.
-    """
+    """Read cards.csv: video_id -> card -> [(source frame, fps, box_source)]; raise StageError without one."""
     path, found = root / "cards.csv", {}
     if not path.is_file():
         raise StageError(f"{path}: not there; `prepare` makes the miniature again")

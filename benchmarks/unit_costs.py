@@ -161,7 +161,7 @@ def _traced(folder: Path, stage: str, share: str) -> Counter:
 
 
 def count_calls(log: str, below: str) -> Counter:
-    """Count the system calls that name a path below a folder in the output of `strace --follow-forks --decode-fds=path`."""
+    """Count the system calls that name a path below a folder, in what strace wrote."""
     calls = re.findall(r"^\d+ +(\w+)\((.*)", log, re.MULTILINE)
     inside = re.compile(rf"{re.escape(below)}[/\">]")
     return Counter(name for name, arguments in calls if inside.search(arguments))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.folder_checks import free_space
 from pipeline.config import FUSIONS, Config
-from pipeline.preflight.counts import Counts, count, count_miniature
+from pipeline.preflight.counts import Counts, count
 from pipeline.preflight.rehearsal import Round, rehearse
 from pipeline.preflight.stage_costs import Measured, StageEstimate
 from pipeline.preflight.training_steps import TrainingCost, time_base, time_fusion
@@ -30,7 +30,7 @@ class Estimate:
     Attributes:
         free_bytes, free_inodes: of the disk; inodes are None where its file system counts none.
         held_bytes, held_files: what the run folder holds already.
-        notes: in sentences: what was rehearsed, how accurate it is, what could only be guessed.
+        notes: sentences about what was rehearsed and how accurate it is.
     """
 
     stages: list[StageEstimate]
@@ -57,15 +57,14 @@ class Estimate:
 
 
 def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
-    """Rehearse all stages for about so many seconds, and scale up. Writes nothing into the run folder.
+    """Rehearse all stages for about so many seconds, and scale up. Write nothing into the run folder.
 
     At least one video of each split goes through all stages, however long that takes.
 
     Raises:
         AnnotationError, StageError: as the stages would.
     """
-    generated = config.data.format == "miniature" and not Path(config.data.videos).is_dir()
-    counts = count_miniature(config) if generated else count(config, run_dir)
+    counts = count(config, run_dir)
     base = base_folder(open_folder(run_dir, config), config)
     with tempfile.TemporaryDirectory(prefix="plan-") as spare:
         started = time.time()
@@ -73,11 +72,12 @@ def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
         trainings = _time_trainings(config, counts, rounds[-1], 0.4 * seconds)
         stages = Measured(config, counts, rounds, trainings, entered - started).stages()
         notes = _notes(rounds, trainings, (base / "base.json").exists())
-    return Estimate(stages, counts, *free_space(run_dir), *_held(run_dir), notes)
+    held = [path.stat().st_size for path in run_dir.rglob("*") if path.is_file()]
+    return Estimate(stages, counts, *free_space(run_dir), sum(held), len(held), notes)
 
 
 def _time_trainings(config: Config, counts: Counts, spare: Round, seconds: float) -> dict[str, TrainingCost]:
-    """Costs of train-base and of both fusions, each in a process of its own; none where no video is to train on."""
+    """What a training of Base and of each fusion takes; nothing where there is no video to train on."""
     videos = counts.videos("train")
     if not videos:
         return {}
@@ -90,14 +90,9 @@ def _time_trainings(config: Config, counts: Counts, spare: Round, seconds: float
 
 
 def _in_new_process(function: Callable, *arguments):
-    """What the function returns in a process that has done nothing else, as those of the stages are."""
+    """Call the function in a process that has done nothing else, as the process of a stage."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
-
-
-def _held(run_dir: Path) -> tuple[int, int]:
-    sizes = [path.stat().st_size for path in run_dir.rglob("*") if path.is_file()] if run_dir.is_dir() else []
-    return sum(sizes), len(sizes)
 
 
 def _notes(rounds: list[Round], trainings: dict[str, TrainingCost], trained: bool) -> list[str]:
@@ -105,8 +100,8 @@ def _notes(rounds: list[Round], trainings: dict[str, TrainingCost], trained: boo
     videos, rows = last.counts.videos("train", "test"), last.counts.rows("train", "test")
     notes = [f"rehearsed in {len(rounds)} rounds, the last one with {videos} videos in {rows} rows", ACCURACY]
     if not trained:
-        notes.append("the boxes of the rehearsal are those of one epoch on one video, for Base is not trained yet")
+        notes.append("Base is not trained yet: the boxes of the rehearsal come from one epoch on one video")
     for name, cost in trainings.items():
         if not cost.is_exact:
-            notes.append(f"{name}: time or memory did not last for a whole batch; its figures are extrapolated")
+            notes.append(f"{name}: extrapolated from smaller batches, as a whole one takes too much time or memory")
     return notes

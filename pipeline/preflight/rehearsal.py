@@ -37,10 +37,10 @@ class Round:
     """The stages, run on some videos in a spare run folder.
 
     Attributes:
-        config: of the spare run: annotations of its own, one epoch, small units.
-        run: the spare run folder.
-        seconds, memory, written: by stage: its time, about the peak bytes of its largest process, and the files that
-            it wrote, relative to the run folder. What `crops` writes in the other codec is under that codec's name.
+        config, run: of the spare run.
+        seconds: of each stage.
+        memory: about the peak bytes of the largest process of each stage.
+        written: files that each stage wrote; what `crops` writes in the other codec is under that codec's name.
     """
 
     config: Config
@@ -54,11 +54,16 @@ class Round:
         """Counts of the spare run, by its plan."""
         return count(self.config, self.run)
 
-    def measure(self, stage: str, work: Callable[[], object]) -> None:
+    def num_bytes(self, stage: str) -> int:
+        """Bytes of the files that a stage wrote."""
+        return sum(path.stat().st_size for path in self.written[stage])
+
+    def measure(self, stage: str, *works: Callable[[], object]) -> None:
         """Do the work of a stage and note what it took and wrote."""
         before, started = self._files(), time.perf_counter()
         reset_peak()
-        work()
+        for work in works:
+            work()
         self.seconds[stage] = time.perf_counter() - started
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT  # of those that have ended
         self.memory[stage] = max(peak_bytes(), workers)
@@ -66,8 +71,7 @@ class Round:
 
     def _files(self) -> set[Path]:
         """All files but the lock of the run folder, which belongs to no stage."""
-        found = {path.relative_to(self.run) for path in self.run.rglob("*") if path.is_file()}
-        return found - {Path(".lock")}
+        return {path for path in self.run.rglob("*") if path.is_file()} - {self.run / ".lock"}
 
 
 def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: float) -> tuple[list[Round], float]:
@@ -77,7 +81,7 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
     videos and keeps its workers; it is left out where the first one took long.
 
     Args:
-        base: folder of Base in the real run. If Base is trained, the boxes are its boxes.
+        base: folder of Base in the real run; if Base is trained, its weights are used.
         folder: an empty one.
         seconds: for all rounds after the first, about.
     Returns:
@@ -90,7 +94,7 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
     def run_round(number: int) -> float:
         started, own = time.monotonic(), folder / str(len(rounds))
         rounds.append(Round(spare_config(config, counts, readable, number, own / "data"), own / "run"))
-        _run_stages(rounds[-1], base, counts.annotations is None, rounds[0] if len(rounds) > 1 else None)
+        _run_stages(rounds[-1], base, rounds[0] if len(rounds) > 1 else None)
         return time.monotonic() - started
 
     with quiet():
@@ -113,24 +117,15 @@ def crops_policy(config: Config) -> Policy:
     return "entropy" if "entropy" in objectives else objectives[0] if objectives else "random"
 
 
-def _run_stages(spare: Round, base: Path, generating: bool, first: Round | None) -> None:
-    """Run the stages of a round.
-
-    Args:
-        generating: whether the real `prepare` will generate the miniature.
-        first: the first round, if this is a later one, which takes its networks and keeps its workers.
-    """
+def _run_stages(spare: Round, base: Path, first: Round | None) -> None:
+    """Run the stages of a round; a later one takes the networks of the first one and keeps its workers."""
     config, run, policy = spare.config, spare.run, crops_policy(spare.config)
 
-    def measure(stage: str, work: Callable[[], object]) -> None:
-        spare.measure(stage, work if first else lambda: (work(), _end_workers()))
+    def measure(stage: str, *works: Callable[[], object]) -> None:
+        spare.measure(stage, *works, *([] if first else [_end_workers]))
 
-    is_miniature = config.data.format == "miniature"
-    if is_miniature and not generating:
-        generate.generate(config.data, config.workers)
-    measure(
-        "prepare", lambda: (is_miniature and generate.generate(config.data, config.workers), prepare.run(config, run))
-    )
+    making = [lambda: generate.generate(config.data, config.workers)] if config.data.format == "miniature" else []
+    measure("prepare", *making, lambda: prepare.run(config, run))
     if first:
         shutil.copytree(first.run / "models", run / "models")
     else:
@@ -157,7 +152,7 @@ def _cut_in_other_codec(spare: Round) -> None:
 def spare_config(config: Config, counts: Counts, readable: dict[str, str], number: int, folder: Path) -> Config:
     """The config of a spare run of so many videos, in the proportion of the splits, at least one of each.
 
-    Writes its annotations into `folder`; a miniature will be generated there.
+    Its annotations are written into `folder`; a miniature that is not there yet will be generated there.
 
     Args:
         readable: by split, a video that can be read.
@@ -165,7 +160,7 @@ def spare_config(config: Config, counts: Counts, readable: dict[str, str], numbe
     share = number / counts.videos("train", "test")
     numbers = {part.split: max(1, round(share * counts.videos(part.split))) for part in counts.parts}
     data = replace(config.data, eval_ids=(), classes=str(folder / "classes.txt"), max_skipped=1.0)
-    if config.data.format == "miniature":
+    if counts.annotations is None:
         files = tuple(str(folder / f"{split}.csv") for split in ("train", "test"))
         sizes = {"train_videos": numbers.get("train", 0), "eval_videos": numbers.get("test", 0)}
         data = replace(data, annotations=files, videos=str(folder), **sizes)

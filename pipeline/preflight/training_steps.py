@@ -1,6 +1,7 @@
 """Time a few steps of a training: its own loop, network and batches, on the videos of a spare run."""
 
 import time
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
@@ -31,11 +32,11 @@ class TrainingCost:
     """What one training takes.
 
     Attributes:
-        step_seconds: of a whole batch, and of its loading as far as the step waits for it.
+        step_seconds: of a whole batch, and of waiting for it to be loaded.
         epoch_seconds: of an epoch beyond its steps: to start loading, and to write a checkpoint.
         memory: bytes of the process at its peak, or of the GPU if that is more.
-        is_exact: whether a whole batch was timed; otherwise smaller ones, and time and memory are extrapolated.
-        hold_seconds, held_bytes: of a training video that Base's training reads to keep it in memory, for one worker.
+        is_exact: whether a whole batch was timed; if not, time and memory are extrapolated from smaller ones.
+        hold_seconds, held_bytes: of a video that Base's training reads into memory, by one worker.
     """
 
     step_seconds: float
@@ -52,7 +53,7 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
     Args:
         config, run: of a spare run in which train-base has ended.
         batch: clips of a whole batch; the videos of the spare run are repeated to fill it.
-        seconds: for all steps, about. At least one clip is trained on, twice.
+        seconds: for all steps, about; at least two steps of one clip are made.
     """
     folder = open_folder(run, config)
     BaseClips(folder, config)  # if it holds videos in memory, this starts the workers
@@ -73,7 +74,7 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
 
 
 def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: float) -> TrainingCost:
-    """Time steps of train-fusion; as `time_base`, in a spare run in which crops has ended."""
+    """Time steps of train-fusion in a spare run in which crops has ended; see `time_base`."""
     stores = open_run(run, config)
     volumes = CachedVolumes(stores, "train", Variant(fusion, crops_policy(config)))
     places = [place for rows in volumes.places().values() for place in rows]
@@ -94,7 +95,7 @@ def _time_steps(network, load, loss, recipe, seconds: float) -> TrainingCost:
     device = next(network.parameters()).device
 
     def train(steps: int, size: int) -> float:
-        """Seconds of one epoch. Its rate changes no weight, as a batch that is repeated could drive them anywhere."""
+        """Seconds of one epoch, with a learning rate so small that the weights stay as they are."""
         one = replace(recipe, epochs=1, batch_size=size, learning_rate=1e-12, tensorboard=False)
         own, started = deepcopy(network), time.perf_counter()
         with quiet(), TemporaryDirectory(prefix="plan-") as folder:
@@ -128,16 +129,16 @@ def batch_sizes(batch: int) -> list[int]:
 
 
 def extended(points: list[tuple[int, float]], size: int) -> float:
-    """The value at a size, on the line through the last two points, but never more than in proportion to the last."""
+    """Extend the line through the last two points to a size; at most in proportion to the last point."""
     (last, value), (before, earlier) = points[-1], (points[-2] if len(points) > 1 else (0, 0.0))
     slope = min(max(value - earlier, 0.0) / (last - before), value / last)
     return value + slope * (size - last)
 
 
 def _available_memory() -> int:
-    """Bytes of memory that could be taken now, as Linux guesses; without a guess, any number of them."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return 1 << 62
+    """Bytes of memory that could be taken now; where Linux does not say, no limit."""
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62

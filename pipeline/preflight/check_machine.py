@@ -35,12 +35,7 @@ def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Find
 
 
 def check_libraries(wanted: list[str] | None = None, version_of: Callable[[str], str] = version) -> Iterator[Finding]:
-    """Check the version of every library that the project needs.
-
-    Args:
-        wanted: requirements as in metadata, "torch>=2.10"; by default those of the installed project.
-        version_of: finds the installed version by a library's name.
-    """
+    """Check the version of every library that the project needs, or of those in `wanted`, such as "torch>=2.10"."""
     try:
         wanted = requires("focused-attention") or [] if wanted is None else wanted
     except PackageNotFoundError:
@@ -87,7 +82,7 @@ def check_decoder() -> Iterator[Finding]:
 
 
 def check_folder_of(run_dir: Path) -> Iterator[Finding]:
-    """Check the disk where the run folder is or will be: its room, and the renames, links and locks of its system."""
+    """Check the disk where the run folder is or will be: free space, renames, links and locks."""
     free, inodes = free_space(run_dir)
     counted = "inodes not counted" if inodes is None else f"{inodes:,} inodes"
     text = f"{free / 1e9:,.1f} GB and {counted} free at {run_dir}; `plan` says what the run takes"

@@ -37,7 +37,7 @@ def main(rows: list[int], out: Path | None, page: Path | None):
     click.echo(description(), err=True)
     results = []
     for row in rows:
-        click.echo(f"row {row}: {ROWS[row].__module__}", err=True)
+        click.echo(f"row {row}: {ROWS[row].__module__}.{ROWS[row].__name__}", err=True)
         try:
             results.append((row, ROWS[row]()))
         except Exception:  # go on with the other rows; the exit code is 1

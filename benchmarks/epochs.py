@@ -49,7 +49,7 @@ def measure_concat() -> Result:
 
 
 def _measure(fusion: Fusion, name: str, goal: float, goal_online: float) -> Result:
-    """Epochs of some videos, one clip a step, without the checkpoint at the end of each: it takes all sides as long."""
+    """Epochs of some videos, one clip a step; without checkpoints, which take equally long on all sides."""
     with TemporaryDirectory() as folder:
         _, plain = both_networks()
         scene = make(Path(folder) / "scene", train=VIDEOS, state=plain.state_dict())
@@ -61,7 +61,7 @@ def _measure(fusion: Fusion, name: str, goal: float, goal_online: float) -> Resu
         step = PaperStep(
             *(plain, copy.deepcopy(plain).eval().requires_grad_(False)),
             *(torch.optim.SGD(plain.parameters(), RATE, 0.9), fusion),
-            *(scene.config.clips.fps, scene.config.saliency.box_side),
+            scene.config.clips.fps,
         )
         sides = {
             "ours": partial(_epoch, *_trained(scene), lambda number: volumes.load([places[number]]), scene, fusion),
@@ -109,11 +109,11 @@ def _trained(scene: Scene) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _epoch(network: nn.Module, optimiser: torch.optim.Optimizer, load, side, fusion: Fusion) -> float:
-    """Every video once, as `training.fit` does it; the mean loss.
+    """Train on every video once; the mean loss.
 
     Args:
-        load: number of a video to a batch of `side`.
-        side: OnlineClips, whose batches get their boxes in the step; or the scene, whose batches are complete.
+        load: number of a video to a batch.
+        side: OnlineClips, whose batches get their boxes in the step; or the scene, whose batches have theirs.
     """
     network.train()
     total = 0.0
@@ -146,6 +146,6 @@ def _clip(online: OnlineClips, video: PlannedVideo, epoch: int) -> Clip:
 
 
 def _kept(losses: dict[str, float], side: str, epoch) -> None:
-    """Run an epoch; the loss of a side's first one is kept."""
+    """Run an epoch; keep the loss of a side's first one."""
     loss = epoch()
     losses.setdefault(side, loss)

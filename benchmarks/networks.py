@@ -13,10 +13,10 @@ BOX = 128  # pixels of the focus box in the input frame
 
 
 def both_networks() -> tuple[I3D, nn.Module]:
-    """Ours and the plain one with equal weights, in eval mode.
+    """Ours and the plain one with equal random weights that behave as trained ones do, in eval mode.
 
-    The weights are random but behave as trained ones do: batch-norm has the statistics of a forward pass, blocks change
-    their input rather than replace it (last scale 0.5; with 1, rounding errors grow block by block), logits differ.
+    Batch-norm has the statistics of a forward pass; blocks change their input rather than replace it (with a last scale
+    of 1 instead of 0.5, rounding errors grow block by block); logits differ.
     """
     torch.manual_seed(0)  # the initialisers of torch.nn know no generator
     ours, plain = resnet50_i3d(CLASSES), plain_resnet50(CLASSES)

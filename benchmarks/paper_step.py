@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.key_frame import clip_frames
-from benchmarks.saliency_box import box_by_convolution
+from benchmarks.networks import BOX
+from benchmarks.saliency_box import plainly
 from cache.geometry import Box, Clip
-from models.losses import charades_loss, entropy
+from models.losses import charades_loss
 from pipeline.config import Fusion
 from pipeline.data.pixels import apply_theta, cut_source
 
@@ -26,7 +27,7 @@ class PaperStep:
     Args:
         network: (B, T, H, W, 3) in [0, 1] to logits; trained.
         base: Base, frozen; only late fusion asks it.
-        fps: the clips' rate. box: side in the input frame.
+        fps: the clips' rate.
     """
 
     network: nn.Module
@@ -34,7 +35,6 @@ class PaperStep:
     optimiser: torch.optim.Optimizer
     fusion: Fusion
     fps: float
-    box: int
 
     def __call__(self, path: Path, clip: Clip, video_targets: Tensor, frame_targets: Tensor) -> float:
         """One step; the loss before it.
@@ -43,7 +43,7 @@ class PaperStep:
             video_targets, frame_targets: float32 (1, C) and (1, T, C).
         """
         context = _volume({i: apply_theta(frame, clip.theta) for i, frame in self._decode(path, clip)}, clip)
-        box = self._focus_box(context)
+        box = Box(*plainly(self.network.eval(), context).box, BOX, BOX)
         cut = {i: cut_source(frame, clip.theta, box, clip.theta.input_size) for i, frame in self._decode(path, clip)}
         focus = _volume(cut, clip)
         self.network.train()
@@ -62,14 +62,6 @@ class PaperStep:
 
     def _decode(self, path: Path, clip: Clip):
         return clip_frames(path, sorted(set(clip.frame_indices)), self.fps)
-
-    def _focus_box(self, context: Tensor) -> Box:
-        """The box with most saliency, the gradient of the entropy; found in eval mode."""
-        self.network.eval()
-        context = context.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(entropy(self.network(context)).sum(), context)
-        top, left = box_by_convolution(gradient.norm(dim=-1).amax(1)[0], self.box)
-        return Box(top, left, self.box, self.box)
 
 
 def _volume(frames: dict[int, np.ndarray], clip: Clip) -> Tensor:

@@ -17,8 +17,7 @@ class Result:
         name: what is compared, against what.
         ours, theirs: medians, in `unit`; None where there is no other side.
         ratio: what the goal is about.
-        goal: in words and numbers.
-        met: whether it is reached.
+        met: whether the goal is reached.
         agreement: how far the results of both sides were found equal.
         extra: more keys of the JSON line.
     """
@@ -62,7 +61,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def placed(page: str, table: str) -> str:
-    """A page with the table between its two markers, in place of what stood there.
+    """Put the table between the two markers of a page.
 
     Raises:
         ValueError: the page does not have each marker once, the first one first.

@@ -9,15 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import saliency_box
-from benchmarks.networks import BOX, CLASSES, SIDE, clip
-from models.backbones import build
-from models.checkpoint import to_bytes
+from benchmarks.networks import CLASSES, clip
+from benchmarks.scene import make
 from models.frozen.fold import fold
 from models.i3d import resnet50_i3d
-from pipeline.config import Base, Clips, Config, Crops, Data, Saliency
 from pipeline.data.video.write import write_video
-from pipeline.run.folder import open_folder
-from pipeline.stages import crops, prepare, saliency, train_base
+from pipeline.stages import crops
 from pipeline.workers.device import cpu_threads
 
 FRAMES = 64  # T_in
@@ -27,7 +24,7 @@ VIDEOS, ROWS, SECONDS, FPS, SIZE = 2, 4, 12, 24, (480, 640)  # of the generated 
 
 @dataclass(frozen=True)
 class RowCost:
-    """Of one row of FRAMES frames, input SIDE x SIDE, box BOX x BOX.
+    """Of one row of FRAMES frames.
 
     Attributes:
         saliency_seconds: forward pass, input gradient and box, on one core.
@@ -61,37 +58,18 @@ def _time_saliency() -> tuple[float, float]:
 
 def _time_crops(folder: Path) -> float:
     """Seconds of a row in `crops`, with boxes in the centre."""
-    config = _generate(folder)
-    for stage in (prepare, train_base, saliency):
-        stage.run(config, folder / "run")
+    video = folder / "video.mp4"
+    write_video(video, _noisy_frames(), FPS)
+    scene = make(folder / "scene", VIDEOS, network="small_i3d", video=video, num_frames=FRAMES, aug_seeds=ROWS)
     start = time.perf_counter()
-    crops.run(config, folder / "run", ("center",))
-    seconds = time.perf_counter() - start
-    return seconds / sum(part.num_rows for part in open_folder(folder / "run", config).parts)
+    crops.run(scene.config, scene.run, ("center",))
+    return (time.perf_counter() - start) / (VIDEOS * ROWS)
 
 
-def _generate(folder: Path) -> Config:
-    """Write videos of a coarse picture that drifts under noise, and a Base with random weights."""
+def _noisy_frames():
+    """A coarse picture that drifts under noise, uint8 (H, W, 3)."""
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(40, 200, (40, 60, 3)), np.ones((16, 16, 1)))
-    lines = ["video_id,split,start,end,label"]
-    for number in range(VIDEOS):
-        frames = (
-            picture[time_ // 3 :, 2 * time_ // 3 :][: SIZE[0], : SIZE[1]] + rng.integers(-9, 9, (*SIZE, 1))
-            for time_ in range(SECONDS * FPS)
-        )
-        write_video(folder / f"{number}.mp4", (frame.astype(np.uint8) for frame in frames), FPS)
-        lines.append(f"{number},train,,,anything")
-    (folder / "table.csv").write_text("\n".join(lines) + "\n")
-    (folder / "classes.txt").write_text("anything\n")
-    torch.manual_seed(0)  # the initialisers of torch.nn know no generator
-    (folder / "weights.pt").write_bytes(to_bytes(build("small_i3d", 1).state_dict()))
-    return Config(
-        name="rows",
-        data=Data(annotations=(str(folder / "table.csv"),), classes=str(folder / "classes.txt"), videos=str(folder)),
-        clips=Clips(num_frames=FRAMES, input_side=SIDE, aug_seeds=ROWS, videos_per_unit=1),
-        base=Base(epochs=0, network="small_i3d", init=str(folder / "weights.pt")),
-        saliency=Saliency(objectives=(), box_side=BOX, batch_size=1),
-        crops=Crops(),
-        device="cpu",
-    )
+    for number in range(SECONDS * FPS):
+        frame = picture[number // 3 :, 2 * number // 3 :][: SIZE[0], : SIZE[1]]
+        yield (frame + rng.integers(-9, 9, (*SIZE, 1))).astype(np.uint8)

@@ -2,24 +2,21 @@
 
 from benchmarks import (
     box_search,
-    captum_saliency,
     clip_saliency,
     epochs,
     frames_decoded,
     large_index,
     peak_memory,
-    product_rate,
     stage_one,
     stored_volumes,
     training_step,
-    two_objectives,
 )
 
 ROWS = {
-    1: clip_saliency.measure,
-    2: captum_saliency.measure,
-    3: product_rate.measure,
-    4: two_objectives.measure,
+    1: clip_saliency.against_autograd,
+    2: clip_saliency.against_captum,
+    3: clip_saliency.against_matrix_product,
+    4: clip_saliency.of_two_objectives,
     5: stage_one.measure,
     6: frames_decoded.measure,
     7: epochs.measure_late,

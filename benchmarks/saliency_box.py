@@ -39,9 +39,9 @@ def plainly(network: nn.Module, video: Tensor) -> Found:
     return Found(logits.detach(), saliency, box_by_convolution(saliency))
 
 
-def box_by_convolution(saliency: Tensor, side: int = BOX) -> tuple[int, int]:
+def box_by_convolution(saliency: Tensor) -> tuple[int, int]:
     """Top and left of the best box of a map (H, W)."""
-    sums = F.conv2d(saliency[None, None], torch.ones(1, 1, side, side, dtype=saliency.dtype))[0, 0]
+    sums = F.conv2d(saliency[None, None], torch.ones(1, 1, BOX, BOX, dtype=saliency.dtype))[0, 0]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
     return top, left
 
@@ -49,7 +49,7 @@ def box_by_convolution(saliency: Tensor, side: int = BOX) -> tuple[int, int]:
 def agreement(folded: nn.Module, plain: nn.Module, video: Tensor) -> dict[str, float | bool]:
     """Differences between both engines on a clip, relative (L2 for maps, largest for logits), and whether boxes agree.
 
-    A ReLU whose input is zero but for rounding passes its gradient or not by chance, so in float32 the maps of two
+    Where a ReLU's input is zero up to rounding, chance decides whether its gradient passes, so float32 maps of two
     correct engines differ. The distance of the plain network's map from float64 tells how much to expect.
     """
     a, b = ours(folded, video), plainly(plain, video)
@@ -71,11 +71,11 @@ def words(differences: dict[str, float | bool]) -> str:
 
 
 def is_exact(differences: dict[str, float | bool]) -> bool:
-    """Whether logits agree to 1e-5, maps to 1e-3 or ours is at most twice as far from float64, and boxes are equal."""
+    """Whether boxes are equal, logits agree to 1e-5, and maps to 1e-3 or ours is at most twice as far from float64."""
     maps = differences["maps"] <= 1e-3 or differences["ours_float64"] <= 2 * differences["theirs_float64"]
     return differences["logits"] <= 1e-5 and maps and bool(differences["box"])
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """L2, relative to b."""
+    """L2 distance, relative to the norm of b."""
     return float((a - b).norm() / b.norm())

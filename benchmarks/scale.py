@@ -1,50 +1,23 @@
-"""Work out many workers on large data sets from what one unit costs: what saturates, how long it takes, the index.
+"""Work out many workers on large data sets from what a unit and a row cost here, and from what is assumed of a site.
 
 A unit is taken to need as many operations whatever the number of its rows and of the units beside it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from benchmarks.row_costs import FRAMES, RowCost
 from benchmarks.unit_costs import Costs
 
 
-@dataclass(frozen=True)
-class Site:
-    """Assumed, not measured: the storage, the machines and the bytes of real data.
+class Work(NamedTuple):
+    """One stage on one kind of worker, per unit.
 
     Attributes:
-        metadata_rate: operations a second that the shared file system answers, to all clients together.
-        bandwidth: bytes a second likewise.
-        gpu_flops: FLOP a second that a GPU sustains in this network.
-        worker_memory: bytes that a worker process may take for the plan.
-        start_seconds: that the start of all workers may take.
-        video_bytes, map_bytes, frame_bytes: of a source video, a stored map, a stored frame.
-        rows_per_video, videos_per_unit: of the recipe.
-    """
-
-    metadata_rate: float
-    bandwidth: float
-    gpu_flops: float
-    worker_memory: float
-    start_seconds: float
-    video_bytes: float
-    map_bytes: float
-    frame_bytes: float
-    rows_per_video: float
-    videos_per_unit: int
-
-    @property
-    def rows_per_unit(self) -> float:
-        return self.rows_per_video * self.videos_per_unit
-
-
-@dataclass(frozen=True)
-class Work:
-    """One stage on one kind of worker, per unit: seconds of one worker, operations on metadata, bytes read and written.
-
-    Attributes:
+        seconds: of one worker.
+        operations: on metadata.
+        num_bytes: read and written.
         at_start: operations at the start of a worker, per unit that is done already.
     """
 
@@ -55,8 +28,7 @@ class Work:
     at_start: float
 
 
-@dataclass(frozen=True)
-class DataSet:
+class DataSet(NamedTuple):
     """Videos, and rows: a clip or an augmentation each."""
 
     name: str
@@ -64,70 +36,80 @@ class DataSet:
     rows: float
 
 
-@dataclass(frozen=True)
-class Load:
-    """The share of its operations and of its bytes a second that workers ask of the shared file system; 1 is all."""
+class Load(NamedTuple):
+    """What workers ask of the shared file system, as a share of the operations and bytes it has a second; 1 is all."""
 
     metadata: float
-    bandwidth: float
+    num_bytes: float
 
     @property
     def first(self) -> str:
         """What the file system has too little of; where it is both, what it has least of."""
-        worst = max(("metadata", self.metadata), ("bytes", self.bandwidth), key=lambda pair: pair[1])
-        return worst[0] if worst[1] > 1 else "nothing"
+        worst = "metadata" if self.metadata > self.num_bytes else "bytes"
+        return worst if max(self) > 1 else "nothing"
 
 
-def works(costs: Costs, row: RowCost, site: Site) -> list[Work]:
-    """Stage 1 on GPUs and on cores, and stage 2 on cores.
-
-    Stage 1 reads videos and writes maps; stage 2 reads videos and writes frames of context and focused volumes.
-    """
-    rows, source = site.rows_per_unit, site.videos_per_unit * site.video_bytes
-    maps, frames = source + rows * site.map_bytes, source + rows * 2 * FRAMES * site.frame_bytes
-    gpu_seconds = rows * row.saliency_gflop * 1e9 / site.gpu_flops
-    one, two = costs.saliency, costs.crops
-    return [
-        Work("saliency, a GPU each", gpu_seconds, one.operations, maps, one.at_start),
-        Work("saliency, a core each", rows * row.saliency_seconds, one.operations, maps, one.at_start),
-        Work("crops, a core each", rows * row.crops_seconds, two.operations, frames, two.at_start),
-    ]
+def _assumed(value: float, text: str):
+    """A field of `Site` that is also an option of the command, with this help."""
+    return field(default=value, metadata={"help": text})
 
 
-def data_sets(site: Site, charades_videos: int, kinetics_videos: int, clips: int) -> list[DataSet]:
-    """The data sets of the page, each with the recipe's rows for every video."""
-    by_videos = [("Charades", charades_videos), ("Kinetics-700", kinetics_videos)]
-    found = [DataSet(name, videos, videos * site.rows_per_video) for name, videos in by_videos]
-    return [*found, DataSet(f"{clips / 1e6:g} million clips", clips / site.rows_per_video, clips)]
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The storage, the machines and the bytes of real data, all assumed; and the recipe."""
 
+    metadata_rate: float = _assumed(5e3, "operations on metadata a second that the shared file system answers")
+    bandwidth: float = _assumed(1e9, "bytes a second of the shared file system")
+    gpu_flops: float = _assumed(20e12, "FLOP a second that a GPU sustains in this network")
+    worker_memory: float = _assumed(4e9, "bytes that a worker may take for the plan")
+    start_seconds: float = _assumed(60.0, "seconds that the start of all workers may take")
+    video_bytes: float = _assumed(5.6e6, "bytes of a source video (Charades in original size: 55 GB)")
+    map_bytes: float = _assumed(98e3, "bytes of a stored map (of real videos, see README)")
+    frame_bytes: float = _assumed(13.4e3, "bytes of a stored frame (likewise)")
+    rows_per_video: float
+    videos_per_unit: int
 
-def load(work: Work, workers: int, site: Site) -> Load:
-    """What so many workers ask for that never wait."""
-    units_a_second = workers / work.seconds
-    return Load(units_a_second * work.operations / site.metadata_rate, units_a_second * work.num_bytes / site.bandwidth)
+    def works(self, costs: Costs, row: RowCost) -> list[Work]:
+        """Stage 1, which reads videos and writes maps, on GPUs and on cores; stage 2, which writes frames, on cores."""
+        rows, videos = self.rows_per_video * self.videos_per_unit, self.videos_per_unit * self.video_bytes
+        maps, frames = videos + rows * self.map_bytes, videos + rows * 2 * FRAMES * self.frame_bytes
+        gpu_seconds = row.saliency_gflop * 1e9 / self.gpu_flops
+        one, two = costs.saliency, costs.crops
+        return [
+            Work("saliency, a GPU each", rows * gpu_seconds, one.operations, maps, one.at_start),
+            Work("saliency, a core each", rows * row.saliency_seconds, one.operations, maps, one.at_start),
+            Work("crops, a core each", rows * row.crops_seconds, two.operations, frames, two.at_start),
+        ]
 
+    def data_sets(self, charades_videos: int, kinetics_videos: int, clips: int) -> list[DataSet]:
+        """The data sets of the page, each with the recipe's rows for every video."""
+        by_videos = [("Charades", charades_videos), ("Kinetics-700", kinetics_videos)]
+        found = [DataSet(name, videos, videos * self.rows_per_video) for name, videos in by_videos]
+        return [*found, DataSet(f"{clips / 1e6:g} million clips", clips / self.rows_per_video, clips)]
 
-def saturating_workers(work: Work, site: Site) -> tuple[float, float]:
-    """How many workers use up the operations, and how many the bytes, that the file system has a second."""
-    return site.metadata_rate * work.seconds / work.operations, site.bandwidth * work.seconds / work.num_bytes
+    def units(self, data: DataSet) -> int:
+        """Units of a data set."""
+        return math.ceil(data.videos / self.videos_per_unit)
 
+    def load(self, work: Work, workers: int) -> Load:
+        """What so many workers ask for that never wait."""
+        units_a_second = workers / work.seconds
+        operations, num_bytes = units_a_second * work.operations, units_a_second * work.num_bytes
+        return Load(operations / self.metadata_rate, num_bytes / self.bandwidth)
 
-def units(data: DataSet, site: Site) -> int:
-    """Units of a data set."""
-    return math.ceil(data.videos / site.videos_per_unit)
+    def hours(self, work: Work, data: DataSet, workers: int) -> float:
+        """Hours until all units are done: the longest of all computing, all operations and all bytes."""
+        return self.units(data) * work.seconds / workers / 3600 * max(1, *self.load(work, workers))
 
+    def seconds_to_start(self, work: Work, data: DataSet, workers: int) -> float:
+        """Seconds until all workers have seen which units are done, if they start near the end of the work."""
+        return workers * work.at_start * self.units(data) / self.metadata_rate
 
-def hours(work: Work, data: DataSet, workers: int, site: Site) -> float:
-    """Hours until all units are done: the longest of all computing, all operations and all bytes."""
-    share = load(work, workers, site)
-    return units(data, site) * work.seconds / workers / 3600 * max(1, share.metadata, share.bandwidth)
+    def units_a_record(self, works: list[Work], data: DataSet, workers: int) -> int:
+        """Units that must share a record file, so that so many workers start in time."""
+        slowest = max(self.seconds_to_start(work, data, workers) for work in works)
+        return max(1, math.ceil(slowest / self.start_seconds))
 
-
-def start_seconds(work: Work, data: DataSet, workers: int, site: Site) -> float:
-    """Seconds until all workers have seen which units are done, if they start near the end of the work."""
-    return workers * work.at_start * units(data, site) / site.metadata_rate
-
-
-def plan_rows_a_worker(costs: Costs, site: Site) -> int:
-    """Rows of the plan that a worker can hold."""
-    return int(site.worker_memory / costs.plan_memory)
+    def plan_rows_a_worker(self, costs: Costs) -> int:
+        """Rows of the plan that a worker can hold."""
+        return int(self.worker_memory / costs.plan_memory)

@@ -1,64 +1,79 @@
 """`python -m benchmarks.scaling`: measure what units and rows cost on this machine, and write the page about scale."""
 
-import json
+import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import TypeAdapter
 
 from benchmarks import row_costs, unit_costs
 from benchmarks.machine import description
-from benchmarks.row_costs import RowCost
-from benchmarks.scale import Site, data_sets
-from benchmarks.scaling_page import page
-from benchmarks.unit_costs import Costs, UnitCost
+from benchmarks.networks import SIDE
+from benchmarks.row_costs import FRAMES, RowCost
+from benchmarks.scale import DataSet, Site
+from benchmarks.unit_costs import Costs
 from pipeline.config_file import load
 
 TRAIN, EVALUATION = 7985, 1863  # videos of Charades
-ASSUMED = {  # default and help, by the name in Site
-    "metadata_rate": (5000.0, "operations on metadata a second that the shared file system answers"),
-    "bandwidth": (1e9, "bytes a second of the shared file system"),
-    "gpu_flops": (20e12, "FLOP a second that a GPU sustains in this network"),
-    "worker_memory": (4e9, "bytes that a worker may take for the plan"),
-    "start_seconds": (60.0, "seconds that the start of all workers may take"),
-    "video_bytes": (5.6e6, "bytes of a source video (Charades in original size: 55 GB)"),
-    "map_bytes": (98e3, "bytes of a stored map (of real videos, see README)"),
-    "frame_bytes": (13.4e3, "bytes of a stored frame (likewise)"),
-}
+WORKERS = (10, 100, 1000)
+ASSUMED = {one.name: one for one in fields(Site) if one.metadata}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is kept beside the page. `machine` is a line about what was measured on."""
+
+    costs: Costs
+    row: RowCost
+    machine: str
+
+
+KEPT = TypeAdapter(Measured)
+
+
+def page(found: Measured, site: Site, sets: list[DataSet]) -> str:
+    """The page in Markdown, from scaling.md.jinja."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, and nothing from outside
+    )
+    environment.filters["number"] = lambda value, digits=0: f"{value:,.{digits}f}"
+    return environment.get_template("scaling.md.jinja").render(
+        costs=found.costs,
+        row=found.row,
+        machine=found.machine,
+        site=site,
+        sets=sets,
+        works=site.works(found.costs, found.row),
+        options={name: one.metadata["help"] for name, one in ASSUMED.items()},
+        numbers=WORKERS,
+        frames=FRAMES,
+        side=SIDE,
+    )
+
+
+def _measure(videos: int) -> Measured:
+    if shutil.which("strace") is None:
+        raise click.ClickException("strace, which counts operations on metadata, is not installed: apt install strace")
+    with tempfile.TemporaryDirectory() as units, tempfile.TemporaryDirectory() as rows:
+        costs = unit_costs.measure(Path(units).resolve(), videos)
+        print("rows of the paper's size, on one core", file=sys.stderr, flush=True)
+        return Measured(costs, row_costs.measure(Path(rows).resolve()), description())
 
 
 def _assumptions(command):
-    for name, (value, text) in reversed(ASSUMED.items()):
-        option = click.option(f"--{name.replace('_', '-')}", type=float, default=value, show_default=True, help=text)
-        command = option(command)
+    for name, one in reversed(ASSUMED.items()):
+        option = f"--{name.replace('_', '-')}"
+        command = click.option(option, default=one.default, show_default=True, help=one.metadata["help"])(command)
     return command
-
-
-def _measure(videos: int) -> tuple[Costs, RowCost]:
-    with tempfile.TemporaryDirectory() as units, tempfile.TemporaryDirectory() as rows:
-        try:
-            costs = unit_costs.measure(Path(units).resolve(), videos)
-        except FileNotFoundError as error:
-            raise click.ClickException(str(error)) from error
-        print("rows of the paper's size, on one core", file=sys.stderr, flush=True)
-        return costs, row_costs.measure(Path(rows).resolve())
-
-
-def to_json(costs: Costs, row: RowCost, machine: str) -> str:
-    """Measurements as text, to be read by `from_json`."""
-    return json.dumps({"costs": asdict(costs), "row": asdict(row), "machine": machine}, indent=2) + "\n"
-
-
-def from_json(text: str) -> tuple[Costs, RowCost, str]:
-    """Read what `to_json` wrote: costs of units and of a row, and the machine."""
-    values = json.loads(text)
-    costs = values["costs"]
-    for stage in ("saliency", "crops"):
-        seconds = {int(workers): value for workers, value in costs[stage]["seconds"].items()}
-        costs[stage] = UnitCost(**costs[stage] | {"seconds": seconds})
-    return Costs(**costs), RowCost(**values["row"]), values["machine"]
 
 
 @click.command()
@@ -76,13 +91,11 @@ def main(
     recipe = load("charades").clips
     rows = (TRAIN * recipe.aug_seeds + EVALUATION * recipe.eval_clips) / (TRAIN + EVALUATION)
     site = Site(**assumed, rows_per_video=rows, videos_per_unit=recipe.videos_per_unit)
-    found = out.with_suffix(".json")
-    if not again or not found.exists():
-        found.write_text(to_json(*_measure(videos), description()), encoding="utf-8")
-    costs, row, machine = from_json(found.read_text(encoding="utf-8"))
-    sets = data_sets(site, charades_videos, kinetics_videos, clips)
-    options = {name: text for name, (_, text) in ASSUMED.items()}
-    out.write_text(page(costs, row, site, sets, options, machine), encoding="utf-8")
+    kept = out.with_suffix(".json")
+    if not again or not kept.exists():
+        kept.write_bytes(KEPT.dump_json(_measure(videos), indent=2) + b"\n")
+    sets = site.data_sets(charades_videos, kinetics_videos, clips)
+    out.write_text(page(KEPT.validate_json(kept.read_bytes()), site, sets), encoding="utf-8")
     click.echo(f"wrote {out}")
 
 

@@ -1,7 +1,6 @@
 """A run folder with real-size videos, for the rows about stages: generated H.264, or a file that is there."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class Scene:
 
 
 def write_pictures(path: Path, seconds: float, size: tuple[int, int], seed: int) -> None:
-    """A video of (height, width): a textured background that drifts, two patches that move over it, and a grain."""
+    """Write a video of (height, width): a texture that drifts, two patches that move over it, and a grain."""
     height, width = size
     generator = torch.Generator().manual_seed(seed)
     layers = [torch.rand(1, 3, height // n + 3, width // n + 3, generator=generator) for n in (64, 16, 4)]
@@ -73,7 +72,7 @@ def make(
     state: dict | None = None,
     **clips: int,
 ) -> Scene:
-    """Videos, annotations, plan and Base of a run in an empty folder.
+    """Make videos, annotations, plan and Base of a run in an empty folder.
 
     Args:
         train, test: number of videos of each split.
@@ -111,9 +110,3 @@ def make(
     prepare.run(config, folder / "run")
     train_base.run(config, folder / "run")
     return Scene(config, folder / "run")
-
-
-def forget(scene: Scene, products: Sequence[str] = ("base", "maps", "boxes", "context", "crops")) -> None:
-    """Delete products, so that a stage makes them again."""
-    for product in products:
-        shutil.rmtree(scene.run / product, ignore_errors=True)

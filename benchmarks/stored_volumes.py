@@ -42,10 +42,8 @@ def measure_reading() -> Result:
 def measure_bytes() -> Result:
     """Row 10: bytes on the disk with the default codec, and what it costs in quality."""
     with _stored() as volumes:
-        product = volumes.store.product
-        size = sum(
-            file["bytes"] for unit in range(volumes.part.num_units) for file in product.checked_record(unit)["files"]
-        )
+        records = [volumes.store.product.checked_record(unit) for unit in range(volumes.part.num_units)]
+        size = sum(file["bytes"] for record in records for file in record["files"])
         exact = volumes.cut()
         quality = _decibels(volumes.read(), exact)
     raw = sum(volume.nbytes for volume in exact)

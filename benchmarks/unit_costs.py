@@ -48,6 +48,10 @@ class UnitCost:
         """All operations on metadata."""
         return sum(self.calls.values())
 
+    def most_calls(self) -> str:
+        """The system calls that are made most, in words."""
+        return ", ".join(f"{count:.0f} {name}" for name, count in Counter(self.calls).most_common(4))
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -55,8 +59,7 @@ class Costs:
 
     Attributes:
         units, videos_per_unit: of the generated run.
-        plan_bytes: on the disk, of a row of the plan.
-        plan_memory: bytes in a process, of a row of the plan.
+        plan_bytes, plan_memory: of a row of the plan, on the disk and in a process.
     """
 
     saliency: UnitCost
@@ -68,23 +71,19 @@ class Costs:
 
 
 def measure(folder: Path, videos: int) -> Costs:
-    """Generate videos and a run in an empty folder, and run its stages 1 and 2 several times.
+    """Generate videos and a run in an empty folder, and run its stages 1 and 2 several times. Needs strace.
 
     Args:
         videos: for training; a quarter as many more for evaluation.
-    Raises:
-        FileNotFoundError: strace is not installed.
     """
-    if shutil.which("strace") is None:
-        raise FileNotFoundError("strace, which counts operations on metadata, is not installed: apt install strace")
     config = _generate(folder, videos)
     parts = open_folder(folder / "start", config).parts
     units = sum(part.num_units for part in parts)
     apart = sum(len(range(0, part.num_units, SHARES)) for part in parts)  # unit u is of share u % SHARES
     stages = []
-    for stage in ("saliency", "crops"):
+    for stage in RECORDS:
         print(f"{stage}: {units} units, with 1 and with 2 processes, and under strace", file=sys.stderr, flush=True)
-        stages.append(_measure_stage(folder, stage, units, apart))
+        stages.append(_measure_stage(folder, stage, units - apart))
     rows = sum(part.num_rows for part in parts)
     plan = sum(path.stat().st_size for path in (folder / "start/plan").iterdir())
     memory = sum(int(part.rows.memory_usage(deep=True).sum()) for part in parts)
@@ -105,20 +104,23 @@ def _generate(folder: Path, videos: int) -> Config:
     return config
 
 
-def _measure_stage(folder: Path, stage: str, units: int, apart: int) -> UnitCost:
-    """Measure a stage, and leave folder/start as it is after it."""
+def _measure_stage(folder: Path, stage: str, done: int) -> UnitCost:
+    """Measure a stage, and leave folder/start as it is after it.
+
+    Args:
+        done: number of units that are left when the first share is done.
+    """
     seconds = {}
     for workers in (1, 2):
         run = _fresh(folder)
-        _do(folder, run, stage, workers)
+        _do(folder, stage, workers)
         seconds[workers] = seconds_between_records(run, RECORDS[stage], workers)
     run = _fresh(folder)
-    _do(folder, run, stage, 1, f"1/{SHARES}")
+    _do(folder, stage, 1, f"1/{SHARES}")
     files, num_bytes = _stored(run)
-    idle, busy, idle_after = (_traced(folder, run, stage, share) for share in (f"1/{SHARES}", "1/1", "1/1"))
+    idle, busy, idle_after = (_traced(folder, stage, share) for share in (f"1/{SHARES}", "1/1", "1/1"))
     files_after, bytes_after = _stored(run)
-    done = units - apart
-    calls = {name: (busy[name] - idle[name]) / done for name in sorted(busy | idle) if busy[name] != idle[name]}
+    calls = {name: count / done for name, count in sorted((busy - idle).items())}
     at_start = (idle_after.total() - idle.total()) / done
     shutil.rmtree(folder / "start")
     run.rename(folder / "start")
@@ -133,13 +135,9 @@ def _fresh(folder: Path) -> Path:
     return run
 
 
-def _do(folder: Path, run: Path, stage: str, workers: int, share: str = "1/1", before: tuple[str, ...] = ()) -> None:
-    """Run a stage, or a share of it.
-
-    Args:
-        before: words of the command line that start the stage, such as strace.
-    """
-    options = ["--config", folder / "config.toml", "--run", run, "--workers", workers, "--part", share]
+def _do(folder: Path, stage: str, workers: int, share: str = "1/1", before: tuple[str, ...] = ()) -> None:
+    """Run a stage in folder/run, or a share of it; `before` are words that start the command line, such as strace."""
+    options = ["--config", folder / "config.toml", "--run", folder / "run", "--workers", workers, "--part", share]
     command = [*before, sys.executable, "-m", "pipeline", stage, *options]
     found = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
     if found.returncode:
@@ -152,28 +150,24 @@ def seconds_between_records(run: Path, product: str, workers: int) -> float:
     return (times[-1] - times[workers - 1]) / (len(times) - workers)
 
 
-def _traced(folder: Path, run: Path, stage: str, share: str) -> Counter:
+def _traced(folder: Path, stage: str, share: str) -> Counter:
     """Count a stage's operations on metadata below the folder, by system call."""
     log = folder.parent / f"{folder.name}.strace"
     strace = ("strace", "--follow-forks", "--seccomp-bpf", "--decode-fds=path", f"--trace={TRACED}", f"--output={log}")
-    _do(folder, run, stage, 1, share, strace)
+    _do(folder, stage, 1, share, strace)
     found = count_calls(log.read_text(errors="replace"), str(folder))
     log.unlink()
     return found
 
 
 def count_calls(log: str, below: str) -> Counter:
-    """Count the system calls that name a path below a folder.
-
-    Args:
-        log: what `strace --follow-forks --decode-fds=path` wrote.
-    """
+    """Count the system calls that name a path below a folder, in what strace wrote."""
     calls = re.findall(r"^\d+ +(\w+)\((.*)", log, re.MULTILINE)
     inside = re.compile(rf"{re.escape(below)}[/\">]")
     return Counter(name for name, arguments in calls if inside.search(arguments))
 
 
 def _stored(run: Path) -> tuple[int, int]:
-    """Count the files and folders of a run, and the bytes in them."""
+    """(files and folders, bytes) of a run."""
     found = [path for path in run.rglob("*") if "locks" not in path.parts]
     return len(found), sum(path.stat().st_size for path in found if path.is_file())

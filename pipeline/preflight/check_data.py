@@ -21,7 +21,7 @@ from pipeline.data.video.sandbox import Prober
 from pipeline.errors import AnnotationError, StageError, VideoError
 from pipeline.preflight import other_decoders
 from pipeline.preflight.counts import Counts, count, spread
-from pipeline.preflight.finding import Finding
+from pipeline.preflight.finding import Finding, judged
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder
 from pipeline.run.plan_rows import probe_row
@@ -32,11 +32,7 @@ SHOWN = 5  # video ids that a finding names
 
 
 def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
-    """Check annotations first, which all other checks need.
-
-    Args:
-        videos: number of videos to probe and to compare between decoders.
-    """
+    """Check annotations first, which all other checks need; see `doctor.examine`."""
     if config.data.format == "miniature" and not Path(config.data.videos).is_dir():
         yield Finding("data", "note", f"{config.data.videos} is not there yet", "prepare generates the miniature")
         return
@@ -44,8 +40,7 @@ def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
         classes = len(read_annotations(config.data).classes)
         counts = count(config, run_dir)
     except (AnnotationError, StageError) as error:
-        fix = "see README.md, own videos or Charades; paths are set under [data]"
-        yield Finding("data", "problem", str(error), fix)
+        yield Finding("data", "problem", str(error), "see pipeline/data/README.md; paths are set under [data]")
         return
     yield check_counts(config, counts)
     yield from check_weights(config, run_dir, classes)
@@ -59,23 +54,16 @@ def check_counts(config: Config, counts: Counts) -> Finding:
     train, test, missing = counts.videos("train"), counts.videos("test"), len(counts.missing)
     text = f"{train} training and {test} evaluation videos, {len(counts.annotations.classes)} classes"
     text += f"; {missing} annotated videos have no file" if missing else ""
-    if missing and config.data.missing_videos == "refuse":
-        fix = f"put them into {config.data.videos}, or --set data.missing_videos=skip leaves them out"
-        return Finding("data", "problem", text, fix)
-    if not train or not test:
-        fix = (
-            "prepare --eval-ids ID,ID moves videos to the evaluation split; without training videos nothing is trained"
-        )
+    refused = bool(missing) and config.data.missing_videos == "refuse"
+    if not refused and not (train and test):
+        fix = "without training videos nothing is trained; prepare --eval-ids ID,ID moves videos to evaluation"
         return Finding("data", "note", text, fix)
-    return Finding("data", "ok", text)
+    fix = f"put them into {config.data.videos}, or --set data.missing_videos=skip leaves them out"
+    return judged("data", refused, text, fix)
 
 
 def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Finding]:
-    """Check the weights that Base starts from, and a trained Base against its record.
-
-    Args:
-        classes: number of classes in the annotations.
-    """
+    """Check the weights that Base starts from, for so many classes, and a trained Base against its record."""
     if config.base.init:
         yield _check_init(config.base, classes)
     else:
@@ -92,33 +80,29 @@ def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Findi
         found = state_hash(read_state(folder / "weights.pt"))
     except (OSError, WeightsError) as error:
         found = str(error)
-    if found == wanted:
-        yield Finding("base", "ok", f"trained, weights {wanted[:12]}, as recorded")
-    else:
+    text = f"trained, weights {wanted[:12]}, as recorded"
+    if found != wanted:
         text = f"{folder / 'weights.pt'} is not what base.json records: {found[:60]}, expected {wanted[:12]}"
-        fix = f"verify names what is damaged; or delete {folder} and run train-base"
-        yield Finding("base", "problem", text, fix)
+    fix = f"verify names what is damaged; or delete {folder} and run train-base"
+    yield judged("base", found != wanted, text, fix)
 
 
 def _check_init(base: Base, classes: int) -> Finding:
-    """Check the file `base.init`: its hash, its classifier, whether it fits the network."""
+    """Check that the file `base.init` is there and fits the network."""
     path = Path(base.init)
     if not path.is_file():
-        return Finding(
-            "weights", "problem", f"base.init = {path}: no such file", "see pipeline/data/README.md for where to get it"
-        )
+        fix = "pipeline/data/README.md says where to get it"
+        return Finding("weights", "problem", f"base.init = {path}: no such file", fix)
     network, new_head = build(base.network, classes), base.new_head or base.inflate
     try:
         state = read_state(path)
         convert = (lambda given: inflate_2d(given, network)) if base.inflate else None
         load_weights(network, path, head_names(network), new_head, convert)
     except (OSError, WeightsError) as error:
-        lines = str(error).splitlines()
-        more = f" and {len(lines) - 3} more lines" if len(lines) > 3 else ""
-        fix = (
-            "--set base.new_head=true, if only the classifier differs; or the base.network that these weights belong to"
-        )
-        return Finding("weights", "problem", " ".join(line.strip() for line in lines[:3]) + more, fix)
+        lines = [line.strip() for line in str(error).splitlines()]
+        lines[3:] = [f"and {len(lines) - 3} more lines"] if len(lines) > 3 else []
+        fix = "if only the classifier differs, --set base.new_head=true; else the base.network of these weights"
+        return Finding("weights", "problem", " ".join(lines), fix)
     heads = ", ".join(f"{name} {tuple(state[name].shape)}" for name in head_names(network) if name in state)
     kept = "a new one is made" if new_head else "kept"
     text = f"{path}, SHA-256 {file_sha256(path)[:16]}, state {state_hash(state)[:12]}"
@@ -126,22 +110,21 @@ def _check_init(base: Base, classes: int) -> Finding:
 
 
 def check_skipped(run_dir: Path) -> Iterator[Finding]:
-    """Report the videos that `prepare` left out, by reason; missing files are counted elsewhere."""
+    """Report the videos that `prepare` left out, by reason, other than for want of a file."""
     path = run_dir / "skipped.csv"
     if not path.exists():
         return
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    table = table[table.reason != "VideoMissing"]
-    for reason, group in table.groupby("reason"):
+    for reason, group in table[table.reason != "VideoMissing"].groupby("reason"):
         fix = f"{path} has the details; mend or replace the files, then prepare --extend"
         yield Finding("skipped", "note", f"{len(group)} {reason}: {_names(group.video_id)}", fix)
 
 
 def check_videos(config: Config, counts: Counts, number: int) -> Generator[Finding, None, list[dict]]:
-    """Probe some videos of both splits, each in a process of its own, and look for what is odd.
+    """Probe some videos of both splits in a process apart, and look for what is odd.
 
     Returns:
-        rows of videos.csv of the videos that can be used.
+        rows of videos.csv of those that can be used.
     """
     own = [spread(ids, math.ceil(number / 2)) for ids in counts.video_ids.values()]
     ids = [video_id for pair in zip_longest(*own) for video_id in pair if video_id][:number]
@@ -158,7 +141,7 @@ def check_videos(config: Config, counts: Counts, number: int) -> Generator[Findi
     if failed:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(failed.values()).items())
         text = f"{len(failed)} of {len(ids)} sampled videos cannot be used ({reasons}): {_names(failed)}"
-        yield Finding("videos", "problem", text, "download or re-encode them; prepare leaves such videos out, by name")
+        yield Finding("videos", "problem", text, "download or re-encode them; prepare leaves such videos out")
     for (text, fix), some in odd.items():
         yield Finding("videos", "note", f"{len(some)} of {len(ids)} sampled videos {text}: {_names(some)}", fix)
     if not failed and not odd:
@@ -167,11 +150,7 @@ def check_videos(config: Config, counts: Counts, number: int) -> Generator[Findi
 
 
 def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
-    """(what is odd, what to do) about a video that can be used.
-
-    Args:
-        row: of videos.csv.
-    """
+    """Yield (what is odd, what to do) about a video and its row of videos.csv."""
     if min(row["zoom_y"], row["zoom_x"]) < LOW_ZOOM:
         text = f"are less than {LOW_ZOOM} times as large as the resized frame"
         yield text, "use the videos in original size: the focused volume of these holds hardly more than upscaling"
@@ -195,11 +174,7 @@ def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
 
 
 def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
-    """Compare the first frames of videos between PyAV and every other decoder that is installed.
-
-    Args:
-        rows: of videos.csv.
-    """
+    """Compare first frames between PyAV and every other decoder that is installed; `rows` are those of videos.csv."""
     found, missing = other_decoders.available()
     if not found:
         fix = "python -m pip install -e .[doctor] brings OpenCV"
@@ -212,12 +187,11 @@ def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
             for row, path in files
         ]
         wrong = [f"{video_id}: {difference}" for video_id, difference in compared if difference]
+        text = f"{name} and PyAV show the same first frames of {len(files)} videos"
         if wrong:
             text = f"{name} and PyAV differ on {len(wrong)} of {len(files)} videos; {wrong[0]}"
-            fix = "trust neither before you have looked (`show VIDEO_ID`); re-encoding such videos settles it"
-            yield Finding("decoders", "problem", text, fix)
-        else:
-            yield Finding("decoders", "ok", f"{name} and PyAV show the same first frames of {len(files)} videos")
+        fix = "trust neither before you have looked (`show VIDEO_ID`); re-encoding such videos settles it"
+        yield judged("decoders", bool(wrong), text, fix)
 
 
 def _names(ids: Iterable[str]) -> str:

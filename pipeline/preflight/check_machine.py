@@ -18,7 +18,7 @@ from cache.folder_checks import check_folder, free_space
 from cache.stores.volume_store import OPEN_FILES
 from pipeline.config import Config
 from pipeline.data.video.container import DECODERS, decoder_versions
-from pipeline.preflight.finding import Finding
+from pipeline.preflight.finding import Finding, judged
 
 OLDEST_PYTHON = (3, 11)
 PREFETCH = 2  # batches that each loader worker of PyTorch reads ahead
@@ -29,21 +29,13 @@ LEAST_BYTES, LEAST_INODES = 1 << 30, 10_000
 def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
     """Check the version of the interpreter."""
     text = f"Python {'.'.join(map(str, found))} on {platform.system()} {platform.machine()}"
-    if found[:2] < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        fix = f"Python {oldest} or later is needed: make setup PYTHON=python{oldest}"
-        yield Finding("python", "problem", text, fix)
-    else:
-        yield Finding("python", "ok", text)
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    fix = f"Python {oldest} or later is needed: make setup PYTHON=python{oldest}"
+    yield judged("python", found[:2] < OLDEST_PYTHON, text, fix)
 
 
 def check_libraries(wanted: list[str] | None = None, version_of: Callable[[str], str] = version) -> Iterator[Finding]:
-    """Check the version of every library that the project needs.
-
-    Args:
-        wanted: requirements as in metadata, "torch>=2.10"; by default those of the installed project.
-        version_of: finds the installed version by a library's name.
-    """
+    """Check the version of every library that the project needs, or of those in `wanted`, such as "torch>=2.10"."""
     try:
         wanted = requires("focused-attention") or [] if wanted is None else wanted
     except PackageNotFoundError:
@@ -60,11 +52,8 @@ def check_libraries(wanted: list[str] | None = None, version_of: Callable[[str],
             continue
         if Version(found) < Version(oldest):
             bad[str(one)] = f"{one.name} {found} is older than {oldest}"
-    if bad:
-        fix = "python -m pip install " + " ".join(f"'{line}'" for line in bad)
-        yield Finding("libraries", "problem", "; ".join(bad.values()), fix)
-    else:
-        yield Finding("libraries", "ok", f"all {len(needed)} that are needed, torch {torch.__version__}")
+    text = "; ".join(bad.values()) or f"all {len(needed)} that are needed, torch {torch.__version__}"
+    yield judged("libraries", bool(bad), text, "python -m pip install " + " ".join(f"'{line}'" for line in bad))
 
 
 def check_device(config: Config) -> Iterator[Finding]:
@@ -87,26 +76,20 @@ def check_device(config: Config) -> Iterator[Finding]:
 def check_decoder() -> Iterator[Finding]:
     """Check that PyAV decodes the codecs that videos are usually in."""
     text, missing = decoder_versions()
-    if missing:
-        fix = "a PyAV from PyPI decodes all of them: python -m pip install --force-reinstall av"
-        yield Finding("decoder", "problem", f"{text}; cannot decode {', '.join(missing)}", fix)
-    else:
-        yield Finding("decoder", "ok", f"{text}; decodes {', '.join(DECODERS)}")
+    text += f"; cannot decode {', '.join(missing)}" if missing else f"; decodes {', '.join(DECODERS)}"
+    fix = "a PyAV from PyPI decodes all of them: python -m pip install --force-reinstall av"
+    yield judged("decoder", bool(missing), text, fix)
 
 
 def check_folder_of(run_dir: Path) -> Iterator[Finding]:
-    """Check the disk where the run folder is or will be: its room, and the renames, links and locks of its system."""
+    """Check the disk where the run folder is or will be: free space, renames, links and locks."""
     free, inodes = free_space(run_dir)
     counted = "inodes not counted" if inodes is None else f"{inodes:,} inodes"
-    text = f"{free / 1e9:,.1f} GB and {counted} free at {run_dir}"
-    if free < LEAST_BYTES or (inodes is not None and inodes < LEAST_INODES):
-        fix = "free some, or put the run elsewhere with --run; `plan` says what it takes"
-        yield Finding("disk", "problem", text, fix)
-    else:
-        yield Finding("disk", "ok", f"{text}; `plan` says what the run takes")
-    existing = run_dir.resolve()
-    while not existing.exists():
-        existing = existing.parent
+    text = f"{free / 1e9:,.1f} GB and {counted} free at {run_dir}; `plan` says what the run takes"
+    full = free < LEAST_BYTES or (inodes is not None and inodes < LEAST_INODES)
+    yield judged("disk", full, text, "free some, or put the run elsewhere with --run")
+    whole = run_dir.resolve()
+    existing = next(folder for folder in (whole, *whole.parents) if folder.exists())
     try:
         check_folder(existing)
     except StorageError as error:
@@ -124,18 +107,13 @@ def check_shared_memory(config: Config, folder: Path = SHARED_MEMORY) -> Iterato
     free = shutil.disk_usage(folder).free
     clips = config.clips
     volume = clips.num_frames * clips.input_side**2 * 3
-    needs = {
-        "base": config.base.loader_workers * PREFETCH * config.base.batch_size * volume,
-        "fusion": config.fusion.loader_workers * PREFETCH * config.fusion.batch_size * volume * 2,  # context and focus
-    }
-    for section, need in needs.items():
+    ahead = {"base": PREFETCH * config.base.batch_size * volume}  # bytes that one worker reads ahead
+    ahead["fusion"] = PREFETCH * config.fusion.batch_size * volume * 2  # context and focus
+    for section, each in ahead.items():
+        need = getattr(config, section).loader_workers * each
         text = f"{section}: batches read ahead take up to {need / 1e6:,.0f} MB, {folder} has {free / 1e6:,.0f} MB free"
-        if need > free:
-            each = need // getattr(config, section).loader_workers
-            fix = f"--set {section}.loader_workers={free // each}, or docker run --shm-size={need // 10**9 + 1}g"
-            yield Finding("shared memory", "problem", text, fix)
-        else:
-            yield Finding("shared memory", "ok", text)
+        fix = f"--set {section}.loader_workers={free // each}, or docker run --shm-size={need // 10**9 + 1}g"
+        yield judged("shared memory", need > free, text, fix)
 
 
 def check_open_files(config: Config, limit: int | None = None) -> Iterator[Finding]:
@@ -143,8 +121,5 @@ def check_open_files(config: Config, limit: int | None = None) -> Iterator[Findi
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
     readers = max(config.base.loader_workers, config.fusion.loader_workers)
     need = 100 + 2 * OPEN_FILES + readers * PREFETCH * 4 + 10 * config.workers
-    text = f"{limit:,} open files allowed, about {need} needed"
-    if 0 <= limit < need:
-        yield Finding("open files", "problem", text, f"ulimit -n {max(4096, need)}")
-    else:
-        yield Finding("open files", "ok", text)
+    text = f"{limit:,} open files allowed, about {need} needed"  # -1: without limit
+    yield judged("open files", 0 <= limit < need, text, f"ulimit -n {max(4096, need)}")

@@ -1,4 +1,4 @@
-"""How many videos, rows and units a run has: by its plan where there is one, by annotations and files before that."""
+"""How many videos, rows and units a run has: by its plan, or before `prepare` by annotations and files."""
 
 import heapq
 import os
@@ -45,14 +45,12 @@ def busiest_worker_rows(parts: list[PartSize], workers: int) -> int:
 
 @dataclass(frozen=True)
 class Counts:
-    """What is known before anything runs.
+    """What is known before anything runs. A miniature that is not generated yet has no ids and no annotations.
 
     Attributes:
-        parts: of the plan.
-        video_ids: ids of the videos that have a file, by split, the smallest file first; empty for a miniature that is
-            not generated yet.
+        parts: of the plan, written or to come.
+        video_ids: ids of the videos that have a file, by split, the smallest file first.
         missing: ids of the annotated videos without a file.
-        annotations: None for a miniature that is not generated yet.
         planned: whether the numbers are those of a plan that exists.
     """
 
@@ -63,7 +61,7 @@ class Counts:
     planned: bool
 
     def videos(self, *splits: str) -> int:
-        """Videos of these splits, each once: a later part of a split may hold more augmentations of the same videos."""
+        """Videos of these splits; later parts of a split may hold more augmentations of the same videos."""
         return sum(max((part.num_videos for part in self.parts if part.split == one), default=0) for one in splits)
 
     def rows(self, *splits: str) -> int:
@@ -85,6 +83,8 @@ def count(config: Config, run_dir: Path) -> Counts:
     """
     if any((run_dir / "plan").glob("part-*.json")):
         return _count_by_plan(config, run_dir)
+    if config.data.format == "miniature" and not Path(config.data.videos).is_dir():  # `prepare` will generate it
+        return Counts(_new_parts(config, config.data.train_videos, config.data.eval_videos), {}, [], None, False)
     annotations = read_annotations(config.data)
     table = list(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
     sizes = _file_sizes(check_root(config, table[0][0]))
@@ -96,13 +96,7 @@ def count(config: Config, run_dir: Path) -> Counts:
         )
     ids = {split: [video_id for video_id, own in found if own == split] for split in ("train", "test")}
     missing = [video_id for video_id, _ in table if video_id not in sizes]
-    return Counts(_new_parts(config, *map(len, ids.values())), ids, missing, annotations, planned=False)
-
-
-def count_miniature(config: Config) -> Counts:
-    """Count by the config alone, for a miniature that `prepare` will generate."""
-    parts = _new_parts(config, config.data.train_videos, config.data.eval_videos)
-    return Counts(parts, {}, [], None, planned=False)
+    return Counts(_new_parts(config, *map(len, ids.values())), ids, missing, annotations, False)
 
 
 def _new_parts(config: Config, train_videos: int, test_videos: int) -> list[PartSize]:
@@ -124,7 +118,7 @@ def _count_by_plan(config: Config, run_dir: Path) -> Counts:
 
 
 def spread(ids: list[str], number: int) -> list[str]:
-    """So many of the ids, or all where there are fewer, evenly spaced in their order."""
+    """So many of the ids, or all of them, evenly spaced in their order."""
     number = min(number, len(ids))
     return [ids[(2 * place + 1) * len(ids) // (2 * number)] for place in range(number)]
 

@@ -9,7 +9,7 @@ from pipeline.preflight.finding import Finding
 
 
 def examine(config: Config, run_dir: Path, videos: int = 8) -> Iterator[Finding]:
-    """Yield the findings of all checks, each as soon as it is known. Write nothing that stays.
+    """Yield the findings of all checks, each as soon as it is known; leave nothing on the disk.
 
     Args:
         videos: number of videos to probe and to compare between decoders.

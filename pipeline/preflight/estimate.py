@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.folder_checks import free_space
 from pipeline.config import FUSIONS, Config
-from pipeline.preflight.counts import Counts, count, count_miniature
+from pipeline.preflight.counts import Counts, count
 from pipeline.preflight.rehearsal import Round, rehearse
 from pipeline.preflight.stage_costs import Measured, StageEstimate
 from pipeline.preflight.training_steps import TrainingCost, time_base, time_fusion
@@ -64,8 +64,7 @@ def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
     Raises:
         AnnotationError, StageError: as the stages would.
     """
-    generated = config.data.format == "miniature" and not Path(config.data.videos).is_dir()
-    counts = count_miniature(config) if generated else count(config, run_dir)
+    counts = count(config, run_dir)
     base = base_folder(open_folder(run_dir, config), config)
     with tempfile.TemporaryDirectory(prefix="plan-") as spare:
         started = time.time()

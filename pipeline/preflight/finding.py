@@ -21,3 +21,8 @@ class Finding:
     level: Level
     text: str
     fix: str = ""
+
+
+def judged(check: str, wrong: bool, text: str, fix: str) -> Finding:
+    """Return a problem with its fix if something is wrong, else that all is well."""
+    return Finding(check, "problem", text, fix) if wrong else Finding(check, "ok", text)

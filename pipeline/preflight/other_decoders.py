@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ TOLERANCE = 4.0  # mean absolute difference in levels: decoders convert colours 
 def available() -> tuple[dict[str, Reader], list[str]]:
     """Return readers by the name of their decoder, and the names of decoders that are not installed.
 
-    A reader takes (path, count, (height, width)) and returns the first `count` frames or fewer, uint8 (N, H, W, 3) RGB.
+    A reader takes (path, count, (height, width)) and returns at most `count` first frames, uint8 (N, H, W, 3) RGB.
     """
     found, missing = {}, []
     for name, load in (("torchcodec", _torchcodec), ("opencv", _opencv), ("ffmpeg", _ffmpeg)):
@@ -40,8 +39,11 @@ def compare(path: Path, timing: str, size: tuple[int, int], read: Reader) -> str
         size: (height, width) after rotation.
         read: the other decoder, see `available`.
     """
-    frames = read_frames(path, range(FRAMES), None, timing)
-    ours = np.stack([frame for _, frame in islice(_until_the_end(frames), FRAMES)]).astype(np.float32)
+    frames = []
+    with suppress(ClipOutOfRange):  # a video may be shorter
+        for _, frame in read_frames(path, range(FRAMES), None, timing):
+            frames.append(frame)
+    ours = np.stack(frames).astype(np.float32)
     try:
         theirs = read(path, FRAMES, size).astype(np.float32)
     except Exception as error:  # other libraries raise what they like
@@ -49,22 +51,15 @@ def compare(path: Path, timing: str, size: tuple[int, int], read: Reader) -> str
     if theirs.shape[1:] != ours.shape[1:]:
         (height, width), (own_height, own_width) = theirs.shape[1:3], ours.shape[1:3]
         return f"frames of {height} x {width}, ours {own_height} x {own_width} (height x width)"
-    count = min(len(ours), len(theirs))
-    if count < len(ours):
-        return f"{count} frames, ours {len(ours)}"
-    difference = np.abs(ours[:count] - theirs[:count]).mean((1, 2, 3))
+    if len(theirs) < len(ours):
+        return f"{len(theirs)} frames, ours {len(ours)}"
+    difference = np.abs(ours - theirs[: len(ours)]).mean((1, 2, 3))
     if difference.max() <= TOLERANCE:
         return ""
     worst = int(difference.argmax())
     near = int(np.abs(theirs - ours[worst]).mean((1, 2, 3)).argmin())
     other = f"; it looks like its frame {near}" if near != worst else ""
     return f"frame {worst} differs by {difference[worst]:.1f} levels on average{other}"
-
-
-def _until_the_end(frames):
-    """Frames of a video that may be shorter than what was asked for."""
-    with suppress(ClipOutOfRange):
-        yield from frames
 
 
 def _torchcodec() -> Reader:

@@ -1,7 +1,4 @@
-"""The stages as jobs for Slurm: one shell script that submits them all, each waiting for what it reads.
-
-The script is the template slurm.sh.jinja; this module works out its numbers.
-"""
+"""A shell script that submits all stages to Slurm, each waiting for what it reads; its text is slurm.sh.jinja."""
 
 import math
 import shlex
@@ -15,13 +12,6 @@ MARGIN_TIME, MARGIN_MEMORY = 1.5, 1.3
 LEAST_MINUTES, LEAST_MEGABYTES = 10, 1000
 ARRAYS, TRAININGS = ("saliency", "crops"), ("train-base", "train-fusion")
 WITH_NETWORK = ("saliency", *TRAININGS, "evaluate")
-AFTER = {
-    "train-base": "prepare",
-    "saliency": "train-base",
-    "crops": "saliency",
-    "train-fusion": "crops",
-    "evaluate": "train-fusion",
-}
 
 
 def submit_script(
@@ -29,17 +19,16 @@ def submit_script(
 ) -> str:
     """A bash script of one sbatch call per stage.
 
-    Stages 1 and 2 are job arrays: task i does `--part i/N`, and task i of crops waits for task i of saliency alone, for
-    both do the same units. Trainings start a process per GPU through torchrun, within one node.
+    Stages 1 and 2 are job arrays: task i does `--part i/N`, and task i of crops waits only for task i of saliency, as
+    both do the same units. A training has a process per GPU of one node, started by torchrun.
 
     Args:
-        found: what the stages will take.
         common: arguments of every command: --config, --run, --set.
         python: the interpreter on the cluster, unless $PYTHON says another.
         tasks: of each array, at most; never more than there are units.
         gpus: of each training; other jobs that run a network get one; 0 for none.
         workers: processes of a task of stages 1 and 2 (on the CPU).
-        rates: rows a second by stage, where the user knows better than this machine.
+        rates: rows a second by stage, in place of those measured here.
     """
     units = found.counts.units
     tasks = max(1, min(tasks, units))
@@ -62,17 +51,16 @@ def submit_script(
 def _job(
     stage: StageEstimate, common: list[str], share: float, gpus: int, workers: int, rate: float | None
 ) -> dict[str, object]:
-    """What the template needs to submit one stage."""
+    """What the template needs to submit a stage."""
     name, seconds, processes = stage.stage, stage.rows / rate if rate else stage.seconds, stage.processes
     arguments = [name, *common]
     if name in ARRAYS:
         seconds, processes = seconds * share, workers
         arguments += ["--workers", str(workers)]
     gpus = gpus if name in TRAININGS else min(gpus, 1) if name in WITH_NETWORK else 0
-    if gpus:
-        processes = gpus
-    if gpus and name in TRAININGS:
-        seconds /= gpus
+    processes = gpus or processes
+    if name in TRAININGS:
+        seconds /= max(gpus, 1)
     return {
         "name": name,
         "arguments": shlex.join(arguments),
@@ -82,9 +70,7 @@ def _job(
         "cpus": max(processes, workers),
         "megabytes": max(LEAST_MEGABYTES, math.ceil(MARGIN_MEMORY * stage.memory * processes / 1e6)),
         "minutes": max(LEAST_MINUTES, math.ceil(MARGIN_TIME * seconds / 60)),
-        "after": AFTER.get(name),
-        # each task of crops waits for the task of saliency that does the same units
-        "dependency": "aftercorr" if name == "crops" else "afterok",
+        "dependency": "aftercorr" if name == "crops" else "afterok",  # a task of crops waits for that of saliency
     }
 
 

@@ -4,22 +4,9 @@ import os
 
 import pytest
 
-from benchmarks import scaling
 from benchmarks.row_costs import RowCost
-from benchmarks.scale import (
-    DataSet,
-    Load,
-    Site,
-    data_sets,
-    hours,
-    load,
-    plan_rows_a_worker,
-    saturating_workers,
-    start_seconds,
-    units,
-    works,
-)
-from benchmarks.scaling_page import page
+from benchmarks.scale import DataSet, Load, Site
+from benchmarks.scaling import KEPT, Measured, page
 from benchmarks.unit_costs import Costs, UnitCost, count_calls, seconds_between_records
 
 LOOKED = UnitCost({1: 0.5, 2: 0.25}, {"openat": 60.0, "rename": 40.0}, at_start=3.0, files=7.0, num_bytes=1e5)
@@ -42,7 +29,7 @@ SITE = Site(
 
 def test_a_unit_of_real_size():
     """Ten rows: 10 x 300 / 15000 s on a GPU, 80 s on a core, 15 s of cutting; two videos, ten maps, 1,280 frames."""
-    on_gpu, on_core, cut = works(COSTS, ROW, SITE)
+    on_gpu, on_core, cut = SITE.works(COSTS, ROW)
     assert [on_gpu.seconds, on_core.seconds, cut.seconds] == pytest.approx([0.2, 80.0, 15.0])
     assert [on_gpu.operations, on_core.operations, cut.operations] == [100, 100, 50]
     assert [on_gpu.num_bytes, on_core.num_bytes, cut.num_bytes] == pytest.approx([11e6, 11e6, 10e6 + 1280e4])
@@ -51,39 +38,40 @@ def test_a_unit_of_real_size():
 
 def test_what_saturates_first():
     """A GPU does five units a second: 500 operations, 55 MB. Two use up 1,000 operations, 18.2 a gigabyte a second."""
-    on_gpu, on_core, cut = works(COSTS, ROW, SITE)
-    assert saturating_workers(on_gpu, SITE) == pytest.approx((2.0, 1000 / 55))
-    assert load(on_gpu, 1, SITE) == Load(pytest.approx(0.5), pytest.approx(0.055))
-    assert load(on_gpu, 10, SITE).first == "metadata" and load(on_gpu, 1, SITE).first == "nothing"
-    assert load(on_core, 1000, SITE) == Load(pytest.approx(1.25), pytest.approx(0.1375))
-    assert load(cut, 1000, SITE).first == "metadata" and Load(1.5, 2.0).first == "bytes"
+    on_gpu, on_core, cut = SITE.works(COSTS, ROW)
+    one = SITE.load(on_gpu, 1)
+    assert one == Load(pytest.approx(0.5), pytest.approx(0.055))
+    assert (1 / one.metadata, 1 / one.num_bytes) == pytest.approx((2.0, 1000 / 55))
+    assert SITE.load(on_gpu, 10).first == "metadata" and SITE.load(on_gpu, 1).first == "nothing"
+    assert SITE.load(on_core, 1000) == Load(pytest.approx(1.25), pytest.approx(0.1375))
+    assert SITE.load(cut, 1000).first == "metadata" and Load(1.5, 2.0).first == "bytes"
 
 
 def test_how_long_it_takes():
     """Ten computing GPUs ask for five times the operations there are, so 10,000 units take 1,000 s, not 200."""
-    on_gpu, on_core, _ = works(COSTS, ROW, SITE)
+    on_gpu, on_core, _ = SITE.works(COSTS, ROW)
     data = DataSet("one", videos=19_999, rows=99_995)
-    assert units(data, SITE) == 10_000
-    assert hours(on_gpu, data, 10, SITE) == pytest.approx(1000 / 3600)
-    assert hours(on_core, data, 100, SITE) == pytest.approx(10_000 * 80 / 100 / 3600)
-    assert start_seconds(on_gpu, data, 10, SITE) == pytest.approx(10 * 3 * 10_000 / 1000)
-    assert plan_rows_a_worker(COSTS, SITE) == 5_000_000
+    assert SITE.units(data) == 10_000
+    assert SITE.hours(on_gpu, data, 10) == pytest.approx(1000 / 3600)
+    assert SITE.hours(on_core, data, 100) == pytest.approx(10_000 * 80 / 100 / 3600)
+    assert SITE.seconds_to_start(on_gpu, data, 10) == pytest.approx(10 * 3 * 10_000 / 1000)
+    assert SITE.plan_rows_a_worker(COSTS) == 5_000_000
 
 
 def test_data_sets_share_the_recipe():
-    charades, kinetics, largest = data_sets(SITE, 9848, 650_000, 100_000_000)
+    charades, kinetics, largest = SITE.data_sets(9848, 650_000, 100_000_000)
     assert (charades.rows, kinetics.rows, largest.rows, largest.videos) == (49_240, 3_250_000, 1e8, 2e7)
     assert largest.name == "100 million clips"
 
 
 def test_the_page_says_what_was_worked_out():
     sets = [DataSet("one", 20_000, 100_000), DataSet("huge", 4e6, 2e7)]
-    text = page(COSTS, ROW, SITE, sets, {"metadata_rate": "operations"}, "A machine")
+    text = page(Measured(COSTS, ROW, "A machine"), SITE, sets)
     for line in (
         "| units a second, 2 processes | 4.00 | 10.00 |",
         "| operations on metadata a unit | 100 | 50 |",
         "| most of them | 60 openat, 40 rename | 50 fsync |",
-        "| `--metadata-rate` | operations | 1,000 |",
+        "| `--metadata-rate` | operations on metadata a second that the shared file system answers | 1,000 |",
         # 0.1 TB of videos, 0.01 of maps, 128 million frames of volumes; 10,000 units x 0.2, 80 and 15 s
         "| one | 20,000 | 100,000 | 10,000 | 110,000 | 0.10 | 0.01 | 0.13 | 0.6 | 222.2 | 41.7 |",
         "| saliency, a GPU each | 10 | 500% | 55% | metadata | 2 | 18 |",
@@ -95,7 +83,8 @@ def test_the_page_says_what_was_worked_out():
 
 
 def test_measurements_are_kept():
-    assert scaling.from_json(scaling.to_json(COSTS, ROW, "A machine")) == (COSTS, ROW, "A machine")
+    found = Measured(COSTS, ROW, "A machine")
+    assert KEPT.validate_json(KEPT.dump_json(found)) == found
 
 
 def test_system_calls_below_a_folder_are_counted():

@@ -1,4 +1,4 @@
-"""Statistics of boxes: where they fall, their sizes in source pixels, how much those of two stores overlap."""
+"""Statistics of boxes: where they lie, how large they are, how much those of two stores overlap."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,8 @@ def coverage(box_input: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     corners = np.zeros((size[0] + 1, size[1] + 1), np.int64)
     top, left, height, width = box_input.astype(np.int64).T
-    for rows, columns, sign in (
-        (top, left, 1),
-        (top + height, left + width, 1),
-        (top + height, left, -1),
-        (top, left + width, -1),
-    ):
+    bottom, right = top + height, left + width
+    for rows, columns, sign in ((top, left, 1), (bottom, right, 1), (bottom, left, -1), (top, right, -1)):
         np.add.at(corners, (rows, columns), sign)
     return corners.cumsum(0).cumsum(1)[:-1, :-1] / max(len(box_input), 1)
 
@@ -55,8 +51,7 @@ class Sizes:
 
     Attributes:
         height, width: 5 %, 50 % and 95 % points.
-        short: share of the boxes with fewer source pixels along an axis than the focused volume has, so that they are
-            enlarged.
+        short: share of the boxes that are enlarged: along an axis they have fewer pixels than the focused volume.
         share: mean share of the saliency inside; NaN without maps.
     """
 

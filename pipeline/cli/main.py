@@ -10,7 +10,7 @@ from pipeline.cli import inspect, preflight, recipes, report, stages, upkeep
 # Commands import what they call inside, so that --help needs neither torch nor a video decoder.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Focused attention for video: saliency to Zarr, crops to HDF5, fusion models trained from both.
 

@@ -1,4 +1,4 @@
-"""What commands share: options, the config made of them, and errors as one line with an exit code."""
+"""What commands share: options, what becomes of them, and errors as one line with an exit code."""
 
 import errno
 import functools
@@ -18,9 +18,9 @@ STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBI
 
 
 def run_option(command: Callable) -> Callable:
-    """--run of the commands that look after a run folder and need no config."""
+    """--run, for commands that need no config."""
 
-    @click.option("--run", "run_name", default="runs/miniature", show_default=True, help="Run folder.")
+    @click.option("--run", "run_name", default="runs/miniature", help="Run folder.")
     @functools.wraps(command)
     def wrapped(run_name: str, **options) -> None:
         with errors_as_exit_codes():
@@ -30,10 +30,10 @@ def run_option(command: Callable) -> Callable:
 
 
 def stage_options(command: Callable) -> Callable:
-    """--config, --run and --set, which become the config and the run folder; the folder is locked as in use."""
+    """--config, --run and --set, which become the config and the run folder; the folder is marked as in use."""
 
-    @click.option("--config", "config_name", default="miniature", show_default=True, help="TOML file or its name.")
-    @click.option("--run", "run_name", default=None, help="Run folder.  [default: runs/<name of the config>]")
+    @click.option("--config", "config_name", default="miniature", help="TOML file or its name.")
+    @click.option("--run", "run_name", help="Run folder.  [default: runs/<name of the config>]")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
@@ -51,7 +51,7 @@ def stage_options(command: Callable) -> Callable:
 
 @contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
-    """Turn errors that are raised on purpose into a line and their exit code; others are bugs and stay tracebacks."""
+    """Turn errors that are raised on purpose into a line and their exit code; all others are bugs, with a traceback."""
     try:
         yield
     except (click.ClickException, click.exceptions.Exit):
@@ -67,7 +67,7 @@ def errors_as_exit_codes() -> Iterator[None]:
 
 
 def profile_option(command: Callable) -> Callable:
-    """--profile of the stages: where their time went, on standard error at the end. Nothing that is written changes."""
+    """--profile: where the time of a stage went, on standard error at the end."""
 
     @click.option("--profile", "profiled", is_flag=True, help="Print where the time went, by phase.")
     @functools.wraps(command)
@@ -94,41 +94,38 @@ def parse_share(context, parameter, text: str):
 
 
 def unit_options(command: Callable) -> Callable:
-    """--part and --retry-skipped, of the stages that work unit by unit."""
-    part = click.option(
-        "--part", "share", default="1/1", callback=parse_share, metavar="I/N", help="Do only this share of all units."
-    )
-    retry = click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
-    return part(retry(command))
+    """--workers, --part and --retry-skipped, of the stages that work unit by unit."""
+    part = {"default": "1/1", "callback": parse_share, "metavar": "I/N", "help": "Do only this share of all units."}
+
+    @click.option("--workers", type=int, help="Processes of this machine (workers); for saliency only on the CPU.")
+    @click.option("--part", "share", **part)
+    @click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
+    @functools.wraps(command)
+    def wrapped(config, run_dir: Path, workers: int | None, **options) -> None:
+        command(replace(config, workers=workers or config.workers), run_dir, **options)
+
+    return wrapped
 
 
 def engine_options(command: Callable) -> Callable:
     """--backend and --scheduler, which become `engine`."""
 
-    @click.option(
-        "--backend",
-        type=click.Choice(BACKENDS),
-        default="loky",
-        show_default=True,
-        help="Processes of this machine, or the workers of a cluster.",
-    )
-    @click.option(
-        "--scheduler", default="", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file."
-    )
+    @click.option("--backend", type=click.Choice(BACKENDS), default="loky", help="This machine, or a cluster.")
+    @click.option("--scheduler", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file.")
     @functools.wraps(command)
-    def wrapped(config, run_dir: Path, backend: str, scheduler: str, **options) -> None:
+    def wrapped(config, run_dir: Path, backend: str, scheduler: str | None, **options) -> None:
         from pipeline.workers.engines import Engine
 
         if backend == "dask" and not scheduler:
             raise click.UsageError("--backend dask needs --scheduler, an address such as tcp://host:8786 or a file")
         if backend == "loky" and scheduler:
             raise click.UsageError("--scheduler belongs to --backend dask or ray")
-        command(config, run_dir, engine=Engine(backend, scheduler), **options)
+        command(config, run_dir, engine=Engine(backend, scheduler or ""), **options)
 
     return wrapped
 
 
-def with_devices(config, engine, text: str):
+def with_devices(config, engine, text: str | None):
     """Put the devices of --devices into the engine; the CPU alone goes into the config.
 
     Raises:
@@ -137,7 +134,7 @@ def with_devices(config, engine, text: str):
     from pipeline.workers.engines import parse_devices
 
     try:
-        devices = parse_devices(text)
+        devices = parse_devices(text or "")
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--devices") from error
     if devices and engine.backend == "ray":
@@ -150,14 +147,10 @@ def with_devices(config, engine, text: str):
 def online_options(command: Callable) -> Callable:
     """--online and --saliency-from, which become `online`: whose saliency, or None for training from the caches."""
 
+    network = {"type": click.Choice(SALIENCY_FROM), "default": "base"}
+
     @click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
-    @click.option(
-        "--saliency-from",
-        type=click.Choice(SALIENCY_FROM),
-        default="base",
-        show_default=True,
-        help="With --online: saliency of Base, or of the network being trained.",
-    )
+    @click.option("--saliency-from", **network, help="With --online: Base's, or that of the network being trained.")
     @functools.wraps(command)
     def wrapped(*args, online: bool, saliency_from: str, **options) -> None:
         if saliency_from != "base" and not online:
@@ -168,20 +161,20 @@ def online_options(command: Callable) -> Callable:
 
 
 def caches_option(command: Callable) -> Callable:
-    """--caches, which becomes a local folder, the given one or a mirror of the given URL; None without the option."""
+    """--caches, which becomes a local folder: the given one, or a mirror of the given URL; None without the option."""
 
-    @click.option("--caches", default="", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
+    @click.option("--caches", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
     @functools.wraps(command)
-    def wrapped(config, run_dir: Path, caches: str, **options) -> None:
+    def wrapped(config, run_dir: Path, caches: str | None, **options) -> None:
         from cache.remote.fetch import is_url
         from cache.remote.mirror import mirror
 
-        folder = mirror(caches) if is_url(caches) else Path(caches)
-        command(config, run_dir, caches=folder if caches else None, **options)
+        folder = caches and (mirror(caches) if is_url(caches) else Path(caches))
+        command(config, run_dir, caches=folder, **options)
 
     return wrapped
 
 
-def split_ids(text: str) -> list[str]:
-    """The ids of a comma-separated list."""
-    return [video_id.strip() for video_id in text.split(",") if video_id.strip()]
+def split_list(text: str | None) -> tuple[str, ...]:
+    """The items of a comma-separated list; () for None."""
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())

@@ -13,7 +13,7 @@ VIEWS = (("input", "on the input"), ("enlarged", "on the enlarged input"), ("foc
 
 
 def print_outcome(outcome) -> None:
-    """Say what was written; the first process of torchrun does."""
+    """Say what was written; of several processes of torchrun only the first does."""
     if is_first_process():
         click.echo(f"wrote {outcome.path}: {outcome.summary}")
 
@@ -33,7 +33,7 @@ def exit_if_skipped(*outcomes) -> None:
 
 
 def print_results(path: Path) -> None:
-    """Print results.csv as a table, and its protocols; the first process of torchrun does."""
+    """Print results.csv as a table, and its protocols; of several processes of torchrun only the first does."""
     if not is_first_process():
         return
     import pandas as pd
@@ -47,9 +47,7 @@ def print_results(path: Path) -> None:
 
 
 def print_truth(config, run_dir: Path) -> None:
-    """Miniature only: print which prints can be read, how often boxes without saliency hold all cards, and the mAP
-    that the colours alone allow.
-    """
+    """For the miniature: print how well its cards' prints can be read, with which boxes, and what colours tell."""
     from pipeline.recipes.miniature_proof import best_without_print, prove, share_on_target
     from pipeline.run.folder import open_folder
 

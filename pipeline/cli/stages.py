@@ -8,15 +8,14 @@ import click
 from pipeline.cli.options import (
     caches_option,
     engine_options,
-    online_options,
+    parse_devices,
     profile_option,
     split_list,
     stage_options,
     unit_options,
-    with_devices,
 )
 from pipeline.cli.printing import finish, print_results
-from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES
+from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES, SALIENCY_FROM
 
 
 @click.command()
@@ -56,15 +55,20 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 @click.command()
 @stage_options
 @profile_option
-@click.option("--devices", metavar="0,1|cpu", help="GPUs, one process each, on every machine; or the CPU.")
+@click.option("--devices", callback=parse_devices, metavar="0,1|cpu", help="GPUs, one process each; or the CPU.")
 @click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which needs labels, on evaluation videos.")
 @unit_options
 @engine_options
-def saliency(config, run_dir: Path, devices: str | None, use_labels: bool, engine, **options) -> None:
+def saliency(config, run_dir: Path, devices: tuple[str, ...], use_labels: bool, engine, **options) -> None:
     """Stage 1: Base's logits, saliency maps and boxes, to Zarr."""
     from pipeline.stages import saliency as stage
 
-    config, engine = with_devices(config, engine, devices)
+    if devices and engine.backend == "ray":
+        raise click.UsageError("Ray gives every worker a GPU of its own; leave --devices out")
+    if devices == ("cpu",):
+        config = replace(config, device="cpu")
+    else:
+        engine = replace(engine, devices=devices)
     finish(stage.run(config, run_dir, use_labels, engine=engine, **options))
 
 
@@ -88,19 +92,24 @@ def crops(config, run_dir: Path, boxes: tuple[str, ...], pixels: str, **options)
 @stage_options
 @profile_option
 @click.option("--fusion", type=click.Choice(FUSIONS), multiple=True, default=FUSIONS, help="What to train; repeatable.")
-@click.option("--boxes", type=click.Choice(FOCI), default="entropy", help="repeat = V_in again.")
+@click.option("--boxes", "focus", type=click.Choice(FOCI), default="entropy", help="repeat = V_in again.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", help="As given to crops.")
 @click.option("--refresh-every", "every", type=click.IntRange(1), help="Make the caches anew every so many epochs.")
-@online_options
+@click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
+@click.option(
+    "--saliency-from", type=click.Choice(SALIENCY_FROM), default="base", help="With --online: whose saliency."
+)
 @caches_option
 def train_fusion(
-    config, run_dir: Path, fusion: tuple[str, ...], boxes: str, pixels: str, every: int | None, online, caches
+    config, run_dir: Path, fusion: tuple[str, ...], every: int | None, online: bool, saliency_from: str, caches, **cut
 ) -> None:
     """Stage 3: late fusion and temporal concatenation, trained from the caches.
 
-    With --online nothing is cached, as in the paper; with --refresh-every the caches are made anew with the network as
-    it is by then.
+    With --online nothing is cached, as in the paper: saliency is that of Base, or of the "current" network. With
+    --refresh-every the caches are made anew with the network as it is by then.
     """
+    if saliency_from != "base" and not online:
+        raise click.UsageError("--saliency-from chooses the network of --online; give both")
     if online and every:
         raise click.UsageError("--online reads no cache; --refresh-every is for training from the caches")
     if caches and (online or every):
@@ -108,15 +117,15 @@ def train_fusion(
     if online:
         from pipeline.recipes import online as recipe
 
-        outcomes = recipe.run(config, run_dir, fusion, boxes, pixels, online)
+        outcomes = recipe.run(config, run_dir, fusion, saliency_from=saliency_from, **cut)
     elif every:
         from pipeline.recipes import refresh as recipe
 
-        outcomes = [recipe.run(config, run_dir, one, boxes, pixels, every) for one in fusion]
+        outcomes = [recipe.run(config, run_dir, one, every=every, **cut) for one in fusion]
     else:
         from pipeline.stages import train_fusion as stage
 
-        outcomes = [stage.run(config, run_dir, one, boxes, pixels, caches) for one in fusion]
+        outcomes = [stage.run(config, run_dir, one, caches=caches, **cut) for one in fusion]
     finish(*outcomes)
 
 

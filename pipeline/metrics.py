@@ -67,7 +67,7 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> MAP:
 
 
 def _checked(scores: np.ndarray, targets: np.ndarray, axes: tuple[str, ...], shape: str) -> tuple:
-    """Both as arrays, if they have the axes, as written in `shape`, and no score is NaN."""
+    """Return both as arrays, if they have these axes and no score is NaN; `shape` is for the error message."""
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
     if scores.shape != targets.shape or scores.ndim != len(axes):
         raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be {shape}")
@@ -196,7 +196,7 @@ def resampled_precisions(scores: np.ndarray, targets: np.ndarray, times: np.ndar
 
 
 def contrast(a: Mapping[int, Scored], b: Mapping[int, Scored]) -> Contrast:
-    """Compare two models, seed -> `Scored`, seed by seed on the same resamples; average over seeds."""
+    """Compare two models, each given as seed -> `Scored` on the same resamples; average the differences over seeds."""
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return Contrast(0, np.nan, np.nan, np.nan, 0)

@@ -17,7 +17,7 @@ class Row:
     """One experiment of the table.
 
     Attributes:
-        name: as printed; it decides nothing.
+        name: only printed; the other fields say what is trained and evaluated.
         fusion: "late" or "concat"; Base has none and is printed in both columns.
         boxes_train, boxes_eval: where the second volume is cut; None for Base, which has no second volume.
         pixels: the second volume is cut from the "source" video, or from the "input" and enlarged.
@@ -41,21 +41,21 @@ BASE = Row("base", "late", None, None, "input")
 ATTENTION = Row("e/e", "late", "entropy", "entropy", "source")
 
 
-def _both(name: str, train: Focus | None, test: Focus | None, pixels: Pixels, concat: float, late: float) -> tuple:
-    """A line of the paper's table: both fusions with the same boxes and pixels, and their mAP."""
-    return Row(name, "concat", train, test, pixels, concat), Row(name, "late", train, test, pixels, late)
-
-
-TABLE_2: tuple[Row, ...] = (
-    *_both("base", None, None, "input", 31.6, 31.6),
-    *_both("repeat", "repeat", "repeat", "input", 31.7, 31.6),
-    *_both("random", "random", "random", "source", 31.4, 30.6),
-    *_both("center", "center", "center", "source", 31.6, 31.0),
-    *_both("ce/ce", "cross_entropy", "cross_entropy", "source", 33.2, 32.9),
-    *_both("ce/ce-up", "cross_entropy", "cross_entropy", "input", 33.2, 32.7),
-    *_both("ce/e", "cross_entropy", "entropy", "source", 33.2, 33.0),
-    *_both("ce/e-up", "cross_entropy", "entropy", "input", 33.1, 32.8),
-    *_both("e/e", "entropy", "entropy", "source", 33.3, 33.1),
+PAPER = (  # name, boxes_train, boxes_eval, pixels, mAP of temporal concatenation and of late fusion
+    ("base", None, None, "input", 31.6, 31.6),
+    ("repeat", "repeat", "repeat", "input", 31.7, 31.6),
+    ("random", "random", "random", "source", 31.4, 30.6),
+    ("center", "center", "center", "source", 31.6, 31.0),
+    ("ce/ce", "cross_entropy", "cross_entropy", "source", 33.2, 32.9),
+    ("ce/ce-up", "cross_entropy", "cross_entropy", "input", 33.2, 32.7),
+    ("ce/e", "cross_entropy", "entropy", "source", 33.2, 33.0),
+    ("ce/e-up", "cross_entropy", "entropy", "input", 33.1, 32.8),
+    ("e/e", "entropy", "entropy", "source", 33.3, 33.1),
+)
+TABLE_2 = tuple(
+    Row(name, fusion, train, test, pixels, paper_map)
+    for name, train, test, pixels, *maps in PAPER
+    for fusion, paper_map in zip(("concat", "late"), maps, strict=True)
 )
 
 

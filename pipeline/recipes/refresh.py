@@ -5,10 +5,11 @@ generation is deleted once a checkpoint that used the next one is committed.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cache.commit import write_file
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels
@@ -93,10 +94,7 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
         raise StageError("the plan has no training video; check the split in the annotations")
     stored = max(len(rows) for rows in places.values())
     label, network = f"train-fusion {variant.name}-refresh{every}", None
-
-    def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
-        return fusion_loss(network, batch, variant.fusion, config.fusion)
-
+    loss = partial(fusion_loss, fusion=variant.fusion, recipe=config.fusion)
     for number, first in enumerate(range(0, config.fusion.epochs, every)):
         last = min(first + every, config.fusion.epochs)
         checkpoint = newest_checkpoint(folder) or {"epoch": 0, "step": 0}

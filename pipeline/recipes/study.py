@@ -82,7 +82,7 @@ def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, 
 
 
 def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
-    """Run rows of Table 2, and return the results of `shown` rows, whenever they were run; () for those of `rows`."""
+    """Run rows of Table 2. The results are those of the rows in `shown`, () for `rows`, also of earlier runs."""
 
     def run_seed(config: Config, run_dir: Path) -> tuple[dict[Row, Path | None], int]:
         skipped = run_rows(config, run_dir, rows)
@@ -92,7 +92,7 @@ def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
 
 
 def read_scored(path: Path, annotations: Annotations) -> Result:
-    """Read a result file; results of as many videos share their resamples."""
+    """Read a result file; results of the same videos are scored on the same resamples of them."""
     facts, ids, scores = read_result(path)
     maps = resampled_maps(scores, annotations.video_targets(ids), _resamples(len(ids)))
     return Result(facts, Scored(facts["map"], maps), tuple(ids))

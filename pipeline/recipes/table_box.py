@@ -46,7 +46,7 @@ def held_out(video_id: str) -> bool:
 
 
 def _validation_config(config: Config, run_dir: Path, folder: Path) -> Config:
-    """The config of the run whose videos are the training videos of a prepared run."""
+    """The config of a run on the training videos of a prepared run, a fifth of them for evaluation."""
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
     videos = annotations.videos[annotations.videos.split == "train"].copy()
     videos["split"] = ["test" if held_out(video_id) else "train" for video_id in videos.video_id]

@@ -45,26 +45,15 @@ def overlap(a: Boxes, b: Boxes) -> Overlap | None:
     return Overlap(len(found), float(found.mean()), float((found >= 0.5).mean()))
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Boxes in source pixels.
+def sizes(boxes: Boxes, focus_size: tuple[int, int]) -> dict[str, float | list[float]]:
+    """Sizes of the boxes of a store in source pixels; focus_size is (height, width) of the focused volume.
 
-    Attributes:
-        height, width: 5 %, 50 % and 95 % points.
-        short: share of the boxes that are enlarged: along an axis they have fewer pixels than the focused volume.
-        share: mean share of the saliency inside; NaN without maps.
+    Returns:
+        height, width: 5 %, 50 % and 95 % points. short: share of the boxes that have fewer pixels along an axis than
+        the focused volume, so that they are enlarged. share: mean share of the saliency inside; NaN without maps.
     """
-
-    height: tuple[float, ...]
-    width: tuple[float, ...]
-    short: float
-    share: float
-
-
-def sizes(boxes: Boxes, focus_size: tuple[int, int]) -> Sizes:
-    """Sizes of the boxes of a store; focus_size is (height, width) of the focused volume."""
     extent = boxes.box_source[:, 2:]
-    height, width = (tuple(np.quantile(column, QUANTILES).tolist()) for column in extent.T)
-    known = boxes.share[~np.isnan(boxes.share)]
-    short = float((extent < np.array(focus_size)).any(axis=1).mean())
-    return Sizes(height, width, short, float(known.mean()) if len(known) else float("nan"))
+    height, width = (np.quantile(column, QUANTILES).tolist() for column in extent.T)
+    known, short = boxes.share[~np.isnan(boxes.share)], (extent < focus_size).any(axis=1).mean()
+    share = float(known.mean()) if len(known) else float("nan")
+    return {"height": height, "width": width, "short": float(short), "share": share}

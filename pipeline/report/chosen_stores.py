@@ -15,15 +15,13 @@ from pipeline.errors import StageError
 
 @dataclass(frozen=True)
 class Sources:
-    """A run opened with one store of each product that it has; `stores` is by product, without maps if the boxes were
-    found without any.
-    """
+    """A run, opened with one store of each product that it has; no maps where the boxes were found without any."""
 
     run: Run
     stores: dict[str, Store]
 
     def rows_done(self, *products: str, split: str | None = None) -> np.ndarray:
-        """Global rows for which all these products are stored, int64 ascending; of both splits where it is None."""
+        """Global rows of a split (None: of both) for which all these products are stored: int64, ascending."""
         found = [np.empty(0, np.int64)]
         for part in self.run.parts:
             if split not in (None, part.split):

@@ -39,7 +39,7 @@ def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.D
 
 
 def choose(table: pd.DataFrame, count: int) -> list[int]:
-    """Rows of the clips to show: in turn the next highest and lowest gain, entropy and share, and one of all, evenly.
+    """Rows of the clips to show, taken in turn: highest and lowest gain, entropy and share, and evenly from all.
 
     Gains belong to videos: of each video the clip counts whose box holds most saliency. Unknown values do not count.
     """
@@ -65,21 +65,17 @@ def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
     """Add to clips, rows of `candidates`, what the page draws.
 
     Returns:
-        the table with more columns: clip (its name); left, top, width, height of the box as shares of the input frame;
-        context, focus and saliency ("" without a map) as data addresses; frames and seconds of these films.
+        the table with more columns: clip (its name); the films context, focus and saliency ("" without a map) as data
+        addresses; their frames and seconds.
     """
     run, with_map, found = sources.run, set(sources.rows_done("maps").tolist()), []
     for row, facts in table.iterrows():
         context, focus = run.context(row), run.focus(row)
-        chosen, (height, width) = evenly(len(context), FRAMES), context.shape[1:3]
+        chosen = evenly(len(context), FRAMES)
         codes = run.read("maps", "codes", [row]) if row in with_map else ()  # without their scale, which does not show
         found.append(
             {
                 "clip": clip_name(facts),
-                "left": facts.box_input_left / width,
-                "top": facts.box_input_top / height,
-                "width": facts.box_input_width / width,
-                "height": facts.box_input_height / height,
                 "frames": len(chosen),
                 "seconds": len(context) / facts.fps,
                 "context": data_uri(film(context[chosen], SIDE)),

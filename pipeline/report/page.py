@@ -13,7 +13,6 @@ from cache.commit import write_file
 from cache.plan_files import read_plan
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
-from pipeline.errors import StageError
 from pipeline.metrics import RESAMPLES
 from pipeline.report import box_maps, charts, gallery, scores
 from pipeline.report.chosen_stores import all_boxes, open_sources, require_plan
@@ -56,10 +55,7 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
     page = Page(run_dir)
     results = scores.read_results(run_dir, annotations)
-    try:
-        chosen = scores.best(results, experiment)
-    except ValueError as error:
-        raise StageError(f"{run_dir}: {error}") from error
+    chosen = scores.best(results, experiment)
     base = scores.base_of(chosen, results) if chosen else None
     _summary(page)
     _results(page, results, chosen, base)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cache.sealed import read_record
 from pipeline.data.annotations import Annotations
+from pipeline.errors import StageError
 from pipeline.metrics import LEVELS, MAP, mean_average_precision, mean_over_classes, resampled_precisions, resamples
 from pipeline.run.results import read_result
 
@@ -104,7 +105,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
 
 
 def base_of(result: Result, results: list[Result]) -> Result | None:
-    """The result on the same videos and labels of the Base that a model was trained with; None if there is none."""
+    """The result of the Base that a model was trained with, on the same videos and labels; None if there is none."""
     for base in results:
         same = base.base_weights == result.base_weights and base.ids == result.ids
         if base.is_base and same and base.fits_labels and result.fits_labels and base is not result:
@@ -135,13 +136,13 @@ def best(results: list[Result], experiment: str | None = None) -> Result | None:
     """The fusion result that the page is about: the one asked for, or the highest that is no oracle.
 
     Raises:
-        ValueError: no result has this name or key; the message lists them.
+        StageError: no result has this name or key; lists those there are.
     """
     if experiment is not None:
         fitting = [one for one in results if experiment in (one.name, one.facts["key"]) and not one.is_base]
         if not fitting:
             names = ", ".join(dict.fromkeys(one.name for one in results if not one.is_base))
-            raise ValueError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
+            raise StageError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
     else:
         fitting = [one for one in results if not one.is_base and not one.facts["oracle"]]
     with_base = [one for one in fitting if base_of(one, results)]

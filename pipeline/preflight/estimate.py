@@ -105,7 +105,7 @@ def _notes(rounds: list[Round], trainings: dict[str, TrainingCost], trained: boo
     videos, rows = last.counts.videos("train", "test"), last.counts.rows("train", "test")
     notes = [f"rehearsed in {len(rounds)} rounds, the last one with {videos} videos in {rows} rows", ACCURACY]
     if not trained:
-        notes.append("the boxes of the rehearsal are those of one epoch on one video, for Base is not trained yet")
+        notes.append("the boxes of the rehearsal are those of untrained weights, for Base is not trained yet")
     for name, cost in trainings.items():
         if not cost.is_exact:
             notes.append(f"{name}: time or memory did not last for a whole batch; its figures are extrapolated")

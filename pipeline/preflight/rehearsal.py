@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
 from pipeline.config import CODECS, FUSIONS, Config, Policy
@@ -28,6 +29,7 @@ from pipeline.workers.peak_memory import RSS_UNIT, peak_bytes, reset_peak
 
 GROWTH = 4  # a round has at most that many times the videos of the one before
 LONG = 60.0  # seconds; a first round that takes longer does so by its rows, not by what starting takes
+STILL = 1e-12  # learning rate: steps on a few clips could drive the weights anywhere, so they stay as they are
 TRIED = 8  # videos of a split that are tried, to find one that can be read
 
 
@@ -69,14 +71,26 @@ class Round:
         return found - {Path(".lock")}
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the progress and the warnings of stages, which are about videos that nobody asked to be done."""
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@quiet()
 def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: float) -> tuple[list[Round], float]:
     """Run all stages on one video of each split, then all but the trainings on more and more videos.
 
     In the first round every stage starts and ends workers of its own, as in the real run. The second round has the same
-    videos and keeps its workers; it is left out where the first one took long.
+    videos and finds workers that are there. Where the first one takes long, it is the only one.
 
     Args:
-        base: folder of Base in the real run. If Base is trained, the boxes are its boxes.
+        base: folder of Base in the real run. Where it is trained, boxes are Base's; else those of untrained weights.
         folder: an empty one.
         seconds: for all rounds after the first, about.
     Returns:
@@ -92,18 +106,28 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
         _run_stages(rounds[-1], base, counts.annotations is None, rounds[0] if len(rounds) > 1 else None)
         return time.monotonic() - started
 
-    with quiet():
-        readable = {split: first_readable(config, ids) for split, ids in counts.video_ids.items() if ids}
-        number, total = len({part.split for part in counts.parts}), counts.videos("train", "test")
-        taken, deadline = run_round(number), time.monotonic() + seconds
-        if taken < LONG + seconds:
+    readable = {split: first_readable(config, ids) for split, ids in counts.video_ids.items() if ids}
+    number, total = len({part.split for part in counts.parts}), counts.videos("train", "test")
+    if run_round(number) < LONG + seconds:
+        _start_workers(config.workers)
+        deadline = time.monotonic() + seconds
+        taken = run_round(number)
+        while number < total and (growth := _growth(len(rounds), taken, deadline - time.monotonic())) >= 2:
+            number = min(int(number * growth), total)
             taken = run_round(number)
-            while number < total and (left := deadline - time.monotonic()) > 2 * taken:
-                number = min(int(number * min(GROWTH, left / taken)), total)
-                taken = run_round(number)
-        _cut_in_other_codec(rounds[-1])
-        _end_workers()
+    _cut_in_other_codec(rounds[-1])
+    _end_workers()
     return rounds, entered
+
+
+def _growth(num_rounds: int, taken: float, left: float) -> float:
+    """How many times as many videos the next round may have; below 2 there is none.
+
+    There is one with GROWTH times as many videos in any case, if it takes less than LONG.
+    """
+    if num_rounds == 2 and GROWTH * taken < LONG:
+        return GROWTH
+    return min(GROWTH, left / taken)
 
 
 def crops_policy(config: Config) -> Policy:
@@ -176,8 +200,8 @@ def spare_config(config: Config, counts: Counts, readable: dict[str, str], numbe
         config,
         data=data,
         clips=replace(config.clips, videos_per_unit=per_unit),
-        base=replace(config.base, epochs=min(config.base.epochs, 1)),
-        fusion=replace(config.fusion, epochs=1),
+        base=replace(config.base, epochs=min(config.base.epochs, 1), learning_rate=STILL),
+        fusion=replace(config.fusion, epochs=1, learning_rate=STILL),
     )
 
 
@@ -199,16 +223,14 @@ def first_readable(config: Config, ids: list[str]) -> str:
     raise StageError(f"none of the sampled videos can be read: {', '.join(tried)}")
 
 
+def _start_workers(number: int) -> None:
+    """Start worker processes that have imported the stages; each takes a call before it has imported anything."""
+    Parallel(n_jobs=number)(delayed(_wait)() for _ in range(2 * number))
+
+
+def _wait() -> None:
+    time.sleep(0.2)
+
+
 def _end_workers() -> None:
     get_reusable_executor().shutdown(wait=True)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the progress and the warnings of stages, which are about videos that nobody asked to be done."""
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

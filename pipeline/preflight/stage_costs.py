@@ -16,6 +16,7 @@ from pipeline.preflight.training_steps import TrainingCost
 from pipeline.workers.device import pick_device
 
 PLANNED_ROW = 2000  # bytes of memory that a row takes while prepare makes the plan
+PLAN_VIDEO, PLAN_ROW = 95, 4  # bytes that one more video and one more row add to the plan's Parquet
 COPIES = 4  # of a unit's encoded frames that crops holds while it writes them
 
 
@@ -64,29 +65,26 @@ class Measured:
 
     def _prepare(self) -> StageEstimate:
         videos, workers = self.counts.videos("train", "test"), self.config.workers
+        size, files = self._scaled(self.rounds[-1].written["prepare"])
         seconds = self._seconds("prepare", lambda counts: math.ceil(counts.videos("train", "test") / workers))
         memory = self.rounds[0].memory["prepare"] + PLANNED_ROW * self.counts.rows("train", "test")
-        more_parts = len(self.counts.parts) - len(self.rounds[-1].counts.parts)
-        files = len(self.rounds[-1].written["prepare"]) + 2 * more_parts
-        size = _by_codec(self._bytes_by_videos("prepare", "train", "test"))
-        return StageEstimate("prepare", videos, files, size, seconds, memory, workers)
+        return StageEstimate("prepare", videos, files, _by_codec(size), seconds, memory, workers)
 
     def _train_base(self) -> StageEstimate:
         costs = [self.trainings["base"]] if "base" in self.trainings else []
         return self._training("train-base", self.config.base, costs)
 
     def _saliency(self) -> StageEstimate:
-        size, files = self._stored(self.rounds[-1].written["saliency"])
+        size, files = self._scaled(self.rounds[-1].written["saliency"])
         workers = self.config.workers if pick_device(self.config).type == "cpu" else 1
         row_memory = 4 * self.config.clips.input_side**2 * len(self.config.saliency.objectives)
         return self._by_units("saliency", files, _by_codec(size), workers, row_memory)
 
     def _crops(self) -> StageEstimate:
         (other,) = set(CODECS) - {self.config.crops.codec}
-        last = self.rounds[-1]
-        size, files = self._stored(last.written["crops"])
-        sizes = {self.config.crops.codec: size, other: self._stored(last.written[other])[0]}
-        row_memory = COPIES * size // max(self.counts.rows("train", "test"), 1)
+        size, files = self._scaled(self.rounds[-1].written["crops"])
+        sizes = {self.config.crops.codec: size, other: self._scaled(self.rounds[-1].written[other])[0]}
+        row_memory = COPIES * size // self.counts.rows("train", "test")
         return self._by_units("crops", files, sizes, self.config.workers, row_memory)
 
     def _train_fusion(self) -> StageEstimate:
@@ -96,11 +94,11 @@ class Measured:
     def _evaluate(self) -> StageEstimate:
         if "evaluate" not in self.rounds[-1].seconds:  # there is no evaluation video
             return StageEstimate("evaluate", 0, 0, _by_codec(0), 0.0, 0, 1)
-        models = 1 + sum(fusion in self.trainings for fusion in FUSIONS)
+        size, files = self._scaled(self.rounds[-1].written["evaluate"])
+        rows = (1 + sum(fusion in self.trainings for fusion in FUSIONS)) * self.counts.rows("test")
         seconds = self._seconds("evaluate", lambda counts: counts.rows("test"))
-        memory, files = max(spare.memory["evaluate"] for spare in self.rounds), self.rounds[-1].written["evaluate"]
-        size = _by_codec(self._bytes_by_videos("evaluate", "test"))
-        return StageEstimate("evaluate", models * self.counts.rows("test"), len(files), size, seconds, memory, 1)
+        memory = max(spare.memory["evaluate"] for spare in self.rounds)
+        return StageEstimate("evaluate", rows, files, _by_codec(size), seconds, memory, 1)
 
     def _training(self, stage: str, recipe: Training, costs: list[TrainingCost]) -> StageEstimate:
         """A training as it was rehearsed, with one epoch of a video, and all epochs of all videos on top of that."""
@@ -109,14 +107,14 @@ class Measured:
             return StageEstimate(stage, 0, 0, _by_codec(0), 0.0, 0, 1)
         seconds, memory = self.start_seconds + first.seconds[stage], first.memory[stage]
         for cost in costs:
-            steps = videos / min(recipe.batch_size, videos)  # the last one of an epoch may be a part of one
+            steps = videos / min(recipe.batch_size, videos)  # the last batch of an epoch may be a part of one
             seconds += recipe.epochs * (steps * cost.step_seconds + cost.epoch_seconds)
             seconds += cost.hold_seconds * videos / self.config.workers
             memory = max(memory, cost.memory + cost.held_bytes * videos)
         written = first.written[stage]
         if recipe.epochs > 1:  # the last two checkpoints stay
             written = written + [path for path in written if path.name.startswith("checkpoint-")]
-        size = _by_codec(_sum_bytes(first.run, written))
+        size = _by_codec(sum((first.run / path).stat().st_size for path in written))
         return StageEstimate(stage, len(costs) * recipe.epochs * videos, len(written), size, seconds, memory, 1)
 
     def _by_units(self, stage: str, files: int, size: dict[str, int], workers: int, row_memory: int) -> StageEstimate:
@@ -133,41 +131,40 @@ class Measured:
         Args:
             work: what its time goes with: rows or videos of the worker that ends last.
         """
-        each, first = rate_of(
-            [spare.seconds[stage] for spare in self.rounds], [work(spare.counts) for spare in self.rounds]
-        )
+        works = [work(spare.counts) for spare in self.rounds]
+        each, first = rate_of([spare.seconds[stage] for spare in self.rounds], works)
         return self.start_seconds + first + each * work(self.counts)
 
-    def _bytes_by_videos(self, stage: str, *splits: str) -> int:
-        """Bytes of a stage, on the line through the first and the last round."""
-        first, last = self.rounds[0], self.rounds[-1]
-        size, videos = _sum_bytes(last.run, last.written[stage]), last.counts.videos(*splits)
-        more = videos - first.counts.videos(*splits)
-        each = (size - _sum_bytes(first.run, first.written[stage])) / more if more > 0 else size / videos
-        return round(size + each * (self.counts.videos(*splits) - videos))
-
-    def _stored(self, written: list[Path]) -> tuple[int, int]:
-        """(bytes, files) of products in all parts, where these files are what the last round wrote of them."""
-        spare, counts, run = self.rounds[-1].counts, self.counts, self.rounds[-1].run
-        rows = counts.rows("train", "test") / spare.rows("train", "test")
-        units, parts = counts.units / spare.units, len(counts.parts) / len(spare.parts)
+    def _scaled(self, written: list[Path]) -> tuple[int, int]:
+        """(bytes, files) of the real run, where the last round wrote these files."""
+        run, spare, real = self.rounds[-1].run, self.rounds[-1].counts, self.counts
+        both = ("train", "test")
+        videos, rows = real.videos(*both) / spare.videos(*both), real.rows(*both) / spare.rows(*both)
+        units, parts = real.units / spare.units, len(real.parts) / len(spare.parts)
         num_bytes, files, frames = 0.0, 0.0, Counter()
         for path in written:
-            size = (run / path).stat().st_size
-            if path.suffix == ".h5":  # one of each unit; how much is padded depends on the unit's size
+            size, larger, more = (run / path).stat().st_size, 1.0, 1.0  # how many times the bytes, and the files
+            if path.suffix == ".h5":  # one of each unit; how much of it is padding depends on the unit's rows
                 with h5py.File(run / path) as file:
                     frames[path.parts[0]] += file["data"].size
-                files += units
+                larger, more = 0.0, units
             elif "c" in path.parts:  # chunks of a Zarr array, one file of each unit
-                num_bytes, files = num_bytes + rows * size, files + units
+                larger, more = rows, units
             elif path.stem.isdigit():  # record or lock of a unit
-                num_bytes, files = num_bytes + units * size, files + units
-            else:
-                num_bytes, files = num_bytes + parts * size, files + parts
+                larger, more = units, units
+            elif path.name in ("labels.csv", "videos.csv", "skipped.csv"):
+                larger = videos
+            elif path.name.endswith(".scores.txt"):
+                larger = real.videos("test") / spare.videos("test")
+            elif len(path.parts) > 1 and path.parts[0] != "results":  # of a part of the plan
+                larger, more = parts, parts
+            num_bytes, files = num_bytes + larger * size, files + more
+            if path.suffix == ".parquet":
+                num_bytes += PLAN_VIDEO * (real.videos(*both) - spare.videos(*both)) / len(spare.parts)
+                num_bytes += PLAN_ROW * (real.rows(*both) - spare.rows(*both)) / len(spare.parts)
         for size in frames.values():
-            each, length = size / spare.rows("train", "test"), self.config.clips.num_frames
-            sizes = (unit_bytes(round(each * unit), unit, length) for part in counts.parts for unit in part.units)
-            num_bytes += sum(sizes)
+            each, length = size / spare.rows(*both), self.config.clips.num_frames
+            num_bytes += sum(unit_bytes(round(each * unit), unit, length) for part in real.parts for unit in part.units)
         return round(num_bytes), round(files)
 
 
@@ -186,10 +183,6 @@ def rate_of(taken: list[float], works: list[float]) -> tuple[float, float]:
 
 def _by_codec(size: int) -> dict[str, int]:
     return dict.fromkeys(CODECS, size)
-
-
-def _sum_bytes(run: Path, written: list[Path]) -> int:
-    return sum((run / path).stat().st_size for path in written)
 
 
 def _unit_rows(counts: Counts) -> int:

@@ -3,7 +3,6 @@
 import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +34,7 @@ class TrainingCost:
         epoch_seconds: of an epoch beyond its steps: to start loading, and to write a checkpoint.
         memory: bytes of the process at its peak, or of the GPU if that is more.
         is_exact: whether a whole batch was timed; otherwise smaller ones, and time and memory are extrapolated.
-        hold_seconds, held_bytes: of a training video that Base's training reads to keep it in memory, for one worker.
+        hold_seconds, held_bytes: of a video that train-base reads and keeps in memory; seconds of one worker.
     """
 
     step_seconds: float
@@ -46,18 +45,18 @@ class TrainingCost:
     held_bytes: int = 0
 
 
+@quiet()
 def time_base(config: Config, run: Path, batch: int, seconds: float) -> TrainingCost:
     """Time steps of train-base.
 
     Args:
         config, run: of a spare run in which train-base has ended.
         batch: clips of a whole batch; the videos of the spare run are repeated to fill it.
-        seconds: for all steps, about. At least one clip is trained on, twice.
+        seconds: for all steps, about; a few steps of one clip are made in any case.
     """
-    folder = open_folder(run, config)
-    BaseClips(folder, config)  # if it holds videos in memory, this starts the workers
-    started = time.perf_counter()
-    clips = BaseClips(folder, config)
+    one = replace(config, workers=1)  # without the start of other processes
+    folder, started = open_folder(run, one), time.perf_counter()
+    clips = BaseClips(folder, one)
     holding = time.perf_counter() - started
     network, videos = build(config.base.network, len(folder.annotations.classes)), len(clips.videos)
 
@@ -69,9 +68,10 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
     if clips.held is None:
         return cost
     held = sum(frames.nbytes for frames in clips.held) // videos
-    return replace(cost, hold_seconds=holding / ceil(videos / config.workers), held_bytes=held)
+    return replace(cost, hold_seconds=holding / videos, held_bytes=held)
 
 
+@quiet()
 def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: float) -> TrainingCost:
     """Time steps of train-fusion; as `time_base`, in a spare run in which crops has ended."""
     stores = open_run(run, config)
@@ -94,32 +94,36 @@ def _time_steps(network, load, loss, recipe, seconds: float) -> TrainingCost:
     device = next(network.parameters()).device
 
     def train(steps: int, size: int) -> float:
-        """Seconds of one epoch. Its rate changes no weight, as a batch that is repeated could drive them anywhere."""
-        one = replace(recipe, epochs=1, batch_size=size, learning_rate=1e-12, tensorboard=False)
+        """Seconds of one epoch of so many steps."""
+        one = replace(recipe, batch_size=size, tensorboard=False)
         own, started = deepcopy(network), time.perf_counter()
-        with quiet(), TemporaryDirectory(prefix="plan-") as folder:
+        with TemporaryDirectory(prefix="plan-") as folder:
             fit(own, TrainingData(load, steps * size, loss, "plan"), one, Path(folder), 0)
         return time.perf_counter() - started
 
-    points, idle, started = [], resident_bytes(), time.monotonic()  # points: (clips, seconds, peak bytes)
+    idle, started = resident_bytes(), time.monotonic()
+    train(1, 1)  # the first of a size is slower
+    one, two = train(1, 1), train(2, 1)
+    epoch, points = min(max(2 * one - two, 0.0), one), []  # points: (clips, seconds of a step, bytes that it takes)
     for size in batch_sizes(recipe.batch_size):
+        left = seconds - (time.monotonic() - started)
         if points:
-            clips, taken, peak = points[-1]
-            left = seconds - (time.monotonic() - started)
-            if 2 * taken * size / clips > left or (peak - idle) * size / clips > 0.7 * _available_memory():
+            clips, step, memory = points[-1]
+            growth = size / clips
+            if 2 * (epoch + growth * step) > left or growth * memory > 0.7 * _available_memory():
                 break
-        train(1, size)  # the first of a size is slower
+            train(1, size)
         reset_peak()
-        points.append((size, train(1, size), peak_bytes()))
-    size, one, memory = points[-1]
+        points.append((size, max(train(1, size) - epoch, 0.0), max(peak_bytes() - idle, 0)))
+    step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
+    memory = round(idle + memory)
     if device.type == "cuda":
         memory = max(memory, torch.cuda.max_memory_allocated(device))
-    if size < recipe.batch_size:
-        step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
-        return TrainingCost(step, 0.0, round(memory), is_exact=False)
-    steps = min(max(int((seconds - (time.monotonic() - started)) / one), 2), STEPS)
-    step = max(train(steps, size) - one, 0.0) / (steps - 1)
-    return TrainingCost(step, max(one - step, 0.0), memory, is_exact=True)
+    is_exact = points[-1][0] == recipe.batch_size
+    if is_exact:
+        steps = min(max(int((left - epoch) / max(step, 1e-3)), 2), STEPS)
+        step = max(train(steps, recipe.batch_size) - epoch, 0.0) / steps
+    return TrainingCost(step, epoch, memory, is_exact)
 
 
 def batch_sizes(batch: int) -> list[int]:

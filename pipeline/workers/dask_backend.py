@@ -11,7 +11,7 @@ from distributed import Client, KilledWorker
 from joblib._dask import DaskDistributedBackend
 
 from pipeline.errors import StageError
-from pipeline.workers.engines import KILLED
+from pipeline.workers.killed import KILLED
 
 SECONDS_FOR_WORKERS = 60  # to appear, where there are none yet
 

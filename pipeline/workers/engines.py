@@ -17,10 +17,10 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from pipeline.config import Backend
 from pipeline.errors import StageError
 from pipeline.workers import phases
+from pipeline.workers.killed import KILLED
 
 log = logging.getLogger(__name__)
 
-KILLED = "killed"  # in place of a result: the process that worked on the job died, and so did every retry
 TWICE = "the process that worked on this unit was killed, twice"
 
 

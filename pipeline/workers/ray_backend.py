@@ -11,7 +11,7 @@ from joblib.parallel import ParallelBackendBase
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from pipeline.errors import StageError
-from pipeline.workers.engines import KILLED
+from pipeline.workers.killed import KILLED
 
 
 @contextmanager

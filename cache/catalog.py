@@ -13,9 +13,7 @@ from cache.stores.product_folder import ProductDir, read_product
 def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
     """The stores of the run folder at path, by product, then name; `parts` are the plan's parts by name.
 
-    Raises:
-        StaleCacheError, DamagedError: as `read_product`.
-        StoreAmbiguousError: two folders of one part differ only in the settings of clips.
+    Raises as `read_product`; StoreAmbiguousError where two folders of one part differ only in the settings of clips.
     """
     groups = {}
     for product in PRODUCTS:
@@ -30,7 +28,7 @@ def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:
 
 
 def _lineage(product: str, settings: dict) -> dict[str, dict]:
-    """Settings by product, of this one and of all that are nested in it, without those of clips."""
+    """The settings of a product and of all that it was made from, by product, without those of clips."""
     found = {product: _without_clips(settings)}
     for name, value in settings.items():
         if name in PRODUCTS and isinstance(value, dict):
@@ -44,18 +42,11 @@ def _without_clips(settings: dict) -> dict:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """One product made with one set of settings.
-
-    Attributes:
-        product: one of PRODUCTS.
-        lineage: settings by product, of this one and of all that it was made from; without the settings of clips, which
-            belong to the plan part.
-        directories: the product's folder by name of the plan part.
-    """
+    """One product made with one set of settings."""
 
     product: str
-    lineage: dict[str, dict]
-    directories: dict[str, ProductDir]
+    lineage: dict[str, dict]  # by product, the settings of this one and of all that it was made from, without "clips"
+    directories: dict[str, ProductDir]  # by name of the plan part
 
     @property
     def name(self) -> str:
@@ -73,7 +64,7 @@ class Store:
         return len(selector) >= 6 and any(key.startswith(selector) for key in keys)
 
     def agrees(self, other: "Store") -> bool:
-        """Whether two stores belong together: what both were made from is the same."""
+        """Whether two stores belong together: the settings of every product that both were made from are equal."""
         shared = self.lineage.keys() & other.lineage.keys()
         return all(canonical(self.lineage[one]) == canonical(other.lineage[one]) for one in shared)
 

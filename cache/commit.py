@@ -1,8 +1,7 @@
 """Files that appear whole or not at all, and locks that the kernel frees when their process ends.
 
-A file is written under a temporary name, fsynced and renamed (or linked, where exactly one writer may win); then its
-directory is fsynced. Both stores, the plan and the checkpoints of training write through this module alone.
-Where the file system refuses, functions that write or lock raise StorageError.
+A file is written under a temporary name, fsynced, and renamed (or linked, where exactly one writer may win); then its
+directory is fsynced. Whatever writes or locks raises StorageError where the file system refuses.
 """
 
 import fcntl
@@ -10,7 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.errors import StorageError
@@ -27,7 +26,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def sync_directory(path: Path) -> None:
-    """Fsync a directory: the names in it survive a power cut."""
+    """Fsync a directory, so that the names in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -36,7 +35,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_durable(files: list[Path], root: Path) -> None:
-    """Fsync files that another library wrote, and every directory from theirs up to root, deepest first."""
+    """Fsync files that another library wrote, then every directory from theirs up to root, deepest first."""
     folders = {root}
     for file in files:
         with storage_errors(file), open(file, "rb") as handle:
@@ -65,7 +64,7 @@ def write_once(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """Write a durable temporary file beside path; after the caller renamed or linked it, fsync the directory."""
+    """Write a durable temporary file beside path; fsync the directory after the caller has renamed or linked it."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -80,58 +79,44 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = False, shared: bool = False, sign: bool = False) -> Iterator[bool]:
-    """Hold a lock file, which is made on first use. The kernel frees it when the process ends, however it ends.
+    """Hold a lock file, which is made on first use, and yield True; the kernel frees it when the process ends.
 
-    Args:
-        wait: until the lock is free; otherwise do not hold it.
-        shared: together with other processes that share it, instead of alone.
-        sign: write into the file who holds it, see `holder`.
-    Yields:
-        whether the lock is held: False without `wait` where another process has it.
+    Where another process has the lock, wait for it, or without `wait` yield False. With `shared`, processes that share
+    it hold it together. With `sign`, the file says who holds it, see `holder`.
     """
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            with storage_errors(path):
+        mine = True
+        with storage_errors(path):
+            try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            mine = True
-        except StorageError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
-                raise
-            mine = False
+            except BlockingIOError:
+                mine = False
         if mine and sign:
-            _sign(descriptor)
+            with suppress(OSError):  # on a full disk it stays unsigned
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield mine
     finally:
         os.close(descriptor)  # frees the lock
 
 
 def holder(path: Path) -> str:
-    """Who holds a lock, or held it last: "process 123 on its-host", or "another process" where it is not signed."""
-    try:
+    """Who holds a lock, or held it last: "process 123 on its-host"; "another process" where it is not signed."""
+    with suppress(OSError, ValueError):
         return path.read_text()[:200].strip() or "another process"
-    except (OSError, ValueError):
-        return "another process"
-
-
-def _sign(descriptor: int) -> None:
-    """Write who holds the lock. On a full disk it stays unsigned."""
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    except OSError:
-        pass
+    return "another process"
 
 
 @contextmanager
 def in_use(run_dir: Path) -> Iterator[None]:
-    """Hold a run's lock together with all that use the run; wait while `sweep` holds it alone.
+    """Hold a run's lock together with all others that use the run; wait while `sweep` holds it alone.
 
     A folder that is missing or read-only needs no lock: nothing in it can be swept.
     """
     if not os.access(run_dir, os.W_OK):
         yield
-        return
-    with locked(run_dir / RUN_LOCK, wait=True, shared=True):
-        yield
+    else:
+        with locked(run_dir / RUN_LOCK, wait=True, shared=True):
+            yield

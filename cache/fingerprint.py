@@ -12,9 +12,7 @@ ABSENT = "(absent)"
 def canonical(settings) -> str:
     """JSON with sorted keys and no whitespace: the same text for the same settings.
 
-    Raises:
-        ValueError: NaN or infinity, which JSON does not have.
-        TypeError: a value that is not plain JSON (a NumPy number, a path).
+    ValueError for NaN and infinity, TypeError for what is not plain JSON (a NumPy number, a path).
     """
     return json.dumps(settings, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
@@ -43,7 +41,7 @@ def file_sha256(path: Path) -> str:
 
 
 def unchanged_sha256(path: Path) -> str:
-    """As `file_sha256`, but a process reads the file again only when its size, time of change or inode changed."""
+    """As `file_sha256`, but read again only where the file's size, time of change or inode changed."""
     stat = os.stat(path)
     return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

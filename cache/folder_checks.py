@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.commit import storage_errors, write_file, write_once
 from cache.errors import StorageError
@@ -30,8 +30,7 @@ SPARE_FILES = 100
 def check_folder(folder: Path) -> None:
     """Try what commits and locks need: create, fsync, rename, a link that refuses an existing name, and flock.
 
-    Raises:
-        StorageError: the file system cannot do one of these, or does it wrongly; the message says which.
+    StorageError says which of these the file system cannot do, or does wrongly.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,14 +59,7 @@ def _check_lock(path: Path) -> None:
 
 
 def check_space(folder: Path, num_bytes: int, num_files: int) -> None:
-    """Raise where a folder has too little space for what a stage will write.
-
-    Args:
-        folder: the run folder, or a folder in it that exists.
-        num_bytes, num_files: an estimate of what will be written.
-    Raises:
-        StorageError: too few free bytes, or too few free inodes where the file system counts them.
-    """
+    """Raise StorageError where a folder has too few free bytes, or inodes if counted, for what a stage will write."""
     free, inodes = free_space(folder)
     if num_bytes and free < num_bytes + SPARE_BYTES:
         needed = f"{folder}: about {num_bytes / 1e6:,.0f} MB will be written"
@@ -86,8 +78,7 @@ def free_space(folder: Path) -> tuple[int, int | None]:
         return shutil.disk_usage(folder).free, found.f_favail if found.f_files else None
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """A mounted file system: where, of which kind, such as "nfs4", with which options."""
 
     place: Path
@@ -96,16 +87,10 @@ class Mount:
 
 
 def check_locks(folder: Path, cluster: bool) -> None:
-    """Warn, or raise before a cluster starts, where the locks in a folder do not reach other machines.
+    """Warn, or with a cluster raise StorageError, where the locks in a folder do not reach other machines.
 
     Two machines could then do the same unit at once. Each file would still be whole, but two GPUs may differ in the
     last digits, so that a Zarr shard could come from one machine and the commit record from the other.
-
-    Args:
-        folder: the run folder.
-        cluster: whether workers on other machines will do units.
-    Raises:
-        StorageError: with a cluster, where locks do not reach other machines.
     """
     mount = mount_of(folder)
     if mount is None:
@@ -117,14 +102,12 @@ def check_locks(folder: Path, cluster: bool) -> None:
             raise StorageError(f"{trouble}, so no cluster can work on it; mount it with shared locks")
         log.warning("%s; several of them may work on it only with --part I/N", trouble)
     elif mount.kind.startswith("fuse") and cluster:
-        log.warning(
-            "%s is on %s, %s: whether its locks reach other machines depends on its driver, and cannot be seen here",
-            *(folder, mount.place, mount.kind),
-        )
+        where = f"{folder} is on {mount.place}, {mount.kind}"
+        log.warning("%s: whether its locks reach other machines depends on its driver, and cannot be seen here", where)
 
 
 def mount_of(folder: Path) -> Mount | None:
-    """The mount that a folder is on, the last of several on one place; None where MOUNTS cannot be read."""
+    """The mount that a folder is on, the last one where several share a place; None where MOUNTS cannot be read."""
     try:
         lines = MOUNTS.read_text().splitlines()
     except OSError:

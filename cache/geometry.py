@@ -1,9 +1,7 @@
 """Boxes, the spatial augmentation theta, and clips: plain numbers, no pixels.
 
-A pixel has three coordinate frames, which are never mixed; the variable's name says which one a box is in:
-  source   the decoded video frame, after its rotation metadata
-  resized  the source frame after the resize of F(V, theta)
-  input    the crop of the resized frame that the network sees, after the flip
+A box is in one of three coordinate frames, which the variable's name says: *source* is the decoded video frame after
+its rotation metadata, *resized* that frame after the resize, *input* the crop that the network sees, after the flip.
 """
 
 from collections.abc import Sequence
@@ -15,10 +13,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Box:
-    """The pixels [top, top + height) x [left, left + width) of the coordinate frame that the variable's name says.
+    """The pixels [top, top + height) x [left, left + width) of a frame.
 
-    Raises:
-        TypeError: a value is not an int. ValueError: a negative corner, or a side below 1.
+    TypeError for a value that is not an int; ValueError for a negative corner or a side below 1.
     """
 
     top: int
@@ -34,12 +31,10 @@ class Box:
 
     @property
     def bottom(self) -> int:
-        """First row below the box."""
         return self.top + self.height
 
     @property
     def right(self) -> int:
-        """First column right of the box."""
         return self.left + self.width
 
     def inside(self, size: tuple[int, int]) -> bool:
@@ -49,7 +44,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Theta:
-    """The spatial augmentation of one clip: always resize, then crop, then flip. Sizes are (height, width)."""
+    """The spatial augmentation of one clip: resize, then crop, then flip. Sizes are (height, width)."""
 
     source_size: tuple[int, int]
     resized_size: tuple[int, int]
@@ -64,26 +59,20 @@ class Theta:
 
     @property
     def crop_in_resized(self) -> Box:
-        """The part of the resized frame that becomes the input, as a box of the resized frame."""
+        """The part of the resized frame that becomes the input."""
         return Box(self.crop_top, self.crop_left, *self.input_size)
 
     def to_source(self, box_input: Box) -> Box:
         """Undo theta: the smallest box of whole source pixels that covers a box of the input frame.
 
-        Args:
-            box_input: in the input frame, after the flip.
-        Returns:
-            box_source: top and left rounded down, bottom and right rounded up, in exact integer arithmetic.
-        Raises:
-            ValueError: box_input leaves the input frame.
+        ValueError where box_input leaves the input frame.
         """
         if not box_input.inside(self.input_size):
             raise ValueError(f"{box_input} leaves the input frame of size {self.input_size}")
-        left = self.input_size[1] - box_input.right if self.flip else box_input.left
-        top, bottom = _stretch(
-            self.crop_top + box_input.top, box_input.height, self.source_size[0], self.resized_size[0]
-        )
-        left, right = _stretch(self.crop_left + left, box_input.width, self.source_size[1], self.resized_size[1])
+        top = self.crop_top + box_input.top
+        left = self.crop_left + (self.input_size[1] - box_input.right if self.flip else box_input.left)
+        top, bottom = _stretch(top, box_input.height, self.source_size[0], self.resized_size[0])
+        left, right = _stretch(left, box_input.width, self.source_size[1], self.resized_size[1])
         return Box(top, left, bottom - top, right - left)
 
     def to_input(self, box_source: Box) -> tuple[Fraction, Fraction, Fraction, Fraction]:
@@ -106,8 +95,8 @@ def _stretch(low: int, length: int, source: int, resized: int) -> tuple[int, int
 class Clip:
     """Everything that is needed to get the same pixels again.
 
-    Frame index k is the frame on screen k / fps seconds after the first one, with fps the plan's rate. A video that is
-    shorter than the clip repeats its last index.
+    Frame index k is the frame on screen k / fps seconds after the first one, at the plan's fps. A video that is shorter
+    than the clip repeats its last index.
     """
 
     video_id: str
@@ -118,12 +107,9 @@ class Clip:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union, box by box.
+    """Intersection over union, box by box: float64 (N,) in [0, 1].
 
-    Args:
-        a, b: int (N, 4) in the same coordinate frame: top, left, height, width; areas above 0.
-    Returns:
-        float64 (N,) in [0, 1].
+    a and b are int (N, 4) in the same coordinate frame: top, left, height, width; areas above 0.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     low = np.maximum(a[:, :2], b[:, :2])
@@ -133,10 +119,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """Mean intersection over union of boxes, int (N, 4) as in `iou`, one array a seed.
-
-    Rows of zeros, which stand for videos that were left out, do not count.
-    """
+    """Mean intersection over union of boxes, int (N, 4) as in `iou`, one array a seed. Rows of zeros do not count."""
     a, b = np.concatenate(ours), np.concatenate(theirs)
     found = (a[:, 2] > 0) & (b[:, 2] > 0)
     return float(iou(a[found], b[found]).mean())

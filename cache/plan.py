@@ -1,7 +1,7 @@
 """The plan: every row of a run, fixed before work starts, in parts that never change.
 
-A part has a constant number of rows a video, ordered video by video. A unit is some whole videos that are committed
-together. A local row counts within its part; global row = part.offset + local row.
+A unit is some whole videos that are committed together. A local row counts within its part, in which the rows of a
+video follow each other; global row = part.offset + local row.
 """
 
 import hashlib
@@ -48,27 +48,15 @@ _INPUT_SIZE = ["theta_input_height", "theta_input_width"]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of a plan.
+    """One part of a plan. ValueError, with row and column, where the rows break the rules below."""
 
-    Args:
-        name: "part-<three digits>-<split>".
-        split: the value of every row's column `split`.
-        rows: one row per (video, clip, augmentation), video by video, with the columns of SCHEMA.
-        rows_per_video: augmentations of a video in training, clips of a video in evaluation.
-        videos_per_unit: the last unit may have fewer.
-        settings: of the clips, plain JSON; among them num_frames, the T frames of a clip.
-        offset: global row of the first row.
-    Raises:
-        ValueError: the rows break these rules; the message names the row and the column.
-    """
-
-    name: str
+    name: str  # "part-<three digits>-<split>"
     split: str
-    rows: pd.DataFrame
-    rows_per_video: int
-    videos_per_unit: int
-    settings: dict
-    offset: int = 0
+    rows: pd.DataFrame  # one per (video, clip, augmentation), video by video, with the columns of SCHEMA
+    rows_per_video: int  # augmentations of a video in training, clips of a video in evaluation
+    videos_per_unit: int  # the last unit may have fewer
+    settings: dict  # of the clips, plain JSON; among them num_frames, the T frames of a clip
+    offset: int = 0  # global row of the first row
 
     def __post_init__(self):
         if not re.fullmatch(rf"part-\d{{3}}-{re.escape(self.split)}", self.name):
@@ -99,9 +87,8 @@ class Part:
         for column, value in zip(["split", *_INPUT_SIZE], [self.split, *self.input_size], strict=True):
             wrong = np.flatnonzero(rows[column] != value)
             if len(wrong):
-                raise ValueError(
-                    f"{self.name}, row {wrong[0]}: {column} {rows[column].tolist()[wrong[0]]!r}, not {value!r}"
-                )
+                found = rows[column].tolist()[wrong[0]]
+                raise ValueError(f"{self.name}, row {wrong[0]}: {column} {found!r}, not {value!r}")
 
     @property
     def num_rows(self) -> int:
@@ -122,7 +109,7 @@ class Part:
 
     @property
     def num_frames(self) -> int:
-        """T, the frames of a clip."""
+        """T, of a clip."""
         return self.settings["num_frames"]
 
     @cached_property

@@ -18,9 +18,8 @@ FORMAT = 2
 def write_part(run_dir: Path, part: Part) -> Path:
     """Write a part to run_dir/plan, unless the same one is there; return the path of its JSON file.
 
-    Raises:
-        StaleCacheError: another part of this name is there; the message names the first field that differs.
-        ValueError: a row's crop leaves its frame.
+    StaleCacheError, with the first field that differs, where another part of this name is there; ValueError where a
+    row's crop leaves its frame.
     """
     path = Path(run_dir) / "plan" / f"{part.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +40,8 @@ def write_part(run_dir: Path, part: Part) -> Path:
 def read_plan(run_dir: Path) -> list[Part]:
     """Every part of the plan, in the order of their numbers, with offsets.
 
-    Raises:
-        CacheError: there is no plan, or a number of its parts is missing or used twice.
-        StaleCacheError: the plan has another format.
-        DamagedError: a part is not what was written.
+    CacheError where there is no plan, or a number of its parts is missing or used twice; StaleCacheError where it has
+    another format; DamagedError where a part is not what was written.
     """
     paths = sorted((Path(run_dir) / "plan").glob("part-*.json"))
     if not paths:

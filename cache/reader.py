@@ -25,9 +25,6 @@ class Run:
     """What a run folder holds, opened with `cache.open`. Rows are global: they count through all parts of the plan.
 
     Opening reads the plan and the run.json files only. `index` is made when it is first used and then stays as it is.
-
-    Attributes:
-        path: the folder. parts: the plan's parts. num_rows: of all parts.
     """
 
     def __init__(self, run_dir: str | Path, chosen: dict[str, str | None]):
@@ -43,41 +40,29 @@ class Run:
     def store(self, product: str) -> Store:
         """The store of a product: the chosen one, or the only one that fits the other choices.
 
-        Raises:
-            NoStoreError: none fits; the message lists what there is. StoreAmbiguousError: several fit; it lists them.
+        NoStoreError where none fits, StoreAmbiguousError where several do; the message lists what there is.
         """
-        everything = [store for store in self._stores if store.product == product]
         found = self._candidates(product)
         if not found:
-            wanted = f" that fits {self._chosen}" if everything else ""
-            raise NoStoreError(
-                f"{self.path} has no {product} store{wanted}; it has: {'; '.join(map(str, everything)) or 'none'}"
-            )
+            others = "; ".join(str(store) for store in self._stores if store.product == product)
+            wanted = f" that fits {self._chosen}" if others else ""
+            raise NoStoreError(f"{self.path} has no {product} store{wanted}; it has: {others or 'none'}")
         if len(found) > 1:
-            raise StoreAmbiguousError(
-                f"{self.path}: choose one with {product}=NAME or FINGERPRINT: {'; '.join(map(str, found))}"
-            )
+            several = "; ".join(map(str, found))
+            raise StoreAmbiguousError(f"{self.path}: choose one with {product}=NAME or FINGERPRINT: {several}")
         return found[0]
 
     def read(self, product: str, name: str, rows) -> np.ndarray:
-        """Many rows at once from one array of base, maps or boxes.
+        """Many rows at once, global and in any order, from an array of base, maps or boxes, such as "base", "logits".
 
-        Args:
-            product, name: for example "base", "logits".
-            rows: global rows in any order, at least one.
-        Returns:
-            (len(rows), *row_shape) in the stored dtype.
-        Raises:
-            NoStoreError, StoreAmbiguousError: as `store`.
-            IndexError, NotDoneError, DamagedError: as `ZarrStore.read_rows`.
+        Returns (len(rows), *row_shape) in the stored dtype. Raises as `store` and `ZarrStore.read_rows`, and ValueError
+        where there are no rows.
         """
         if not len(rows):
             raise ValueError("read needs at least one row")
         number, local = np.array([self.locate(row) for row in rows], np.int64).T
-        by_part = [
-            self._reader(product, self.parts[part]).read_rows(name, local[number == part]) for part in np.unique(number)
-        ]
-        values = np.concatenate(by_part)
+        readers = {part: self._reader(product, self.parts[part]) for part in np.unique(number)}
+        values = np.concatenate([reader.read_rows(name, local[number == part]) for part, reader in readers.items()])
         result = np.empty_like(values)
         result[np.argsort(number, kind="stable")] = values
         return result
@@ -133,12 +118,11 @@ class Run:
 
     @property
     def videos(self) -> pd.DataFrame:
-        """videos.csv, every cell as text: an id such as 07E49 is no number."""
+        """videos.csv, as text: an id such as 07E49 is no number."""
         return _read_text(self.path / "videos.csv")
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """skipped.csv, every cell as text."""
         return _read_text(self.path / "skipped.csv")
 
     @property
@@ -156,10 +140,7 @@ class Run:
         found = [store for store in self._stores if store.product == product]
         for other, selector in self._chosen.items():
             fitting = [store for store in self._stores if store.product == other and store.answers(selector)]
-            if other == product:
-                found = [store for store in found if store in fitting]
-            else:
-                found = [store for store in found if any(store.agrees(one) for one in fitting)]
+            found = [store for store in found if any(store.agrees(one) for one in fitting)]
         return found
 
     def _directory(self, product: str, part: Part) -> ProductDir | None:
@@ -172,8 +153,8 @@ class Run:
             directory = self.store(product).directories.get(part.name)
             if directory is None:
                 raise NotDoneError(f"{self.store(product)} has nothing for {part.name}")
-            reader = VolumeStore(directory) if product in VOLUME_PRODUCTS else ZarrStore.open(directory)
-            self._open[product, part.name] = reader
+            open_store = VolumeStore if product in VOLUME_PRODUCTS else ZarrStore.open
+            self._open[product, part.name] = open_store(directory)
         return self._open[product, part.name]
 
     def _place(self, product: str, row: int) -> tuple[ZarrStore | VolumeStore, int]:

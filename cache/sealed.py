@@ -1,7 +1,6 @@
 """Sealed JSON, which carries a checksum of itself, and records: sealed JSON that names files with size and SHA-256.
 
-A trained network and a result are each kept as files and a record beside them, which is written last. The commit
-records of the products are sealed as well, see `cache.stores.product_folder`.
+A trained network and a result are files with a record beside them, which is written last.
 """
 
 import hashlib
@@ -24,22 +23,14 @@ def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
 
 
 def read_record(record: Path, *names: str) -> dict:
-    """The facts of a record, which must have the fields `names`; its files are read by `read_recorded_file`.
-
-    Raises:
-        DamagedError: as `read_sealed`.
-    """
+    """The facts of a record, which must have the fields `names`, without its files. Raises as `read_sealed`."""
     facts = read_sealed(record, "files", *names)
     del facts["files"]
     return facts
 
 
 def read_recorded_file(record: Path, name: str) -> bytes:
-    """The content of a file that the record names.
-
-    Raises:
-        DamagedError: the file is missing, or is not what was written.
-    """
+    """The content of a file that the record names; DamagedError where it is missing or not what was written."""
     known = {file["name"]: file["sha256"] for file in read_sealed(record, "files")["files"]}
     path = record.parent / name
     if name not in known:
@@ -60,10 +51,9 @@ def seal(content: dict) -> bytes:
 
 
 def read_sealed(path: Path, *names: str) -> dict:
-    """Read what `seal` made, without its checksum; it must have the fields `names`.
+    """Read what `seal` made, without its checksum.
 
-    Raises:
-        DamagedError: the file is missing, differs from what was written in any bit, or lacks one of the fields.
+    DamagedError where the file is missing, differs in any bit from what was written, or lacks a field of `names`.
     """
     try:
         data = path.read_bytes()

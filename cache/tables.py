@@ -32,8 +32,8 @@ def videos(run: Run) -> pd.DataFrame:
     """One row per planned video, in the order of videos.csv.
 
     Columns: those of videos.csv that describe the video, labels (number of its classes), rows (planned), saliency_done
-    and crop_done (numbers of rows), and means over its rows: saliency_share, entropy, box_source_height,
-    box_source_width (NaN where nothing is done).
+    and crop_done (numbers of rows); and the means over its rows, NaN where nothing is done: saliency_share, entropy,
+    box_source_height, box_source_width.
     """
     found = run.videos[["video_id", "split", *_NUMBERS, "timing", "labels"]].copy()
     for name in (*_NUMBERS, "labels"):
@@ -55,11 +55,7 @@ _MAKERS = {
 
 
 def table(run: Run, name: str) -> pd.DataFrame:
-    """One of TABLES.
-
-    Raises:
-        ValueError: there is no such table.
-    """
+    """One of `layout.TABLES`; ValueError where there is no such table."""
     if name not in _MAKERS:
         raise ValueError(f"table {name!r} is none of {', '.join(TABLES)}")
     return _MAKERS[name](run)

@@ -20,12 +20,8 @@ def run_blocks(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
     if not recompute:
         return module(x)
     for block in module if type(module) is nn.Sequential else (module,):
-        x = _checkpointed(block, x)
+        x = checkpoint(block, x, use_reentrant=False, context_fn=lambda b=block: (nullcontext(), _statistics_kept(b)))
     return x
-
-
-def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
 
 
 @contextmanager

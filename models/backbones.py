@@ -1,8 +1,7 @@
-"""Backbones by name: our I3Ds, and torchvision's video networks with logits at every time step.
+"""Backbones by name, from float32 video (B, T, H, W, 3), RGB in [0, 1], to logits (B, T_out, num_classes).
 
-Every network takes float32 video (B, T, H, W, 3), RGB in [0, 1], and returns logits (B, T_out, num_classes). It has the
-attributes `head_name` (state-dict prefix of its classifier), `last_block` (name of the module whose output Grad-CAM
-reads), `channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)) and `activation_checkpointing`.
+A network has `head_name` (state-dict prefix of its classifier), `last_block` (the module whose output Grad-CAM reads),
+`channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)) and `activation_checkpointing`.
 """
 
 from collections.abc import Callable
@@ -43,14 +42,10 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, num_classes: int, **options) -> nn.Module:
-    """Build a network of BACKBONES with random weights.
+    """Build a network of BACKBONES with random weights; ValueError where there is none of this name.
 
     State names are those of the published weights files, which `checkpoint.load_weights` reads; nothing is downloaded.
-
-    Args:
-        options: of the network's constructor, such as `widths` of small_i3d or `dropout` of s3d.
-    Raises:
-        ValueError: there is no such backbone.
+    The options are the constructor's, such as `widths` of small_i3d or `dropout` of s3d.
     """
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
@@ -76,12 +71,9 @@ def count_out_frames(network: nn.Module, num_frames: int, side: int) -> int:
 class PerTime(nn.Module):
     """A torchvision video network that averages over space only and classifies every time step.
 
-    Args:
-        network: gives its modules, under their own names, so the state dict stays torchvision's.
-        body: names of the modules before the pooling, in order.
-        head: name of the classifier.
-        mean, std: of the RGB values that the published weights expect.
-        channels_last: the body ends in (B, T, H, W, C) instead of (B, C, T, H, W).
+    Its modules `body`, up to the pooling, and its classifier `head` keep their names, so the state dict stays
+    torchvision's. mean and std are of the RGB values that the published weights expect; with channels_last, the body
+    ends in (B, T, H, W, C) instead of (B, C, T, H, W).
     """
 
     def __init__(

@@ -6,14 +6,10 @@ LARGEST_CODE = np.iinfo(np.uint16).max
 
 
 def quantise(saliency: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Turn a saliency map into integers, whose sums are exact; codes * scale is the map to half a step.
+    """Turn a saliency map, float32 (H, W), into integers, whose sums are exact.
 
-    Args:
-        saliency: float32 (H, W), finite, not negative.
-    Returns:
-        codes uint16 (H, W), whose maximum is 65535, and scale float32; both 0 for a map of zeros.
-    Raises:
-        ValueError: the map has negative or non-finite values.
+    Returns codes uint16 (H, W), whose maximum is 65535, and scale float32, both 0 for a map of zeros; codes * scale is
+    the map to half a step. ValueError where the map has negative or non-finite values.
     """
     if not (np.isfinite(saliency).all() and (saliency >= 0).all()):
         raise ValueError("a saliency map must be finite and not negative")
@@ -25,15 +21,10 @@ def quantise(saliency: np.ndarray) -> tuple[np.ndarray, np.float32]:
 
 
 def best_box(codes: np.ndarray, height: int, width: int) -> tuple[int, int, float]:
-    """Find the box of height x width pixels with the largest sum; among equals, the first in row-major order.
+    """Find the box of height x width pixels with the largest sum of codes, uint16 (H, W) of the input frame.
 
-    Args:
-        codes: uint16 (H, W) of the input frame.
-        height, width: of the box, in pixels of the input frame.
-    Returns:
-        top, left, and the box's share of the sum of the whole map; (0, 0, NaN) for a map of zeros.
-    Raises:
-        ValueError: the box is empty or does not fit into the map.
+    Returns top and left, of equals the first in row-major order, and the box's share of the sum of the whole map;
+    (0, 0, NaN) for a map of zeros. ValueError where the box is empty or does not fit into the map.
     """
     if not (0 < height <= codes.shape[0] and 0 < width <= codes.shape[1]):
         raise ValueError(f"a box of {height} x {width} does not fit into a map of {codes.shape[0]} x {codes.shape[1]}")

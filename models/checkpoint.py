@@ -42,21 +42,14 @@ def load_weights(
     new_head: bool = False,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> list[str]:
-    """Load a weights file into a network: everything, or nothing.
+    """Load a weights file into a network: everything, or nothing. Return the names that were left as they are.
 
-    Args:
-        network: changed only if everything fits.
-        path: a `torch.save` file of a state dict, or of a dict with one under one of STATE_KEYS. PREFIXES are removed
-            from its names.
-        head: state names of the network's classifier, see `backbones.head_names`.
-        new_head: keep the network's own classifier and ignore the file's.
-        convert: turns the file's state dict into the network's, such as `i3d.inflate_2d`.
-    Returns:
-        the names not loaded: `head` with new_head, and batch-norm counters that old files lack.
-    Raises:
-        OSError: the file cannot be read.
-        WeightsError: the file holds other objects than tensors and numbers, or names are missing, unexpected or of
-            another shape; all are listed.
+    The file, of `torch.save`, holds a state dict, or a dict with one under one of STATE_KEYS. PREFIXES are removed from
+    its names; `convert`, such as `i3d.inflate_2d`, then turns it into the network's. With new_head, the names in `head`
+    (see `backbones.head_names`) are left as they are; so are batch-norm counters that old files lack.
+
+    OSError where the file cannot be read; WeightsError where it holds other objects than tensors and numbers, or where
+    names, all of which are listed, are missing, unexpected or of another shape.
     """
     wanted, state = network.state_dict(), read_state(path)
     found = {_without_prefixes(name): value for name, value in state.items()}
@@ -82,9 +75,7 @@ def load_weights(
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """Read the state dict of a weights file onto the CPU, with the file's own names.
 
-    Raises:
-        OSError: the file cannot be read.
-        WeightsError: it is broken, would run code, or holds no state dict.
+    OSError where the file cannot be read; WeightsError where it is broken, would run code, or holds no state dict.
     """
     data = _read_bounded(Path(path))
     try:
@@ -119,12 +110,7 @@ def to_bytes(content: object) -> bytes:
 
 
 def _read_bounded(path: Path) -> bytes:
-    """Read a file after checking how much memory its content would take.
-
-    Raises:
-        OSError: the file cannot be read.
-        WeightsError: it is too large, or an archive with compressed entries, which `torch.save` never writes.
-    """
+    """Read a file, unless it is too large or an archive with compressed entries, which `torch.save` never writes."""
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise WeightsError(f"{path} has {size} bytes, the limit for weights is {MAX_BYTES}")

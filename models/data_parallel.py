@@ -27,7 +27,6 @@ class Shard:
 
     @property
     def clips(self) -> range:
-        """Numbers of this process's clips."""
         return range(self.rank, self.num_clips, self.world_size)
 
     @property

@@ -8,15 +8,10 @@ from torch import Tensor
 
 
 def late_fusion(base_logits: Tensor, focus_logits: Tensor, fuse: Literal["logits", "scores"] = "logits") -> Tensor:
-    """Average the outputs of two networks.
+    """Average the outputs (B, T_out, C) of two networks, of the context and the focused volume.
 
-    Args:
-        base_logits, focus_logits: (B, T_out, C), of the context and the focused volume.
-        fuse: "logits" (released code) averages them; "scores" (the paper's words) averages their sigmoids.
-    Returns:
-        logits (B, T_out, C); for "scores" the logit of the mean score, so losses and metrics treat both alike.
-    Raises:
-        ValueError: the shapes differ, or `fuse` is unknown.
+    "logits" (released code) averages logits. "scores" (the paper's words) averages their sigmoids and returns the logit
+    of the mean, so losses and metrics treat both alike. ValueError where the shapes differ, or `fuse` is unknown.
     """
     if base_logits.shape != focus_logits.shape:
         raise ValueError(f"late fusion needs equal shapes, got {base_logits.shape} and {focus_logits.shape}")
@@ -30,11 +25,7 @@ def late_fusion(base_logits: Tensor, focus_logits: Tensor, fuse: Literal["logits
 
 
 def concat_time(context: Tensor, focus: Tensor) -> Tensor:
-    """Concatenate along time: (B, T, H, W, 3) and (B, T, H, W, 3) to (B, 2T, H, W, 3), context first.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+    """Concatenate two volumes (B, T, H, W, 3) along time to (B, 2T, H, W, 3); ValueError where the shapes differ."""
     if context.shape != focus.shape:
         raise ValueError(f"temporal concatenation needs equal shapes, got {context.shape} and {focus.shape}")
     return torch.cat([context, focus], dim=1)

@@ -1,37 +1,22 @@
 """Grad-CAM: which places of the last block's features raise an objective of the logits (Selvaraju et al., 2017)."""
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.saliency import SaliencyError
+from models.saliency import Objective, Precision, SaliencyError
 
 
 def grad_cam(
-    network: nn.Module,
-    video: Tensor,
-    objectives: dict[str, Callable[[Tensor], Tensor]],
-    precision: Literal["float32", "bfloat16"] = "float32",
+    network: nn.Module, video: Tensor, objectives: dict[str, Objective], precision: Precision = "float32"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute logits and Grad-CAM maps of clips; takes and returns what `saliency.input_saliency` does.
+    """Compute logits and Grad-CAM maps of clips with a network in eval mode; as `saliency.input_saliency`.
 
     A channel's weight is the mean over time and space of the objective's gradient with respect to it (their eq. 1); the
     map is the positive part of the weighted sum of channels (their eq. 2), its maximum over time, enlarged bilinearly
     to the input. Only the part of the network behind the last block is differentiated. A clip in which no place raises
-    the objective has a map of zeros.
-
-    Args:
-        network: see `backbones`; in eval mode, folded or not.
-        video: float (B, T, H, W, 3), RGB in [0, 1].
-        objectives: name to a function of the logits (B, T_out, C) that gives (B,), or its sum over clips.
-        precision: "bfloat16" runs the network under autocast; objectives are computed in float32.
-    Returns:
-        logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
-    Raises:
-        ValueError: the network is in train mode. SaliencyError: a map is not finite.
+    the objective has a map of zeros. ValueError where the network is in train mode; SaliencyError where a map is not
+    finite.
     """
     if network.training:
         raise ValueError("grad_cam needs a network in eval mode")
@@ -51,16 +36,13 @@ def grad_cam(
     for name, objective in objectives.items():
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(logits).sum(), features[0], retain_graph=True)
-        maps[name] = _map(features[0].detach().float(), gradient.float(), network.channels_last, video.shape[2:4])
+        block = features[0].detach().float(), gradient.float()
+        if network.channels_last:
+            block = (values.permute(0, 4, 1, 2, 3) for values in block)
+        channels, gradient = block  # B, C, T, h, w
+        weights = gradient.mean((2, 3, 4), keepdim=True)  # B, C, 1, 1, 1
+        cam = (weights * channels).sum(1).relu().amax(1, keepdim=True)  # B, 1, h, w
+        maps[name] = F.interpolate(cam, size=video.shape[2:4], mode="bilinear", align_corners=False)[:, 0]
         if not maps[name].isfinite().all():
             raise SaliencyError(f"Grad-CAM of objective {name!r} is not finite")
     return logits.detach(), maps
-
-
-def _map(features: Tensor, gradient: Tensor, channels_last: bool, size: tuple[int, int]) -> Tensor:
-    """Compute maps (B, H, W) from features and their gradient, (B, C, T, h, w) or channels last."""
-    if channels_last:
-        features, gradient = (values.permute(0, 4, 1, 2, 3) for values in (features, gradient))
-    weights = gradient.mean((2, 3, 4), keepdim=True)  # B, C, 1, 1, 1
-    cam = (weights * features).sum(1).relu().amax(1, keepdim=True)  # B, 1, h, w
-    return F.interpolate(cam, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]

@@ -1,7 +1,7 @@
 """I3D: a 2-D residual network whose kernels also reach into time, with logits at every time step (paper, 5.2).
 
-Carreira and Zisserman, Quo Vadis, Action Recognition? (2017), in the form with ResNet-50 of Wang et al., Non-local
-Neural Networks (2018).
+Carreira and Zisserman, Quo Vadis, Action Recognition? (2017), as built on ResNet-50 by Wang et al., Non-local Neural
+Networks (2018).
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def small_i3d(num_classes: int, widths: tuple[int, ...] = (48, 96, 160), blocks:
     8 frames of 56 x 56 give T_out = 4 time steps, and feature maps from 14 x 14 to 4 x 4. Batch-norm has a larger
     momentum, for in a short training the statistics must follow fast.
     """
-    arch = Architecture(
+    small = Architecture(
         stem=(3, 5, 5),
         stem_width=24,
         first_pool=(1, 3, 3),
@@ -57,26 +57,21 @@ def small_i3d(num_classes: int, widths: tuple[int, ...] = (48, 96, 160), blocks:
         momentum=0.1,
         dropout=0.0,
     )
-    return I3D(num_classes, arch)
+    return I3D(num_classes, small)
 
 
 def as_input(frames: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Turn uint8 RGB (..., 3) into float32 in [0, 1] on the device; one byte a value crosses to it."""
+    """Turn uint8 RGB (..., 3) into float32 in [0, 1] on the device; only one byte a value is copied to it."""
     if frames.dtype != torch.uint8:
         raise TypeError(f"frames must be uint8, got {frames.dtype}")
     return frames.to(device, non_blocking=True).float().div_(255)
 
 
 def inflate_2d(state_2d: dict[str, Tensor], network: "I3D") -> dict[str, Tensor]:
-    """Inflate torchvision's ImageNet ResNet-50: repeat each kernel along time and divide it by its length there.
+    """Inflate torchvision's ImageNet ResNet-50 (its state dict) to the kernel lengths of the network.
 
-    A video of equal frames then gets the features of the image, except near the clip's ends, where time is padded.
-
-    Args:
-        state_2d: state dict of `torchvision.models.resnet50`.
-        network: gives the kernel lengths.
-    Returns:
-        a state dict without the classifier (`fc.*`), whose classes differ.
+    Each kernel is repeated along time and divided by its length there. A video of equal frames then gets the features
+    of the image, except near the clip's ends, where time is padded. The classifier (`fc.*`) is left out.
     """
     state = {name: value for name, value in state_2d.items() if not name.startswith("fc.")}
     for name, conv in network.named_modules():
@@ -87,15 +82,10 @@ def inflate_2d(state_2d: dict[str, Tensor], network: "I3D") -> dict[str, Tensor]
 
 
 def classify(x: Tensor, pool_frames: int, classifier: Callable[[Tensor], Tensor], frames: int) -> Tensor:
-    """Average features (B, C, T', h, w) over space and `pool_frames` steps, and classify every time step.
+    """Average features (B, C, T', h, w) over space and `pool_frames` steps; return logits (B, T_out, num_classes).
 
-    Args:
-        classifier: (B, C, T_out, 1, 1) to (B, num_classes, T_out, 1, 1).
-        frames: of the clip, for the error message.
-    Returns:
-        logits (B, T_out, num_classes).
-    Raises:
-        ValueError: the clip is too short.
+    The classifier takes (B, C, T_out, 1, 1) to (B, num_classes, T_out, 1, 1). ValueError where the clip, of so many
+    frames, is too short.
     """
     if x.shape[2] < pool_frames:
         raise ValueError(f"a clip of {frames} frames is too short: {x.shape[2]} of {pool_frames} steps left")

@@ -13,21 +13,17 @@ def charades_loss(
     video_loss_weight: float | Literal["released"] = 1.0,
     reduction: Literal["mean", "clip_sum"] = "mean",
 ) -> Tensor:
-    """Compute video loss plus frame loss (paper, 5.2; L_CE of eq. 3 with its usual minus).
+    """Compute video loss plus frame loss (paper, 5.2; L_CE of eq. 3 with its usual minus), a scalar.
 
-    Video loss: binary cross-entropy of the logits' mean over time. Frame loss: binary cross-entropy of the logits
+    Video loss: binary cross-entropy of the logits' mean over time. Frame loss: binary cross-entropy of the logits,
     interpolated linearly to the T_in frames. Each is the mean over its elements.
 
     Args:
         logits: float (B, T_out, C).
-        video_targets: float (B, C), 0 or 1.
-        frame_targets: float (B, T_in, C), 0 or 1.
-        video_loss_weight: of the video loss; "released" is the mean over the T_in frame rows and the video row
-            together, as in the authors' code.
-        reduction: "mean" over clips, for training; "clip_sum" adds the clips, so that the gradient with respect to one
-            clip does not depend on the batch around it, for saliency.
-    Returns:
-        scalar.
+        video_targets, frame_targets: float (B, C) and (B, T_in, C), 0 or 1.
+        video_loss_weight: "released" is the mean over the T_in frame rows and the video row together, as in the
+            authors' code.
+        reduction: over clips; "clip_sum" for saliency: the gradient in one clip then does not depend on the others.
     """
     frames = frame_targets.shape[1]
     by_class = F.interpolate(logits.transpose(1, 2), size=frames, mode="linear", align_corners=False)  # B, C, T_in
@@ -45,18 +41,15 @@ def charades_loss(
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Compute L_E of eq. 4: the sum of p log p over time steps and classes, p = sigmoid(logits).
+    """Compute L_E of eq. 4, (B,): the sum of p log p over time steps and classes, p = sigmoid of logits (B, T_out, C).
 
-    Args:
-        logits: float (B, T_out, C).
-    Returns:
-        (B,), at most 0: the nearer to 0, the more certain the network.
+    It is at most 0: the nearer to 0, the more certain the network.
     """
     return (logits.sigmoid() * F.logsigmoid(logits)).sum((1, 2))  # logsigmoid: finite where p underflows
 
 
 def softmax_entropy(logits: Tensor) -> Tensor:
-    """Compute the released code's L_E, the sum of q log q, q = softmax over classes of sigmoid(logits): (B,)."""
+    """Compute the released code's L_E, (B,): the sum of q log q, q = softmax over classes of sigmoid(logits)."""
     scores = logits.sigmoid()  # B, T_out, C
     return (scores.softmax(-1) * scores.log_softmax(-1)).sum((1, 2))
 

@@ -1,6 +1,6 @@
 """Objectives: the scalars whose gradient is the saliency of a clip, in one table, and the maps they give."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from models.grad_cam import grad_cam
 from models.losses import charades_loss, entropy, max_logit, softmax_entropy
-from models.saliency import input_saliency
+from models.saliency import Objective, Precision, input_saliency
 
 # Objectives that need no labels, logits (B, T_out, C) to (B,). A new one is a line here and a function in losses.py.
-OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
+OBJECTIVES: dict[str, Objective] = {
     "entropy": entropy,
     "max_logit": max_logit,
     "softmax_entropy": softmax_entropy,
@@ -19,16 +19,10 @@ OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Labels(NamedTuple):
-    """What the objective "cross_entropy" compares the logits with.
+    """What the objective "cross_entropy" compares the logits with; see `charades_loss`."""
 
-    Attributes:
-        video: labels of the videos, float32 (B, C).
-        frames: labels of the frames, float32 (B, T, C).
-        video_loss_weight: see `charades_loss`.
-    """
-
-    video: Tensor
-    frames: Tensor
+    video_targets: Tensor  # float32 (B, C)
+    frame_targets: Tensor  # float32 (B, T, C)
     video_loss_weight: float | Literal["released"] = 1.0
 
 
@@ -37,25 +31,15 @@ def saliency_maps(
     video: Tensor,
     names: Iterable[str],
     method: Literal["input_gradient", "grad_cam"] = "input_gradient",
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
     labels: Labels | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute logits and the saliency maps of some objectives; see `input_saliency` for shapes.
+    """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
-    Args:
-        network, video, precision: see `input_saliency`.
-        names: of objectives in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs `labels`.
-        method: the gradient at the input (the paper) or Grad-CAM.
-        labels: on the video's device; None where no objective looks at labels.
+    They are in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs labels on the video's device.
     """
     objectives = dict(OBJECTIVES)
     if labels is not None:
-        objectives["cross_entropy"] = partial(
-            charades_loss,
-            video_targets=labels.video,
-            frame_targets=labels.frames,
-            video_loss_weight=labels.video_loss_weight,
-            reduction="clip_sum",
-        )
+        objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
     compute = grad_cam if method == "grad_cam" else input_saliency
     return compute(network, video, {name: objectives[name] for name in names}, precision)

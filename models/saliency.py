@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+Objective = Callable[[Tensor], Tensor]  # logits (B, T_out, C) to (B,), or to its sum over clips
+Precision = Literal["float32", "bfloat16"]  # "bfloat16" runs the network under autocast; objectives are in float32
+
 
 class SaliencyError(RuntimeError):
     """A saliency map is not finite."""
 
 
 def input_saliency(
-    network: nn.Module,
-    video: Tensor,
-    objectives: dict[str, Callable[[Tensor], Tensor]],
-    precision: Literal["float32", "bfloat16"] = "float32",
+    network: nn.Module, video: Tensor, objectives: dict[str, Objective], precision: Precision = "float32"
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps of clips: one forward pass, and one backward pass to the input per objective.
 
@@ -27,8 +27,6 @@ def input_saliency(
     Args:
         network: video (B, T, H, W, 3) to logits (B, T_out, C).
         video: float (B, T, H, W, 3), RGB in [0, 1].
-        objectives: name to a function of the logits (B, T_out, C) that gives (B,), or its sum over clips.
-        precision: "bfloat16" runs the network under autocast; objectives are computed in float32.
     Returns:
         logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
     Raises:
@@ -41,10 +39,12 @@ def input_saliency(
     with _frozen(network), torch.enable_grad():
         with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = network(video).float()
-        for i, (name, objective) in enumerate(objectives.items()):
-            last = i == len(objectives) - 1
-            (gradient,) = torch.autograd.grad(objective(logits).sum(), video, retain_graph=not last)
-            maps[name] = _norm_over_colours(gradient).amax(1)  # B, H, W
+        for number, (name, objective) in enumerate(objectives.items(), start=1):
+            more = number < len(objectives)
+            (gradient,) = torch.autograd.grad(objective(logits).sum(), video, retain_graph=more)
+            # colour by colour: reductions over three values are slow on a CPU
+            norm = sum(colour.square() for colour in gradient.unbind(-1)).sqrt()  # B, T, H, W
+            maps[name] = norm.amax(1)  # B, H, W
             finite = maps[name].isfinite().all(2).all(1)  # B
             if not finite.all():
                 bad = (~finite).nonzero().flatten().tolist()
@@ -66,8 +66,3 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
-
-
-def _norm_over_colours(gradient: Tensor) -> Tensor:
-    """(..., 3) to (...), colour by colour: reductions over three values are slow on a CPU."""
-    return sum(colour.square() for colour in gradient.unbind(-1)).sqrt()

@@ -25,24 +25,16 @@ def is_url(run) -> bool:
 
 @dataclass(frozen=True)
 class Remote:
-    """A run in object storage, of which a local folder is the mirror.
-
-    Args:
-        url: of the run. folder: the mirror, see `cache.remote.mirror`.
-    """
+    """A run in object storage, and the local folder that is its mirror, see `cache.remote.mirror`."""
 
     url: str
     folder: Path
 
     def fetch(self, path: Path, num_bytes: int, sha256: str) -> None:
-        """Download a file of the mirror, unless this machine has it.
+        """Download a file of the mirror, unless this machine has it; path becomes a link into the file cache.
 
-        Args:
-            path: where the file belongs in the mirror; becomes a link into the file cache.
-            num_bytes, sha256: as the file's record says.
-        Raises:
-            DamagedError: there is no such object, or it arrives with another content every time.
-            StorageError: the download fails every time.
+        DamagedError where there is no such object, or it arrives every time with other bytes than its record says;
+        StorageError where the download fails every time.
         """
         url = f"{self.url}/{path.relative_to(self.folder).as_posix()}"
 
@@ -56,7 +48,11 @@ class Remote:
             ((_, data),) = get_all({url: whole})
             content = file_cache.keep(sha256, data)
         if not path.is_symlink() or path.readlink() != content:
-            _link(path, content)
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                link = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+                os.symlink(content, link)
+                os.replace(link, path)  # other processes may do the same
 
 
 def remote_of(folder: Path) -> Remote | None:
@@ -75,8 +71,7 @@ def fetch_recorded_files(record: Path) -> None:
 def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:
     """Download files and yield (URL, bytes); what fails, or fails its check, is requested ATTEMPTS times.
 
-    Raises:
-        DamagedError, StorageError: as `Remote.fetch`.
+    Raises as `Remote.fetch`.
     """
     urls = list(checks)
     for first in range(0, len(urls), BLOCK):
@@ -103,20 +98,19 @@ def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, b
 
 
 def _attempts() -> Iterator[None]:
-    """ATTEMPTS times, with pauses between them."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
         yield
 
 
-def tried(url: str, action: Callable):
-    """The result of an action on storage, tried ATTEMPTS times; else raise DamagedError (no object) or StorageError."""
+def entries(system, path: str, url: str) -> list[dict]:
+    """What fsspec lists in a folder; nothing where it is missing, for object storage has no empty folders."""
     for _ in _attempts():
         try:
-            return action()
-        except FileNotFoundError as error:
-            raise DamagedError(f"{url}: no such object") from error
+            return system.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
         except Exception as error:  # each driver raises errors of its own libraries
             last = error
     raise StorageError(f"{url}: {last!r}, {ATTEMPTS} times") from last
@@ -132,12 +126,3 @@ def storage(url: str):
         raise CacheError(f"{url}: {error}; pip install -e '.[s3]' for s3://") from error
     except ValueError as error:
         raise CacheError(f"{url}: {error}") from error
-
-
-def _link(path: Path, content: Path) -> None:
-    """Replace path by a link to content, also while other processes do the same."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
-        os.symlink(content, temporary)
-        os.replace(temporary, path)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cache.commit import locked, storage_errors, write_file
@@ -25,18 +25,16 @@ def limit() -> int:
 def find(sha256: str, num_bytes: int) -> Path | None:
     """The file with this content, marked as just used; None where it is missing or not of this size."""
     path = _place(sha256)
-    try:
+    with suppress(FileNotFoundError):
         found = path.stat()
         if found.st_size == num_bytes:
             os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
             return path
-    except FileNotFoundError:
-        pass
     return None
 
 
 def keep(sha256: str, data: bytes) -> Path:
-    """Keep a file, whose SHA-256 the caller has compared; several processes may keep the same one at once."""
+    """Keep a file under its SHA-256, which the caller has checked; several processes may keep the same one at once."""
     path = _place(sha256)
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,30 +49,22 @@ def _place(sha256: str) -> Path:
 
 def _make_room(folder: Path, num_bytes: int) -> None:
     """Delete files until num_bytes more fit. As listing takes time, do so once a hundredth of the limit was added."""
-    due = _added.get(folder, limit()) + num_bytes
-    _added[folder] = due
-    if due < limit() / 100:
+    _added[folder] = _added.get(folder, limit()) + num_bytes
+    if _added[folder] < limit() / 100:
         return
     with locked(folder / ".lock") as mine:
         if not mine:  # another process makes room
             return
         _added[folder] = 0
-        files = sorted(_files(folder))
+        files = []
+        for path in folder.glob("*/*"):
+            with suppress(FileNotFoundError):  # deleted by another process
+                found = path.stat()
+                files.append((found.st_atime, found.st_size, path))
         size, now = sum(size for _, size, _ in files) + num_bytes, time.time()
-        for used, file_size, path in files:
-            temporary = path.endswith(".tmp")
+        for used, file_size, path in sorted(files):
+            temporary = path.suffix == ".tmp"
             if now - used > (STALE_SECONDS if temporary else SPARED_SECONDS) and (temporary or size > limit()):
-                with storage_errors(Path(path)):
-                    Path(path).unlink(missing_ok=True)
+                with storage_errors(path):
+                    path.unlink(missing_ok=True)
                 size -= file_size
-
-
-def _files(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """(time of last use in seconds, bytes, path) of every file."""
-    for group in os.scandir(folder):
-        for entry in os.scandir(group.path) if group.is_dir() else ():
-            try:
-                found = entry.stat()
-            except FileNotFoundError:  # deleted by another process
-                continue
-            yield found.st_atime, found.st_size, entry.path

@@ -1,7 +1,7 @@
-"""Mirrors of runs in object storage: records and tables are downloaded at once, data files when they are read.
+"""Mirrors of runs in object storage: local folders laid out like the run, so that code that reads a run works on them.
 
-A mirror is a local folder laid out like the run, so that all code that reads a run works on it. In place of a data file
-it has, once that was read, a link into the file cache. Nothing is ever written to the URL.
+Records and tables are downloaded at once. A data file is downloaded when it is read, and is then a link into the file
+cache. Nothing is ever written to the URL.
 """
 
 import hashlib
@@ -12,20 +12,17 @@ from cache.commit import locked, storage_errors, write_file
 from cache.errors import CacheError, DamagedError
 from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS
 from cache.remote import file_cache
-from cache.remote.fetch import MARK, get_all, storage, tried
+from cache.remote.fetch import MARK, entries, get_all, storage
 from cache.sealed import parse_sealed, read_sealed, seal
 
 VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and version
 
 
 def mirror(url: str) -> Path:
-    """Make or update the mirror of a run: plan, tables, commit records and the records of Base networks; no data.
+    """Make or update the mirror of a run, without its data files; return its folder.
 
-    Returns:
-        the folder of the mirror.
-    Raises:
-        CacheError: there is no run. DamagedError: a file arrives with another content every time.
-        StorageError: the storage refuses every time.
+    CacheError where there is no run; DamagedError where a file arrives with another content every time; StorageError
+    where the storage refuses every time.
     """
     url = str(url).rstrip("/")
     folder = file_cache.local_folder() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -40,10 +37,9 @@ def mirror(url: str) -> Path:
         for name in old.keys() - found.keys():
             (folder / name).unlink(missing_ok=True)
         new = {name for name in found if old.get(name) != found[name] or not (folder / name).exists()}
-        # sealed files first: they say what the others must be
-        for names in ({name for name in new if name.endswith(".json")}, new):
-            _download(url, folder, {name: found[name] for name in names if name in new})
-            new -= names
+        sealed = {name for name in new if name.endswith(".json")}
+        for names in (sealed, new - sealed):  # sealed files say what the others must be
+            _download(url, folder, {name: found[name] for name in names})
         write_file(versions, seal({"files": found}))
         write_file(folder / MARK, seal({"url": url}))
     return folder
@@ -51,7 +47,8 @@ def mirror(url: str) -> Path:
 
 def _download(url: str, folder: Path, files: dict[str, list]) -> None:
     """Download files of a mirror, [bytes, version] by name, and check each by what is known of it."""
-    known = _known_sha256(folder)
+    parts = sorted((folder / "plan").glob("part-*.json"))
+    known = {f"plan/{one.stem}.parquet": read_sealed(one, "parquet_sha256")["parquet_sha256"] for one in parts}
     checks = {f"{url}/{name}": _check_of(name, *files[name], known.get(name)) for name in sorted(files)}
     for place, data in get_all(checks):
         path = folder / place[len(url) + 1 :]
@@ -60,12 +57,6 @@ def _download(url: str, folder: Path, files: dict[str, list]) -> None:
         if path.name == "run.json":
             (path.parent / "done").mkdir(exist_ok=True)
         write_file(path, data)
-
-
-def _known_sha256(folder: Path) -> dict[str, str]:
-    """The SHA-256 of the plan's tables, by name, as the plan's sealed files say."""
-    records = sorted((folder / "plan").glob("part-*.json"))
-    return {f"plan/{one.stem}.parquet": read_sealed(one, "parquet_sha256")["parquet_sha256"] for one in records}
 
 
 def _check_of(name: str, num_bytes: int, version: str, sha256: str | None) -> Callable[[bytes], bool]:
@@ -95,11 +86,7 @@ def _listing(url: str) -> dict[str, list]:
     system.invalidate_cache()
 
     def inside(name: str) -> Iterator[tuple[str, dict]]:
-        try:
-            entries = tried(f"{url}/{name}", lambda: system.ls(f"{root}/{name}".rstrip("/"), detail=True))
-        except DamagedError:  # object storage has no empty folders
-            return
-        for entry in entries:
+        for entry in entries(system, f"{root}/{name}".rstrip("/"), f"{url}/{name}"):
             yield entry["name"].rstrip("/")[len(root) + 1 :], entry
 
     def files(name: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, list]]:

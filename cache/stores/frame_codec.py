@@ -13,14 +13,9 @@ Codec = Literal["jpeg", "png"]
 
 
 def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[bytes]:
-    """Encode every frame of a volume.
+    """Encode every frame of a volume, uint8 (T, H, W, 3) RGB, as "jpeg" (4:2:0) or "png" (lossless).
 
-    Args:
-        frames: uint8 (T, H, W, 3) RGB.
-        codec: "jpeg" (chroma at half resolution, 4:2:0) or "png" (lossless).
-        quality: of JPEG, 1 to 100; PNG ignores it.
-    Raises:
-        ValueError: another shape, dtype or codec.
+    The quality, 1 to 100, is of JPEG only. ValueError for another shape, dtype or codec.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"a volume is uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
@@ -36,13 +31,10 @@ def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[b
 
 
 def decode_frame(content: bytes, codec: Codec, size: tuple[int, int], place: str) -> np.ndarray:
-    """Decode a frame to uint8 (H, W, 3) RGB, after its header says that it has this size.
+    """Decode a frame to uint8 (H, W, 3) RGB.
 
-    Args:
-        size: (height, width) that it must have.
-        place: where it comes from, for messages.
-    Raises:
-        DamagedError: it has another size, or cannot be decoded.
+    DamagedError, before anything is decoded, where its header has another size than (height, width); or where it cannot
+    be decoded. The place is for messages.
     """
     try:
         if codec == "jpeg":

@@ -1,8 +1,7 @@
-"""The folder of a product: which of its units are done, and how a unit becomes done.
+"""The folder of a product, <run>/<product>/<key>/: which of its units are done, and how a unit becomes done.
 
-<run>/<product>/<key>/ holds one product of one plan part: run.json (what it is made from), the data, locks/ and done/.
-The files of a unit are written and fsynced first; its commit record done/<unit>.json, sealed JSON that names them with
-size and SHA-256, comes last. Readers rely on commit records alone, whatever other files there are.
+It holds one product of one plan part: run.json (what it is made from), the data, locks/ and done/. The files of a unit
+come first, its commit record done/<unit>.json last. Readers rely on records alone, whatever other files there are.
 """
 
 import json
@@ -11,7 +10,6 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
@@ -27,20 +25,16 @@ from cache.remote.fetch import remote_of
 from cache.sealed import read_sealed, seal
 
 FORMAT = 2
+VERSIONS = {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "zarr", "h5py")}
 log = logging.getLogger(__name__)
 
 
 def open_product(root: Path, product: str, part: Part, settings: dict) -> "ProductDir":
-    """Open the folder of a product, which is made on first use.
+    """Open the folder of a product in the run folder `root`, which is made on first use.
 
-    Args:
-        root: the run folder.
-        product: one of PRODUCTS.
-        part: the plan part whose rows the product holds.
-        settings: plain JSON: everything that can change the product's bytes, with the settings of what it is made from.
-    Raises:
-        StaleCacheError: the run.json that is there differs; the message names the field.
-        NoStoreError: the root is a mirror of a run elsewhere, which does not have the product.
+    The settings are plain JSON: everything that can change the product's bytes, with the settings of what it is made
+    from. StaleCacheError, with the field, where the run.json that is there differs; NoStoreError where the root is a
+    mirror of a run elsewhere, which does not have the product.
     """
     if product not in PRODUCTS:
         raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
@@ -72,9 +66,8 @@ def open_product(root: Path, product: str, part: Part, settings: dict) -> "Produ
 def read_product(path: Path, parts: dict[str, Part]) -> "ProductDir":
     """Open the folder of a product that exists; `parts` are the plan's parts by name.
 
-    Raises:
-        StaleCacheError: run.json names another format, part or plan, or does not belong to the folder's name.
-        DamagedError: run.json is missing or unreadable.
+    StaleCacheError where run.json names another format, part or plan, or does not belong to the folder's name;
+    DamagedError where it is missing or unreadable.
     """
     file = path / "run.json"
     run = read_sealed(file, "product", "format", "part", "rows_sha256", "settings")
@@ -89,11 +82,9 @@ def read_product(path: Path, parts: dict[str, Part]) -> "ProductDir":
 
 
 class ProductDir:
-    """One product of one plan part.
+    """One product of one plan part, with product, key and settings as in run.json.
 
-    Attributes:
-        path: the folder. part: the plan part. product, key, settings: as in run.json.
-        remote: where the data is downloaded from; None where it lies in the folder.
+    `remote` says where the data is downloaded from; it is None where the data lies in the folder.
     """
 
     def __init__(self, path: Path, part: Part, run: dict):
@@ -119,8 +110,7 @@ class ProductDir:
     def record(self, unit: int) -> dict | None:
         """The commit record of a unit, or None; its files are not looked at, see `checked_record`.
 
-        Raises:
-            DamagedError: the record is not what was written, or not one of this unit.
+        DamagedError where it is not what was written, or not a record of this unit.
         """
         path = record_path(self.path, unit)
         if not path.exists():
@@ -137,8 +127,7 @@ class ProductDir:
     def checked_record(self, unit: int) -> dict:
         """The commit record of a unit, whose files are there in full size; if they lie elsewhere, `fetch` checks that.
 
-        Raises:
-            NotDoneError: there is no record. DamagedError: as `record`; a file is missing or has another size.
+        NotDoneError where there is none; DamagedError as `record`, or where a file is missing or has another size.
         """
         if unit not in self._checked:
             record = self.record(unit)
@@ -152,7 +141,9 @@ class ProductDir:
         return self._checked[unit]
 
     def check_row(self, row: int) -> None:
-        """Raise NotDoneError where a local row is not done or its video was skipped; else raise as `checked_record`."""
+        """Raise IndexError or NotDoneError where a local row does not exist, is not done or was skipped."""
+        if not 0 <= row < self.part.num_rows:
+            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
         for skip in self.checked_record(row // self.part.rows_per_unit)["skipped"]:
             if skip["video_id"] == self.part.video_ids[row]:
                 raise NotDoneError(f"row {row} of {self.part.name}: {skip['video_id']} was skipped, {skip['error']}")
@@ -167,27 +158,24 @@ class ProductDir:
         return done
 
     def skips(self) -> dict[int, list[dict]]:
-        """The units in which videos were skipped, with the entries of their records; see `commit`."""
+        """The units in which videos were skipped, with the entries of these videos in their records, see `commit`."""
         return {unit: skipped for unit in self.done_units() if (skipped := self.record(unit)["skipped"])}
 
     @contextmanager
     def lock(self, unit: int, wait: bool = False) -> Iterator[bool]:
         """Hold a unit's lock, with `wait` after other processes; yield whether the unit is to be done.
 
-        It is not where it is done by now or, without `wait`, another process is at work on it.
+        It is not where it is done by now or, without `wait`, where another process is at work on it.
         """
         with commit.locked(self.path / "locks" / f"{unit:06d}", wait) as mine:
             yield mine and not self.is_done(unit)
 
     def commit(self, unit: int, files: list[Path], skipped=(), **extra) -> bool:
-        """Make the files of a unit durable, then publish its commit record.
+        """Make the files of a unit durable, then publish its record; return False where another process was first.
 
         Args:
-            files: complete files inside the folder.
             skipped: {"video_id", "error", "detail"} of every video that failed; its rows do not count as done.
             extra: more plain JSON for the record. No times and no hosts: records are equal from run to run.
-        Returns:
-            False where another process published this unit first.
         """
         rows = self.part.unit_rows(unit)
         known = {self.part.video_ids[row] for row in rows}
@@ -201,7 +189,7 @@ class ProductDir:
             "rows": [rows.start, rows.stop],
             "key": self.key,
             "skipped": list(skipped),
-            "versions": _versions(),
+            "versions": VERSIONS,
         }
         path = record_path(self.path, unit)
         first = commit.write_once(path, seal(record))
@@ -210,7 +198,7 @@ class ProductDir:
         return first
 
     def withdraw(self, unit: int) -> bool:
-        """Delete a unit's commit record, so that it is done anew; return False where another process is at work on it.
+        """Delete a unit's record, so that it is done anew; return False where another process is at work on it.
 
         Its files stay until they are replaced or swept.
         """
@@ -225,8 +213,7 @@ class ProductDir:
     def fetch(self, unit: int, below: str = "") -> None:
         """Download the files of a done unit whose names begin with `below`, where they lie elsewhere.
 
-        Raises:
-            NotDoneError, DamagedError: as `checked_record`. StorageError: a download fails every time.
+        Raises as `checked_record`; StorageError where a download fails every time.
         """
         for file in self.checked_record(unit)["files"] if self.remote else ():
             if file["name"].startswith(below):
@@ -235,30 +222,18 @@ class ProductDir:
     def verify(self, unit: int, below: str = "") -> None:
         """Compare the files of a done unit whose names begin with `below` with their SHA-256.
 
-        A process compares a file once, and again where its size, time of change or inode changed.
-
-        Raises:
-            NotDoneError, DamagedError, StorageError: as `fetch`. DamagedError: a file is not what was committed.
+        A process compares a file once, and again where its size, time of change or inode changed. Raises as `fetch`;
+        DamagedError where a file is not what was committed.
         """
         self.fetch(unit, below)
-        for file in self.checked_record(unit)["files"]:
+        for file in [file for file in self.checked_record(unit)["files"] if file["name"].startswith(below)]:
             path = self.path / file["name"]
-            if not file["name"].startswith(below):
-                continue
             stat = path.stat()
             state = (file["sha256"], stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if self._verified.get(path) == state:
-                continue
-            if file_sha256(path) != file["sha256"]:
+            if self._verified.get(path) != state and file_sha256(path) != file["sha256"]:
                 raise DamagedError(f"{path} does not have the SHA-256 of its record")
             self._verified[path] = state
 
     def _entry(self, file: Path) -> dict:
-        """How the commit record names a file."""
         name = file.relative_to(self.path).as_posix()
         return {"name": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "zarr", "h5py")}

@@ -1,8 +1,7 @@
 """Volumes in HDF5, of the products context and crops: one file a unit, frames as JPEG or PNG.
 
-A file holds `data` (all frames as JPEG or PNG files, one after the other), `offsets` (rows * T + 1) of their beginnings
-and ends in it, and `crc32` (rows) of each row's bytes. It is built in memory and named after its content. Rows are
-local rows; frames are RGB.
+A file holds `data` (the frames, one after the other), `offsets` (rows * T + 1) of their beginnings and ends in it, and
+`crc32` (rows) of each row's bytes. It is built in memory and named after its content. Rows are local rows.
 """
 
 import hashlib
@@ -29,9 +28,8 @@ _DATASETS = {"data": "uint8", "offsets": "int64", "crc32": "uint32"}
 def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
     """The bytes of a unit's HDF5 file, equal for equal arguments.
 
-    Args:
-        rows: for every row the encoded frames; b"" for each frame of a skipped video.
-        attrs: T, size, codec, quality, first_row.
+    rows has the encoded frames of every row, b"" for each frame of a skipped video; attrs T, size, codec, quality and
+    first_row.
     """
     frames = [frame for row in rows for frame in row]
     data = np.frombuffer(b"".join(frames), np.uint8)
@@ -49,7 +47,7 @@ def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
 
 
 def unit_bytes(data_bytes: int, num_rows: int, num_frames: int) -> int:
-    """Estimate the bytes of a file of `build_unit`: data in whole chunks, offsets, checksums, and HDF5's own tables."""
+    """Estimate the size of a file of `build_unit`: data in whole chunks, offsets, checksums, and HDF5's own tables."""
     chunks = math.ceil(data_bytes / CHUNK)
     data = chunks * CHUNK if chunks > 1 else data_bytes
     return data + 8 * (num_rows * num_frames + 1) + 4 * num_rows + 4400 + 46 * chunks
@@ -69,8 +67,7 @@ def _index_sha256(offsets: np.ndarray, crc32: np.ndarray) -> str:
 class VolumeStore:
     """Volumes of one product of one plan part.
 
-    Codec and quality come from the product's settings, T and the size of frames from the plan part. Every process opens
-    its own files on first use, so a store may be pickled or inherited by a fork.
+    Every process opens its own files on first use, so a store may be pickled or inherited by a fork.
     """
 
     def __init__(self, product: ProductDir):
@@ -84,18 +81,15 @@ class VolumeStore:
 
     def encode(self, frames: np.ndarray) -> list[bytes]:
         """Encode a volume, uint8 (T, H, W, 3) RGB, with the codec of this store."""
-        if frames.shape != (self.num_frames, *self.size, 3):
-            raise ValueError(
-                f"a volume of {self.product.product} is {(self.num_frames, *self.size, 3)}, got {frames.shape}"
-            )
+        wanted = (self.num_frames, *self.size, 3)
+        if frames.shape != wanted:
+            raise ValueError(f"a volume of {self.product.product} is {wanted}, got {frames.shape}")
         return encode_volume(frames, self.codec, self.quality)
 
     def write_unit(self, unit: int, rows: list[list[bytes] | None], skipped=()) -> bool:
-        """Write the file of a unit and commit it, while `product.lock(unit)` is held.
+        """Write the file of a unit and commit it as `ProductDir.commit`, while `product.lock(unit)` is held.
 
-        Args:
-            rows: `encode` of every row of the unit; None for rows of skipped videos.
-            skipped, return value: as of `ProductDir.commit`.
+        rows has `encode` of every row of the unit; None for rows of skipped videos.
         """
         planned, failed = self.part.unit_rows(unit), {skip["video_id"] for skip in skipped}
         if len(rows) != len(planned):
@@ -116,12 +110,8 @@ class VolumeStore:
     def volume(self, row: int) -> np.ndarray:
         """The volume of a local row, uint8 (T, H, W, 3) RGB.
 
-        Raises:
-            NotDoneError: the row is not done, or its video was skipped.
-            DamagedError: the file is not what was written; the bytes of a row are checked on every read.
+        Raises as `ProductDir.check_row`; DamagedError where the row's bytes, checked on every read, are not as written.
         """
-        if not 0 <= row < self.part.num_rows:
-            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {row}")
         self.product.check_row(row)
         unit, place = divmod(row, self.part.rows_per_unit)
         data, offsets, crc32, path = self._open(unit)
@@ -152,7 +142,7 @@ class VolumeStore:
     def _open(self, unit: int) -> tuple:
         """(data, offsets, crc32, path) of a unit: an open dataset, two lists, the path of its file."""
         if self._pid != os.getpid():  # after a fork the open files belong to the parent
-            self._files, self._pid = OrderedDict(), os.getpid()
+            self.close()
         if unit not in self._files:
             record = self.product.checked_record(unit)
             self.product.fetch(unit)

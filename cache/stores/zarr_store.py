@@ -1,8 +1,7 @@
 """Arrays in Zarr, of the products base, maps and boxes: one file a unit and array.
 
-<product>/<key>/arrays.zarr is a Zarr v3 group. Every array is (num_rows, *row_shape), compressed with zstd and
-checked by CRC32C. The file of a unit is a shard of one-row chunks or, where rows are small, one chunk. Rows are local
-rows.
+Every array of the Zarr v3 group arrays.zarr is (num_rows, *row_shape), compressed with zstd and checked by CRC32C. The
+file of a unit is a shard of one-row chunks or, where rows are small, one chunk. Rows are local rows.
 """
 
 import json
@@ -32,18 +31,12 @@ MAX_ROW_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a store.
-
-    Args:
-        row_shape: () for a number.
-        dtype: NumPy dtype as text, "f4" or "u2". Floats are NaN where nothing is written, integers 0.
-        chunk: "row" where single rows are read, "unit" for small rows that are read together.
-    """
+    """One array of a store."""
 
     name: str
-    row_shape: tuple[int, ...]
-    dtype: str
-    chunk: Literal["row", "unit"]
+    row_shape: tuple[int, ...]  # () for a number
+    dtype: str  # NumPy's, "f4" or "u2"; floats are NaN where nothing is written, integers 0
+    chunk: Literal["row", "unit"]  # "row" where single rows are read, "unit" for small rows that are read together
 
     def __post_init__(self):
         if self.chunk not in ("row", "unit"):
@@ -60,10 +53,8 @@ class ZarrStore:
     def create(cls, product: ProductDir, specs: list[ArraySpec]) -> "ZarrStore":
         """Make the arrays that are missing, then open. Several processes may do so at once.
 
-        Raises:
-            StaleCacheError: an array is there with another shape, dtype or chunks.
+        StaleCacheError where an array is there with another shape, dtype or chunks.
         """
-        _check_version()
         root = product.path / ARRAYS
         if product.remote:
             return cls.open(product)
@@ -74,25 +65,24 @@ class ZarrStore:
             make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
-            array, wanted = store.arrays[spec.name], _layout_of(spec, product.part)
-            found = (array.shape, array.dtype, array.chunks, array.shards)
+            wanted = _layout_of(spec, product.part)
+            found = {name: getattr(store.arrays[spec.name], name) for name in wanted}
             if found != wanted:
-                raise StaleCacheError(f"{root / spec.name}: (shape, dtype, chunks, shards) {found} != {wanted}")
+                raise StaleCacheError(f"{root / spec.name}: {found} != {wanted}")
         return store
 
     @classmethod
     def open(cls, product: ProductDir) -> "ZarrStore":
         """Open the arrays that are there; DamagedError where the metadata is not what this module writes."""
-        _check_version()
+        if tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3])) < OLDEST_ZARR:
+            raise RuntimeError(f"zarr {zarr.__version__} can tear chunks when killed, 3.1.3 or later is needed")
         return cls(product, _open_arrays(product))
 
     def write_unit(self, unit: int, values: dict[str, np.ndarray], skipped=()) -> bool:
-        """Write all arrays of a unit, each in one piece, and commit it, while `product.lock(unit)` is held.
+        """Write all arrays of a unit and commit it as `ProductDir.commit`, while `product.lock(unit)` is held.
 
-        Args:
-            values: of every array (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
-                does not matter, but must be the same in every run.
-            skipped, return value: as of `ProductDir.commit`.
+        values has every array, (rows of the unit, *row_shape) in the array's dtype. What rows of skipped videos hold
+        does not matter, but must be the same in every run.
         """
         rows = self.part.unit_rows(unit)
         if values.keys() != self.arrays.keys():
@@ -104,7 +94,7 @@ class ZarrStore:
                 raise ValueError(f"array {name} of unit {unit} must be {array.dtype} {wanted}, got {got}")
         root, files = self.product.path / ARRAYS, []
         for name, array in self.arrays.items():
-            files.append(root / name / _shard(unit, array.ndim))
+            files.append(root.joinpath(name, "c", str(unit), *["0"] * (array.ndim - 1)))  # Zarr's chunk keys
             with storage_errors(files[-1]):
                 _clear(root / name / "c", unit)
                 array[rows.start : rows.stop] = values[name]
@@ -116,20 +106,19 @@ class ZarrStore:
         return self.read_rows(name, np.array([row]))[0]
 
     def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Local rows in any order, also repeated.
+        """Local rows in any order, also repeated: (len(rows), *row_shape) in the stored dtype; never a fill value.
 
-        Returns:
-            (len(rows), *row_shape) in the stored dtype; never a fill value.
-        Raises:
-            IndexError: the part has no such row.
-            NotDoneError: a row is not done, or its video was skipped. DamagedError: a file is not what was written.
+        IndexError where the part has no such row, NotDoneError where a row is not done or its video was skipped,
+        DamagedError where a file is not what was written.
         """
         rows = np.asarray(rows, np.int64)
-        if outside := [row for row in rows.tolist() if not 0 <= row < self.part.num_rows]:
-            raise IndexError(f"{self.part.name} has rows 0 to {self.part.num_rows - 1}, got {outside[0]}")
         for row in rows.tolist():
             self.product.check_row(row)
-        array = self._array(name)
+        if name not in self.arrays:  # it may have been made since the store was opened
+            self.arrays = _open_arrays(self.product)
+        if name not in self.arrays:
+            raise DamagedError(f"{self.product.path} has no array {name!r}, it has: {', '.join(self.arrays)}")
+        array = self.arrays[name]
         for unit in np.unique(rows // self.part.rows_per_unit).tolist():
             self.product.verify(unit, f"{ARRAYS}/{name}/")  # swapped files have right checksums of chunks
         try:
@@ -145,13 +134,6 @@ class ZarrStore:
         """Every row of the part, (num_rows, *row_shape). Raises as `read_rows`."""
         return self.read_rows(name, np.arange(self.part.num_rows))
 
-    def _array(self, name: str) -> zarr.Array:
-        if name not in self.arrays:  # it may have been made since the store was opened
-            self.arrays = _open_arrays(self.product)
-        if name not in self.arrays:
-            raise DamagedError(f"{self.product.path} has no array {name!r}, it has: {', '.join(self.arrays)}")
-        return self.arrays[name]
-
 
 def _open_arrays(product: ProductDir) -> dict[str, zarr.Array]:
     arrays = {}
@@ -166,11 +148,12 @@ def _open_arrays(product: ProductDir) -> dict[str, zarr.Array]:
     return arrays
 
 
-def _layout_of(spec: ArraySpec, part: Part) -> tuple:
-    """(shape, dtype, chunks, shards) that an array should have."""
+def _layout_of(spec: ArraySpec, part: Part) -> dict:
+    """What a Zarr array should have, by the name of the attribute."""
     unit = (part.rows_per_unit, *spec.row_shape)
     chunks, shards = ((1, *spec.row_shape), unit) if spec.chunk == "row" else (unit, None)
-    return (part.num_rows, *spec.row_shape), np.dtype(spec.dtype), chunks, shards
+    shape = (part.num_rows, *spec.row_shape)
+    return {"shape": shape, "dtype": np.dtype(spec.dtype), "chunks": chunks, "shards": shards}
 
 
 def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
@@ -182,17 +165,14 @@ def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
         draft = Path(folder) / root.name
         zarr.create_group(draft, zarr_format=3)
         for spec in specs:
-            shape, dtype, chunks, shards = _layout_of(spec, part)
+            layout = _layout_of(spec, part)
             zarr.create_array(
                 draft,
                 name=spec.name,
-                shape=shape,
-                dtype=dtype,
-                chunks=chunks,
-                shards=shards,
+                **layout,
                 serializer=BytesCodec(endian="little"),
                 compressors=[ZstdCodec(level=3), Crc32cCodec()],
-                fill_value=math.nan if dtype.kind == "f" else 0,
+                fill_value=math.nan if layout["dtype"].kind == "f" else 0,
                 zarr_format=3,
             )
         for file in sorted(draft.glob("**/zarr.json")):
@@ -200,11 +180,6 @@ def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 write_file(target, file.read_bytes())
-
-
-def _shard(unit: int, ndim: int) -> str:
-    """Where Zarr puts the file of a unit, below the array: its default encoding of chunk keys."""
-    return "/".join(["c", str(unit), *["0"] * (ndim - 1)])
 
 
 def _clear(folder: Path, unit: int) -> None:
@@ -238,8 +213,3 @@ def _codec_names(codecs: list[dict]) -> Iterator[str]:
         yield codec["name"]
         for field in ("codecs", "index_codecs"):
             yield from _codec_names(codec.get("configuration", {}).get(field, []))
-
-
-def _check_version():
-    if tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3])) < OLDEST_ZARR:
-        raise RuntimeError(f"zarr {zarr.__version__} can tear chunks when killed, 3.1.3 or later is needed")

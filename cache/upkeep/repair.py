@@ -9,14 +9,10 @@ from cache.upkeep.verify import Finding, commit_records, named_files, other_reco
 
 
 def repair(run_dir: Path, findings: Iterable[Finding]) -> list[Path]:
-    """Move damaged files, and the records that name them, to run_dir/quarantine; delete nothing.
+    """Move what `verify` found damaged, and the records that name it, to run_dir/quarantine; return the new paths.
 
-    The next run of the stages makes exactly these units, networks and results anew, and of a zarr.json the file alone.
-
-    Args:
-        findings: of `verify`; only those of kind "damaged" count.
-    Returns:
-        where the files are now.
+    Nothing is deleted. The next run of the stages makes exactly these units, networks and results anew, and of a
+    zarr.json the file alone.
     """
     moved = []
     for path in [finding.path for finding in findings if finding.kind == "damaged"]:

@@ -10,14 +10,9 @@ from cache.upkeep.verify import Finding, strays
 
 
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
-    """Delete what killed writers and withdrawn units left: temporary files, and files that no record names.
+    """Delete temporary files and files that no record names, unless `dry`; return them and their bytes.
 
-    Args:
-        dry: delete nothing.
-    Returns:
-        what was deleted, or with `dry` would be, and its bytes.
-    Raises:
-        CacheError: another process uses the run, or the folder is no run. StorageError: the file system refuses.
+    CacheError where another process uses the run, or the folder is no run; StorageError where the file system refuses.
     """
     if not (run_dir / "plan").is_dir():
         raise CacheError(f"{run_dir} holds no plan; gc works on run folders only")

@@ -21,14 +21,10 @@ TEMPORARY = (".tmp", ".partial")  # endings of what a killed writer leaves: this
 
 @dataclass(frozen=True)
 class Finding:
-    """One file that is not as it should be.
-
-    kind: "damaged", a committed file or record that fails its check; "orphan", a file that no record names;
-    "temporary", left by a killed writer. Only damage makes a run untrustworthy.
-    """
+    """One file that is not as it should be; only damage makes a run untrustworthy."""
 
     path: Path
-    kind: Literal["damaged", "orphan", "temporary"]
+    kind: Literal["damaged", "orphan", "temporary"]  # fails its check; no record names it; left by a killed writer
     reason: str
 
 
@@ -46,10 +42,9 @@ class Count:
 
 
 def status(run_dir: Path) -> list[Count]:
-    """Count the rows of every product by its records; no data is read, see `verify`.
+    """Count the rows of every product by its records; no data is read.
 
-    Raises:
-        CacheError: there is no plan, or the plan, a run.json or a record is not what was written.
+    CacheError where there is no plan, or where the plan, a run.json or a record is not what was written.
     """
     parts = {part.name: part for part in read_plan(run_dir)}
     return [_count(read_product(path, parts)) for path in product_paths(run_dir)]
@@ -80,10 +75,8 @@ def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
     """Check the plan, every product, trained network and result, and yield what is wrong.
 
     A record must fit its checksum. Every file that it names must be there in full size and, unless `fast`, have its
-    SHA-256 and decode row by row. Files that no record names are yielded as orphans.
-
-    Raises:
-        CacheError: there is no plan, or it is damaged: without it nothing else can be judged.
+    SHA-256 and decode row by row. Files that no record names are orphans. CacheError where the plan is missing or
+    damaged: without it nothing else can be judged.
     """
     parts = {part.name: part for part in read_plan(run_dir)}
     for path in product_paths(run_dir):
@@ -203,7 +196,6 @@ def _strays_of(path: Path) -> Iterator[Finding]:
 
 
 def commit_records(product: Path) -> list[Path]:
-    """The commit records of a product."""
     return sorted((product / "done").glob("[0-9]*.json"))
 
 

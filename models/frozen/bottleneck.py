@@ -1,8 +1,7 @@
-"""I3D's bottleneck block with batch-norm folded, for running only: forward and input gradient written out.
+"""I3D's bottleneck block with batch-norm folded, for running only: forward and input gradient written out, in place.
 
-Autograd would keep a new tensor for every ReLU and sum; here they happen in place, and backward computes the gradient
-of the input alone. Both equal the block of `nn.Conv3d` and `nn.BatchNorm3d` to 1e-6 (relative L2 in float64, weights
-folded in float32; tests/models/test_frozen.py::test_block).
+Both equal the block of `nn.Conv3d` and `nn.BatchNorm3d` to 1e-6 (relative L2 in float64, weights folded in float32;
+tests/models/test_frozen.py::test_block).
 """
 
 import torch
@@ -27,9 +26,9 @@ class FrozenBottleneck(nn.Module):
             shortcut = block.downsample[0].weight.flatten(1)
             bias = bias + block.downsample[0].bias  # both are added to the same sum
         packed = {
-            "time": _channels_last(block.conv1.weight.squeeze(4)),  # inner, C, 3, 1
+            "time": block.conv1.weight.squeeze(4).contiguous(memory_format=torch.channels_last),  # inner, C, 3, 1
             "time_bias": block.conv1.bias,
-            "space": _channels_last(block.conv2.weight.squeeze(2)),  # inner, inner, 3, 3
+            "space": block.conv2.weight.squeeze(2).contiguous(memory_format=torch.channels_last),  # inner, inner, 3, 3
             "space_bias": block.conv2.bias,
             "point": block.conv3.weight.flatten(1),  # C_out, inner
             "point_bias": bias,
@@ -74,10 +73,6 @@ class _Block(torch.autograd.Function):
         strided = to_x[..., :: ctx.stride, :: ctx.stride]
         strided += by_shortcut.view(batch, frames, *b.shape[2:], channels).permute(0, 4, 1, 2, 3)
         return to_x, *[None] * 8
-
-
-def _channels_last(weight: Tensor) -> Tensor:
-    return weight.contiguous(memory_format=torch.channels_last)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -19,11 +19,10 @@ NUMERICS_VERSION = 2
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Return a frozen copy in eval mode with every batch-norm folded into its convolution; leave the network alone.
+    """Return a frozen copy in eval mode with every batch-norm folded into its convolution; of an I3D, a `FrozenI3D`.
 
     A batch-norm belongs to the convolution registered right before it in the same module, as in all of
-    `backbones.BACKBONES`; others stay. An I3D becomes a `FrozenI3D`. The copy is for running, not for saving: its state
-    names differ.
+    `backbones.BACKBONES`; others stay. The copy is for running, not for saving: its state names differ.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for parent in list(folded.modules()):

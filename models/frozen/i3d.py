@@ -1,8 +1,8 @@
 """An I3D for running only: batch-norm folded, forward and input gradient of stem and blocks written out.
 
-It equals the network of `nn.Conv3d` and `nn.BatchNorm3d` (tests/models/test_frozen.py): logits and input gradient in
-float64 to 1e-10 (test_network_in_double); in float32 at 224 x 224 logits to 1e-5 and saliency maps to 1e-3, or at most
-twice as far from float64 as that network's own (test_network_in_float32_at_full_size).
+It equals the network of `nn.Conv3d` and `nn.BatchNorm3d` (tests/models/test_frozen.py): in float64 logits and input
+gradient to 1e-10; in float32 at 224 x 224 logits to 1e-5 and saliency maps to 1e-3, or at most twice as far from
+float64 as that network's own.
 """
 
 from torch import Tensor, nn
@@ -13,11 +13,7 @@ from models.i3d import I3D, classify
 
 
 class FrozenI3D(nn.Module):
-    """The function of an I3D in eval mode, for logits and gradients with respect to the video.
-
-    Args:
-        network: with its batch-norms folded into its convolutions.
-    """
+    """The function of an I3D in eval mode, batch-norms folded, for logits and gradients with respect to the video."""
 
     def __init__(self, network: I3D):
         super().__init__()

@@ -1,7 +1,6 @@
 """I3D's normalisation, first convolution, ReLU and max pool with batch-norm folded, for running only.
 
-The 3-D convolution is a 2-D one over stacked frames; its input gradient is written out. Tested as part of FrozenI3D,
-which says to what tolerance it equals `nn.Conv3d`.
+The 3-D convolution is a 2-D one over stacked frames; its input gradient is written out. For tolerances see `FrozenI3D`.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Shared by the convolutions written out: layouts as views, the input gradient of conv2d, one precision for all.
 
-`torch.channels_last_3d` order of (B, C, T, H, W) is one buffer B, T, H, W, C, of which the images (B * T, C, H, W) and
-the time axis against all pixels (B, C, T, H * W) are views in `torch.channels_last` order. All here is exact.
+`torch.channels_last_3d` order of (B, C, T, H, W) is one buffer B, T, H, W, C; the images (B * T, C, H, W) and the time
+axis against all pixels (B, C, T, H * W) are views of it in `torch.channels_last` order. All here is exact.
 """
 
 from collections.abc import Iterator

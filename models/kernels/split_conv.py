@@ -15,8 +15,8 @@ class SplitConv3d(nn.Conv3d):
     """`nn.Conv3d` computed with `conv2d`: same parameters, same state dict, same numbers up to rounding.
 
     Takes and returns (B, C, T, H, W). In channels_last_3d order, kernels 1 x k x k and k x 1 x 1 work on views and
-    1 x 1 x 1 is a matrix product; any other kernel stacks the frames it covers as channels, which copies. Other orders
-    are copied, too. Dilation, groups and padding with anything but zeros are not offered.
+    1 x 1 x 1 is a matrix product. Other kernels stack the frames they cover as channels, which copies; other orders are
+    copied, too. Dilation, groups and padding with anything but zeros are not offered.
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):
@@ -32,15 +32,11 @@ class SplitConv3d(nn.Conv3d):
         if (height, width) == (1, 1) and self.stride[1:] == (1, 1) and self.padding[1:] == (0, 0):
             planes = convolve_time(x.flatten(3), self.weight.squeeze(4), self.bias, self.stride[0], self.padding[0])
             return planes.unflatten(3, x.shape[3:])  # B, C_out, T_out, H, W
-        return self._over_images(_stack_frames(x, time, self.stride[0], self.padding[0]), self.weight.flatten(1, 2))
+        x = F.pad(x, (0,) * 4 + (self.padding[0],) * 2).unfold(2, time, self.stride[0])  # B, C, T_out, H, W, time
+        x = x.permute(0, 2, 3, 4, 1, 5).flatten(4).permute(0, 4, 1, 2, 3)  # B, C * time, T_out, H, W
+        return self._over_images(x, self.weight.flatten(1, 2))
 
     def _over_images(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolve every frame of (B, C, T, H, W) with weight (C_out, C, h, w)."""
         images = F.conv2d(to_images(x), weight, self.bias, self.stride[1:], self.padding[1:])  # B * T, C_out, H', W'
         return to_volumes(images, x.shape[0])
-
-
-def _stack_frames(x: Tensor, time: int, stride: int, padding: int) -> Tensor:
-    """Put the `time` frames under the kernel side by side: (B, C, T, H, W) to (B, C * time, T_out, H, W)."""
-    x = F.pad(x, (0, 0, 0, 0, padding, padding)).unfold(2, time, stride)  # B, C, T_out, H, W, time
-    return x.permute(0, 2, 3, 4, 1, 5).flatten(4).permute(0, 4, 1, 2, 3)  # B, C * time, T_out, H, W

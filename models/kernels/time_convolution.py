@@ -1,8 +1,7 @@
-"""Convolution along time alone, k x 1 x 1, whose weight gradient is k matrix products.
+"""Convolution along time, k x 1 x 1. Its weight gradient is k matrix products, for conv2d's is slow on a CPU.
 
-Forward pass and input gradient are conv2d on views. The weight gradient is written out because conv2d's takes two to
-seven times as long for k x 1 kernels on a CPU. It equals that of `nn.Conv3d` to 1e-7 in float64, strides, padding and
-clips shorter than the kernel included (tests/models/test_i3d.py::test_split_convolution_has_the_gradients_of_...).
+It equals that of `nn.Conv3d` to 1e-7 in float64, strides, padding and clips shorter than the kernel included
+(tests/models/test_i3d.py::test_split_convolution_has_the_gradients_of_...).
 """
 
 import torch
@@ -46,11 +45,7 @@ class _TimeConvolution(torch.autograd.Function):
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Multiply, for each tap of the kernel, the output's gradient with the inputs under the tap, padding left out.
 
-    Args:
-        gradient: (B, C_out, T_out, H * W).
-        x: (B, C, T, H * W).
-    Returns:
-        (C_out, C, k, 1).
+    From (B, C_out, T_out, H * W) and (B, C, T, H * W) to (C_out, C, k, 1).
     """
     frames, steps = x.shape[2], gradient.shape[2]
     by_tap = gradient.new_empty(weight.shape[0], weight.shape[2], weight.shape[1])  # C_out, k, C: as packed

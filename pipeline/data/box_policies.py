@@ -1,7 +1,4 @@
-"""Box policies: where the box of a clip lies. Opens no store and runs no network.
-
-Stage 1 and training on the fly call the same function, so that both cut at the same places.
-"""
+"""Where the box of a clip lies. Stage 1 and training on the fly ask the same function, so both cut the same."""
 
 import numpy as np
 
@@ -15,7 +12,7 @@ def find_box(clip: Clip, policy: Policy, side: int, seed: int, codes: np.ndarray
     """Find the box of one clip.
 
     Args:
-        policy: an objective searches its saliency map (eq. 6); "random" draws from the row's own generator; "center".
+        policy: an objective takes the best box of its map (eq. 6); "random" draws one; "center" takes the middle.
         side: height and width of the box, pixels of the input frame.
         seed: of "random" boxes.
         codes: the objective's saliency map as stored, uint16 (H_in, W_in); None for "random" and "center".

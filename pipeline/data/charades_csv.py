@@ -17,8 +17,6 @@ CHARADES_COLUMNS = (
 def read_charades(train_csv: Path, test_csv: Path, classes_txt: Path) -> Annotations:
     """Read the Charades files: videos and actions of both splits, train first.
 
-    Actions that end after the video's length are cut there.
-
     Raises:
         AnnotationError: anything that is not exactly the format.
     """
@@ -43,13 +41,11 @@ def read_charades(train_csv: Path, test_csv: Path, classes_txt: Path) -> Annotat
 
 
 def charades_row(video_id: str, actions: Iterable[tuple[int, float, float]], length: float, **text: str) -> dict:
-    """One line of a Charades CSV.
+    """Make one line of a Charades CSV; columns that are not given stay blank.
 
     Args:
-        video_id: the id.
         actions: (class_index, start, end) of each action, in seconds.
         length: of the video, in seconds.
-        text: any of the other columns; blank when not given.
     """
     listed = ";".join(f"c{index:03d} {start:.2f} {end:.2f}" for index, start, end in actions)
     return {**dict.fromkeys(CHARADES_COLUMNS, ""), **text, "id": video_id, "actions": listed, "length": f"{length:.2f}"}

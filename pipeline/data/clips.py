@@ -4,52 +4,35 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from cache.fingerprint import unchanged_sha256
 from cache.plan import Part
 from pipeline.data.pixels import crop_and_flip, resize
-from pipeline.data.video.frames import read_frames
+from pipeline.data.video.frames import Timing, read_frames
 from pipeline.errors import VideoChanged, VideoUnreadable
 from pipeline.workers import phases
 
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """A video as `prepare` saw it and as the plan describes it.
-
-    Attributes:
-        path: the file, or the folder of frames.
-        num_frames: frames at the plan's rate.
-        fps: the plan's rate, or the video's own where the plan has none.
-        source_size: (height, width) of a frame, pixels.
-        rate: frames a second to decode at; None = every frame of the video.
-        timing: where the time of a frame comes from, see `VideoInfo`.
-        folder_fps: rate of a folder of frames; None = there are none.
-        num_bytes, sha256: of the file.
-    """
+    """A video as `prepare` saw it and as the plan describes it."""
 
     video_id: str
-    path: Path
-    num_frames: int
-    fps: float
-    source_size: tuple[int, int]
-    rate: float | None
-    timing: Literal["pts", "rate"]
-    folder_fps: float | None
+    path: Path  # the file, or the folder of frames
+    num_frames: int  # at the plan's rate
+    fps: float  # the plan's rate, or the video's own where the plan has none
+    source_size: tuple[int, int]  # (height, width) of a frame, pixels
+    rate: float | None  # frames a second to decode at; None = every frame of the video
+    timing: Timing  # where the time of a frame comes from, see `VideoInfo`
+    folder_fps: float | None  # rate of a folder of frames; None = there are none
     num_bytes: int
     sha256: str
 
 
 def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
-    """Return the video of a row of the plan.
-
-    Args:
-        row: local row.
-        videos: the folder that the plan's paths are relative to.
-    """
+    """Return the video of a local row; the plan's paths are relative to the folder `videos`."""
     values = part.rows.iloc[row]
     return PlannedVideo(
         values.video_id,
@@ -66,7 +49,7 @@ def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
 
 
 def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
-    """Return every training video of the plan, once, in its order. `videos` as in `planned_video`."""
+    """Return every training video of the plan, once, in its order; see `planned_video`."""
     found = []
     for part in (part for part in parts if part.split == "train"):
         firsts = range(0, part.num_rows, part.rows_per_video)
@@ -76,9 +59,7 @@ def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
 
 
 def check_unchanged(video: PlannedVideo) -> None:
-    """Refuse a file with other bytes than `prepare` decoded whole, within its limits of time and memory.
-
-    A process reads a file once for this. Folders of frames are not compared.
+    """Refuse a file other than the one that `prepare` decoded with limits of time and memory. Ignore folders of frames.
 
     Raises:
         VideoChanged: the file has another size or content.
@@ -97,10 +78,8 @@ def check_unchanged(video: PlannedVideo) -> None:
 
 
 def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode some frames of a video that is still the one `prepare` saw, each once, in order.
+    """Decode some frames, at the plan's rate, of a video that is still the one `prepare` saw, each once, in order.
 
-    Args:
-        indices: of frames at the plan's rate; repeats are decoded once.
     Yields:
         (frame index, uint8 (H, W, 3) RGB source frame)
     Raises:
@@ -114,18 +93,12 @@ def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple
     yield from phases.timed_items("decode", frames)
 
 
-def resize_frames(
-    video: PlannedVideo, indices: Iterable[int], size: tuple[int, int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode and resize some frames; see `decode_frames`. Holds no source frame.
-
-    Yields:
-        (frame index, uint8 (*size, 3))
-    """
-    for index, frame in decode_frames(video, indices):
+def resize_frames(frames: Iterable[tuple], size: tuple[int, int]) -> Iterator[tuple]:
+    """Resize what `decode_frames` or `source_frames` yield to uint8 (*size, 3) as it comes; hold no source frame."""
+    for index, frame, *checksum in frames:
         with phases.phase("resize"):
             frame = resize(frame, size)
-        yield index, frame
+        yield index, frame, *checksum
 
 
 def video_rows(part: Part, unit: int) -> Iterator[tuple[str, list[int]]]:
@@ -136,15 +109,10 @@ def video_rows(part: Part, unit: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def source_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Decode the frames that any row of one video needs, each once.
+    """Decode the frames that any of a video's local rows needs, each once.
 
-    Args:
-        rows: local rows of one video.
-        videos: as in `planned_video`.
     Yields:
-        (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes)
-    Raises:
-        VideoError: as `decode_frames`.
+        (frame index at the plan's rate, uint8 (H, W, 3) RGB source frame, CRC-32 of its bytes); see `decode_frames`.
     """
     indices = (index for row in rows for index in part.clip(row).frame_indices)
     for index, frame in decode_frames(planned_video(part, rows[0], videos), indices):
@@ -152,32 +120,24 @@ def source_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[i
 
 
 def resized_frames(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Decode and resize the frames that any row of one video needs; all its rows share the resize.
+    """Decode and resize the frames of `source_frames`; all rows of a video share the resize.
 
     Yields:
         (frame index at the plan's rate, uint8 (h, w, 3) after the resize, CRC-32 of the source frame)
-    Raises:
-        VideoError: as `decode_frames`.
     """
-    size = part.clip(rows[0]).theta.resized_size
-    for index, frame, checksum in source_frames(part, rows, videos):
-        with phases.phase("resize"):
-            resized = resize(frame, size)
-        yield index, resized, checksum
+    return resize_frames(source_frames(part, rows, videos), part.clip(rows[0]).theta.resized_size)
 
 
 def input_clips(part: Part, rows: list[int], videos: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Decode V_in of every row of one video; see `cut_clips`."""
-    yield from cut_clips(part, rows, resized_frames(part, rows, videos))
+    return cut_clips(part, rows, resized_frames(part, rows, videos))
 
 
 def cut_clips(
     part: Part, rows: list[int], frames: Iterable[tuple[int, np.ndarray, int]]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Cut V_in of every row of one video, each as soon as its last frame has come.
+    """Cut V_in of every row of one video from its `resized_frames`, each as soon as its last frame has come.
 
-    Args:
-        frames: of `resized_frames`.
     Yields:
         (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
     Raises:

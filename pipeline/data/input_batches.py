@@ -1,7 +1,6 @@
 """What stage 1 feeds to the network: V_in of a unit's rows, in batches that never cross the unit, decoded ahead."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,45 +15,29 @@ from pipeline.workers.prefetch import PrefetchedKeys
 
 
 class InputBatch(NamedTuple):
-    """Some rows of a unit.
-
-    Attributes:
-        rows: local rows.
-        clips: uint8 (B, T, H_in, W_in, 3); in pinned memory where a GPU will take it.
-        crc: uint32 (B, T), CRC-32 of the source frames.
-    """
+    """Some local rows of a unit."""
 
     rows: list[int]
-    clips: Tensor
-    crc: np.ndarray
+    clips: Tensor  # uint8 (B, T, H_in, W_in, 3)
+    crc: np.ndarray  # uint32 (B, T), CRC-32 of the source frames
 
 
 class VideoFailed(NamedTuple):
-    """A video of a unit that cannot be read. Batches before this one may hold rows of it: they do not count."""
+    """A video of a unit that cannot be read. Earlier batches may hold rows of it: they do not count."""
 
     video_id: str
     error: VideoError
 
 
 def decode_ahead(units: list[tuple[Part, int]], videos: Path, threads: int = 1) -> PrefetchedKeys:
-    """Decode and resize every video of some units in their order; as many videos ahead as there are threads.
-
-    Args:
-        units: (part, number of the unit).
-        videos: the folder that the plan's paths are relative to.
-    """
+    """Decode and resize every video of some units, (part, number), as many videos ahead as there are threads."""
     parts = {part.name: part for part, _ in units}
     keys = [_key(part, rows) for part, unit in units for _, rows in video_rows(part, unit)]
-    return PrefetchedKeys(partial(_decode, parts, videos), keys, threads, threads)
+    return PrefetchedKeys(lambda key: resized_frames(parts[key[0]], list(key[1:]), videos), keys, threads, threads)
 
 
-def _key(part: Part, rows: list[int]) -> tuple[str, int, int]:
-    return part.name, rows[0], len(rows)
-
-
-def _decode(parts: dict[str, Part], videos: Path, key: tuple[str, int, int]) -> Iterator[tuple]:
-    name, first, count = key
-    return resized_frames(parts[name], list(range(first, first + count)), videos)
+def _key(part: Part, rows: list[int]) -> tuple:
+    return part.name, *rows
 
 
 def input_batches(
@@ -64,7 +47,7 @@ def input_batches(
 
     Args:
         decoded: of `decode_ahead`, for this unit at least.
-        pin: put the clips into pinned memory.
+        pin: put the clips into pinned memory, from which a GPU takes them.
     """
     waiting = []
     for video_id, rows in video_rows(part, unit):

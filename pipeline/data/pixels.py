@@ -10,14 +10,11 @@ LOW_ZOOM = 1.5  # below, the focused volume can hold hardly more than upscaling
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize one frame: bilinear, antialiased when shrinking, half-pixel centres, rounded to uint8.
+    """Resize one frame, uint8 (H, W, 3), to (height, width): bilinear, antialiased when shrinking, half-pixel centres.
 
     PyTorch's uint8 kernel works in integers, so its bytes do not depend on threads; it stays within 1 of the
     result in floats and is several times as fast.
 
-    Args:
-        frame: uint8 (H, W, 3).
-        size: (height, width) wanted.
     Returns:
         uint8 (height, width, 3), contiguous; at the frame's own size the same pixels.
     Raises:
@@ -33,30 +30,24 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def apply_theta(frame_source: np.ndarray, theta: Theta) -> np.ndarray:
-    """One frame of V_in = F(V, theta): resize, crop, flip.
+    """Make one frame of V_in = F(V, theta) from uint8 (*theta.source_size, 3): resize, crop, flip.
 
-    Args:
-        frame_source: uint8 (H, W, 3) of size theta.source_size.
-        theta: the clip's spatial augmentation.
     Returns:
-        frame_input: uint8 (*theta.input_size, 3), contiguous.
+        uint8 (*theta.input_size, 3), contiguous.
     Raises:
-        ValueError: the frame has another size than theta.source_size.
+        ValueError: the frame has another size.
     """
-    _require_size(frame_source, theta.source_size, "source")
+    _check_source_size(frame_source, theta)
     return crop_and_flip(resize(frame_source, theta.resized_size), theta)
 
 
 def crop_and_flip(frames_resized: np.ndarray, theta: Theta) -> np.ndarray:
-    """The second half of theta, for frames that are resized already.
+    """Apply the second half of theta to resized frames, uint8 (..., *theta.resized_size, 3).
 
-    Args:
-        frames_resized: uint8 (..., H, W, 3) of size theta.resized_size.
-        theta: the clip's spatial augmentation.
     Returns:
         uint8 (..., *theta.input_size, 3), contiguous.
     Raises:
-        ValueError: the frames have another size than theta.resized_size.
+        ValueError: the frames have another size.
     """
     if frames_resized.shape[-3:-1] != tuple(theta.resized_size):
         raise ValueError(f"the resized frame is {frames_resized.shape[-3:-1]}, theta expects {theta.resized_size}")
@@ -66,30 +57,28 @@ def crop_and_flip(frames_resized: np.ndarray, theta: Theta) -> np.ndarray:
 
 
 def cut_source(frame_source: np.ndarray, theta: Theta, box_input: Box, out_size: tuple[int, int]) -> np.ndarray:
-    """One frame of the focused volume (eq. 2): theta undone, cut from source pixels, scaled, flipped as the input is.
+    """Cut one frame of the focused volume (eq. 2) from source pixels: undo theta, cut, scale, flip as the input is.
 
     Args:
-        frame_source: uint8 (H, W, 3) of size theta.source_size.
-        theta: the clip's spatial augmentation.
+        frame_source: uint8 (*theta.source_size, 3).
         box_input: the box in the input frame, after the flip.
         out_size: (height, width) of the focused volume.
     Returns:
         uint8 (*out_size, 3), contiguous.
     Raises:
-        ValueError: the frame has another size than theta.source_size, or the box leaves the input frame.
+        ValueError: the frame has another size, or the box leaves the input frame.
     """
-    _require_size(frame_source, theta.source_size, "source")
+    _check_source_size(frame_source, theta)
     focus = resize(_cut(frame_source, theta.to_source(box_input)), out_size)
     return np.ascontiguousarray(focus[:, ::-1] if theta.flip else focus)
 
 
 def cut_input(frame_input: np.ndarray, box_input: Box, out_size: tuple[int, int]) -> np.ndarray:
-    """One frame of the upscaled volume: cut from V_in itself and enlarged; the source is not asked.
+    """Cut one frame of the upscaled volume from V_in itself, and enlarge it.
 
     Args:
         frame_input: uint8 (H_in, W_in, 3), flipped already where theta flips.
-        box_input: the box in the input frame, after the flip.
-        out_size: (height, width) of the focused volume.
+        box_input, out_size: as in `cut_source`.
     Returns:
         uint8 (*out_size, 3), contiguous.
     Raises:
@@ -101,10 +90,9 @@ def cut_input(frame_input: np.ndarray, box_input: Box, out_size: tuple[int, int]
 
 
 def _cut(frame: np.ndarray, box: Box) -> np.ndarray:
-    """The pixels of a box of this very frame, as a view."""
     return frame[box.top : box.bottom, box.left : box.right]
 
 
-def _require_size(frame: np.ndarray, size: tuple[int, int], name: str) -> None:
-    if frame.shape[:2] != tuple(size):
-        raise ValueError(f"the {name} frame is {frame.shape[:2]}, theta expects {tuple(size)} (height, width)")
+def _check_source_size(frame: np.ndarray, theta: Theta) -> None:
+    if frame.shape[:2] != tuple(theta.source_size):
+        raise ValueError(f"the source frame is {frame.shape[:2]}, theta expects {theta.source_size} (height, width)")

@@ -50,21 +50,13 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
 
 
 def labels_csv(annotations: Annotations) -> bytes:
-    """All labels in our plain format. Impossible times are written as 1, 0, which reads back as impossible."""
-    splits = dict(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
-    by_video = {video_id: [] for video_id in splits}
+    """Write all labels in our plain format. Impossible times become 1, 0, which reads back as impossible."""
+    found = {video_id: {} for video_id in annotations.videos["video_id"]}  # the inner keys are an ordered set
     for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
-        whole = end == float("inf")
-        times = ["1", "0"] if np.isnan(start) else ["", ""] if whole else [_format_seconds(start), _format_seconds(end)]
-        line = [video_id, splits[video_id], *times, annotations.classes[index]]
-        if line not in by_video[video_id]:
-            by_video[video_id].append(line)
-    lines = [
-        line for video_id, found in by_video.items() for line in found or [[video_id, splits[video_id], "", "", ""]]
-    ]
-    return csv_bytes(PLAIN_COLUMNS, lines)
-
-
-def _format_seconds(value: float) -> str:
-    """Seconds as plain decimals, which `read_plain` takes."""
-    return f"{value:.9f}".rstrip("0").rstrip(".")
+        times = (f"{value:.9f}".rstrip("0").rstrip(".") for value in (start, end))
+        times = ("1", "0") if np.isnan(start) else ("", "") if end == np.inf else times
+        found[video_id][*times, annotations.classes[index]] = None
+    videos = annotations.videos[["video_id", "split"]].itertuples(index=False, name=None)
+    return csv_bytes(
+        PLAIN_COLUMNS, [[*video, *label] for video in videos for label in found[video[0]] or [("", "", "")]]
+    )

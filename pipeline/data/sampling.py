@@ -2,44 +2,29 @@
 
 import hashlib
 import json
-from typing import Literal
 
 import numpy as np
 
 from cache.geometry import Theta
 from pipeline.config import Clips
 
-ResizeMode = Literal["square", "shorter_side"]
-
 
 def row_generator(plan_seed: int, video_id: str, clip_index: int, aug_index: int) -> np.random.Generator:
-    """The random numbers of one row of the plan.
-
-    They are seeded by a hash of the row's identity alone, so workers, order, resume and machine change nothing.
-    """
+    """Return the random numbers of one row of the plan, the same in every worker, order and resumed run."""
     identity = json.dumps([int(plan_seed), str(video_id), int(clip_index), int(aug_index)])
     seed = int.from_bytes(hashlib.sha256(identity.encode()).digest(), "big")
     return np.random.Generator(np.random.PCG64(seed))
 
 
 def train_window(num_frames: int, clip_frames: int, rng: np.random.Generator) -> int:
-    """First frame of a training clip, uniform over 0 .. max(0, N - T); one draw.
-
-    Args:
-        num_frames: N, frames of the video at the plan's rate.
-        clip_frames: T, frames of the clip.
-        rng: the row's generator.
-    """
+    """Draw the first frame of a training clip, uniform over 0 .. max(0, num_frames - clip_frames), in one draw."""
     return int(rng.integers(0, max(0, num_frames - clip_frames) + 1))
 
 
 def eval_start(clip_index: int, eval_clips: int, num_frames: int, clip_frames: int) -> int:
-    """First frame of evaluation clip j: round(j * max(0, N - T) / (clips - 1)), halves rounded up, in integers.
+    """Return the first frame of evaluation clip j: round(j * max(0, N - T) / (clips - 1)), halves rounded up.
 
-    A single clip lies in the middle (rounded down).
-
-    Raises:
-        ValueError: clip_index is not in 0 .. eval_clips - 1.
+    A single clip lies in the middle (rounded down). N and T are the frames of the video and of the clip.
     """
     if not 0 <= clip_index < eval_clips:
         raise ValueError(f"clip_index {clip_index} is not in 0 .. {eval_clips - 1}")
@@ -51,26 +36,18 @@ def eval_start(clip_index: int, eval_clips: int, num_frames: int, clip_frames: i
 
 
 def frame_indices(start: int, clip_frames: int, num_frames: int) -> tuple[int, ...]:
-    """The clip's frames at the plan's rate: start, start + 1, ...; past the end the last frame is repeated.
-
-    Raises:
-        ValueError: the video has no frame, or start is not one of its frames.
-    """
+    """Return the clip's frames at the plan's rate: start, start + 1, ...; past the end the last frame is repeated."""
     if not 0 <= start < num_frames:
         raise ValueError(f"start {start} is not a frame of a video of {num_frames} frames")
     return tuple(min(start + offset, num_frames - 1) for offset in range(clip_frames))
 
 
-def resized_size(source_size: tuple[int, int], mode: ResizeMode, side: int) -> tuple[int, int]:
-    """Size (height, width) of the resized frame.
+def resized_size(source_size: tuple[int, int], mode: str, side: int) -> tuple[int, int]:
+    """Return the size (height, width) of the resized frame, in pixels.
 
     Args:
-        source_size: (height, width) of the source frame.
         mode: "square" makes both sides `side`, as the paper does; "shorter_side" keeps the aspect ratio, the longer
             side rounded to whole pixels, halves up.
-        side: pixels.
-    Raises:
-        ValueError: unknown mode.
     """
     if mode == "square":
         return side, side
@@ -81,53 +58,36 @@ def resized_size(source_size: tuple[int, int], mode: ResizeMode, side: int) -> t
     return height, width
 
 
-def train_theta(
-    source_size: tuple[int, int], mode: ResizeMode, side: int, input_side: int, rng: np.random.Generator
-) -> Theta:
-    """Random augmentation of a training clip: a uniform crop and a flip with p = 0.5.
-
-    Three draws in a fixed order: crop_top, crop_left, flip. The input is input_side x input_side.
-
-    Raises:
-        ValueError: the resized frame is smaller than the input.
-    """
-    height, width = _room(source_size, mode, side, input_side)
-    crop_top = int(rng.integers(0, height + 1))
-    crop_left = int(rng.integers(0, width + 1))
-    flip = bool(rng.integers(0, 2))
-    resized = resized_size(source_size, mode, side)
-    return Theta(tuple(source_size), resized, crop_top, crop_left, (input_side, input_side), flip)
+def train_theta(source_size: tuple[int, int], clips: Clips, rng: np.random.Generator) -> Theta:
+    """Draw the augmentation of a training clip: crop_top, crop_left and flip, uniform and in this order."""
+    resized, rows, columns = _resized_and_room(source_size, clips)
+    top, left, flip = (int(rng.integers(0, largest + 1)) for largest in (rows, columns, 1))
+    return Theta(tuple(source_size), resized, top, left, (clips.input_side, clips.input_side), bool(flip))
 
 
 def train_clip(
     clips: Clips, video_id: str, aug_index: int, num_frames: int, source_size: tuple[int, int]
 ) -> tuple[int, Theta]:
-    """First frame and theta of one stored augmentation of a training video, as the plan has it.
-
-    Args:
-        clips: the config's.
-        num_frames: N, frames of the video at the plan's rate.
-        source_size: (height, width) of the video.
-    """
+    """Draw the first frame and the theta of one stored augmentation of a training video of num_frames frames."""
     rng = row_generator(clips.plan_seed, video_id, 0, aug_index)
     start = train_window(num_frames, clips.num_frames, rng)
-    return start, train_theta(source_size, clips.resize, clips.resized_side, clips.input_side, rng)
+    return start, train_theta(source_size, clips, rng)
 
 
-def eval_theta(source_size: tuple[int, int], mode: ResizeMode, side: int, input_side: int) -> Theta:
-    """Augmentation of an evaluation clip: the centre crop (rounded to the top and left), no flip.
+def eval_theta(source_size: tuple[int, int], clips: Clips) -> Theta:
+    """Return the augmentation of an evaluation clip: the centre crop (rounded to the top and left), no flip."""
+    resized, rows, columns = _resized_and_room(source_size, clips)
+    return Theta(tuple(source_size), resized, rows // 2, columns // 2, (clips.input_side, clips.input_side), False)
+
+
+def _resized_and_room(source_size: tuple[int, int], clips: Clips) -> tuple[tuple[int, int], int, int]:
+    """Return the resized size, and the rows and columns by which the crop can move in it.
 
     Raises:
         ValueError: the resized frame is smaller than the input.
     """
-    height, width = _room(source_size, mode, side, input_side)
-    resized = resized_size(source_size, mode, side)
-    return Theta(tuple(source_size), resized, height // 2, width // 2, (input_side, input_side), False)
-
-
-def _room(source_size: tuple[int, int], mode: ResizeMode, side: int, input_side: int) -> tuple[int, int]:
-    """Rows and columns by which the crop can move inside the resized frame."""
-    height, width = (length - input_side for length in resized_size(source_size, mode, side))
-    if min(height, width) < 0:
-        raise ValueError(f"input side {input_side} is larger than the resized side {side}")
-    return height, width
+    resized = resized_size(source_size, clips.resize, clips.resized_side)
+    rows, columns = (length - clips.input_side for length in resized)
+    if min(rows, columns) < 0:
+        raise ValueError(f"input side {clips.input_side} is larger than the resized side {clips.resized_side}")
+    return resized, rows, columns

@@ -16,7 +16,7 @@ MAX_BYTES = 2**28
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[str, str]]]:
-    """(line number, column -> text) of every line below the header, which must be exactly `columns`."""
+    """Yield (line number, column -> text) of every line below the header, which must be exactly `columns`."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
@@ -72,7 +72,7 @@ def refuse(path: Path, line: int, column: str, value: object, expected: str) -> 
 
 
 def csv_bytes(columns: tuple[str, ...], rows: list[list]) -> bytes:
-    """A table as CSV."""
+    """Write a table as CSV."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)

@@ -76,7 +76,7 @@ class Measured:
 
     def _saliency(self) -> StageEstimate:
         size, files = self._scaled(self.rounds[-1].written["saliency"])
-        workers = self.config.workers if pick_device(self.config).type == "cpu" else 1
+        workers = self.config.workers if pick_device(self.config.device).type == "cpu" else 1
         row_memory = 4 * self.config.clips.input_side**2 * len(self.config.saliency.objectives)
         return self._by_units("saliency", files, _by_codec(size), workers, row_memory)
 

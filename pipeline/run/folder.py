@@ -17,32 +17,21 @@ from pipeline.errors import StageError
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder as the stages see it. Nothing is read before it is asked for.
+    """A run folder as the stages see it. Nothing is read before it is asked for."""
 
-    Attributes:
-        path: the folder that results and trained networks are written to.
-        clips: settings that the clips of the plan must have, see `clip_settings`.
-        config_name: of the config that asks for these clips, for error messages.
-        caches: the run whose plan, labels, Base and stores are read, where that is another one.
-    """
-
-    path: Path
-    clips: dict
-    config_name: str
-    caches: Path | None = None
+    path: Path  # where results and trained networks are written
+    clips: dict  # settings that the clips of the plan must have, see `clip_settings`
+    config_name: str  # for error messages
+    caches: Path | None = None  # the run whose plan, labels, Base and stores are read, where that is another one
 
     @property
     def source(self) -> Path:
-        """The run that plan, labels, Base and stores belong to."""
+        """The run whose plan, labels, Base and stores are read."""
         return self.caches or self.path
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The parts of the plan.
-
-        Raises:
-            StaleCacheError: the plan has other clips than the config asks for; names the field.
-        """
+        """The parts of the plan. Raises StaleCacheError, which names the field, if the config asks for other clips."""
         parts = read_plan(self.source)
         for part in parts:
             if wrong := differences(part.settings, self.clips):
@@ -52,9 +41,9 @@ class RunFolder:
                 )
         return parts
 
-    def parts_of(self, split: str) -> list[Part]:
-        """Return the parts of one split, "train" or "test"."""
-        return [part for part in self.parts if part.split == split]
+    def parts_of(self, *splits: str) -> list[Part]:
+        """Return the parts of these splits, "train" or "test"."""
+        return [part for part in self.parts if part.split in splits]
 
     def part(self, name: str) -> Part:
         """Return the part of this name."""
@@ -77,11 +66,7 @@ def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFo
 
 
 def files_sha256(*paths: Path) -> str:
-    """Return one SHA-256 of the contents of some files.
-
-    Raises:
-        StageError: a file is not there.
-    """
+    """Return one SHA-256 of the contents of some files; raise StageError where one is not there."""
     digest = hashlib.sha256()
     for path in paths:
         if not path.is_file():

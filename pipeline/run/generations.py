@@ -1,8 +1,7 @@
-"""Caches of a network that is no longer Base: a small run folder beside the model, on which stages 1 and 2 run as ever.
+"""Generations: small run folders beside a model, where stages 1 and 2 make caches with other weights than Base's.
 
-A generation holds the rows of the plan that will be asked for, the weights whose saliency is wanted, and the maps,
-boxes and focused volumes made with them. Base's logits and the context volumes stay in the run; nothing here touches
-them.
+A generation holds some rows of the plan, weights, and the maps, boxes and focused volumes made with them. Base's logits
+and the context volumes stay in the run.
 """
 
 import shutil
@@ -22,14 +21,14 @@ from pipeline.run.stores import Stores, open_stores
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation, made or not. Its config has one objective alone, the policy of its boxes."""
+    """A generation, whether its folder exists or not."""
 
     run: RunFolder
-    config: Config
+    config: Config  # with one objective alone, the policy of its boxes
 
     @property
     def started(self) -> bool:
-        """Whether it has the weights whose saliency is wanted."""
+        """Whether it has its weights."""
         return (base_folder(self.run, self.config) / "base.json").exists()
 
     def stores(self) -> Stores:
@@ -44,7 +43,7 @@ def generation_in(folder: Path, config: Config, policy: Policy) -> Generation:
 
 
 def evaluation_of(model: Path, config: Config, policy: Policy) -> Generation:
-    """Return the generation of the evaluation clips of a model whose training boxes came from the current network."""
+    """Return the generation with which a model is evaluated whose training boxes came from the current network."""
     return generation_in(model / "generation-eval", config, policy)
 
 
@@ -54,10 +53,9 @@ def start(
     """Write what the stages read: plan, labels, and the weights in Base's place. The same call again changes nothing.
 
     Args:
-        run: the one that the generation belongs to.
-        split: "train" or "test".
-        augmentations: which stored augmentations of training videos; of evaluation videos all clips are taken.
-        weights: state dict of the network whose saliency is wanted. A started generation keeps those it has.
+        run: to which the generation belongs.
+        augmentations: which ones of training videos; of evaluation videos all clips are taken.
+        weights: state dict of the network whose saliency is wanted; a started generation keeps its own.
     """
     number, folder = 0, generation.run.path
     for part in run.parts_of(split):
@@ -80,10 +78,7 @@ def numbered(model: Path, number: int) -> Path:
 
 
 def drop_before(model: Path, number: int) -> None:
-    """Delete the training generations with smaller numbers.
-
-    Each gets another name first, so that no half of one is ever taken for a whole.
-    """
+    """Delete the training generations with smaller numbers; rename each first, so that half a one is never used."""
     for folder in model.glob("generation-[0-9]*"):
         if folder.name < numbered(model, number).name:
             folder.rename(model / f".{folder.name}.tmp")

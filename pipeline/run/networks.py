@@ -29,27 +29,20 @@ WEIGHTS = "weights.pt"
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """A trained Base.
-
-    Attributes:
-        folder: of the network.
-        network: name of its architecture.
-        sha256: identity of its state dict.
-        num_classes, out_frames: shape of its logits, (T_out, C).
-    """
+    """A trained Base."""
 
     folder: Path
-    network: str
-    sha256: str
-    num_classes: int
-    out_frames: int
+    network: str  # name of its architecture
+    sha256: str  # identity of its state dict
+    num_classes: int  # C of its logits, (T_out, C)
+    out_frames: int  # T_out
 
 
 def base_folder(run: RunFolder, config: Config) -> Path:
     """Return the folder where this config's Base is trained.
 
-    Its key holds the recipe, neither the labels nor the list of videos: a corrected label or a new video must not make
-    every stored map worthless. `base.json` records both.
+    Its key holds the recipe, not the labels and videos: a corrected label or a new video must not make every stored map
+    worthless. `base.json` records both.
     """
     settings = {"clips": clip_settings(config), "base": asdict(config.base), "seed": config.seed}
     settings["base"]["init"] = files_sha256(Path(config.base.init)) if config.base.init else ""
@@ -59,12 +52,7 @@ def base_folder(run: RunFolder, config: Config) -> Path:
 
 
 def load_base(run: RunFolder, config: Config) -> BaseWeights:
-    """Return the trained Base of this config.
-
-    Raises:
-        StageError: it is not trained yet.
-        StaleCacheError: the plan has other clips than the config asks for.
-    """
+    """Return the trained Base of this config; raise StageError where there is none, see also `RunFolder.parts`."""
     folder = base_folder(run, config)
     if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
         raise StageError(f"{folder}: no trained Base for this config; run train-base first")
@@ -73,12 +61,7 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
 
 
 def build_base(base: BaseWeights) -> nn.Module:
-    """Build Base with its weights, on the CPU.
-
-    Raises:
-        WeightsError: the file does not fit the network.
-        DamagedError: it holds other weights than were committed.
-    """
+    """Build Base with its weights, on the CPU; see `load_trained`."""
     fetch_recorded_files(base.folder / "base.json")
     return build_trained(base, base.folder, base.sha256)
 
@@ -90,43 +73,29 @@ def build_trained(base: BaseWeights, folder: Path, weights: str) -> nn.Module:
     return network
 
 
-def write_trained(record: Path, state: Mapping[str, Tensor], facts: dict) -> dict:
-    """Commit weights.pt beside the record, then the record.
+def write_trained(record: Path, state: Mapping[str, Tensor], facts: dict) -> None:
+    """Commit weights.pt, a state dict on the CPU, beside the record; then the record, base.json or model.json.
 
-    Args:
-        record: base.json or model.json in the network's folder.
-        state: state dict on the CPU.
-        facts: plain JSON, what the network was made from.
-    Returns:
-        the facts with `weights`, the identity of the state dict.
+    `facts`, plain JSON, say what the network was made from; `weights`, the identity of the state dict, is added.
     """
-    facts = facts | {"weights": state_hash(dict(state))}
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_record(record, facts, {WEIGHTS: to_bytes(dict(state))})
-    return facts
+    write_record(record, facts | {"weights": state_hash(dict(state))}, {WEIGHTS: to_bytes(dict(state))})
 
 
 def read_trained(record: Path) -> dict:
-    """Read the record of a trained network.
-
-    Raises:
-        DamagedError: the record is not what was written.
-    """
+    """Read the record of a trained network; raise DamagedError where it is not what was written."""
     return read_record(record, "weights")
 
 
 def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
-    """Load weights.pt of a folder into a network.
+    """Load weights.pt of a folder, whose identity is `weights`, into a network.
 
-    Args:
-        weights: their identity, as the record has it.
     Raises:
         DamagedError: the file holds other weights: a bit flipped on the disk, or the file was replaced.
         WeightsError: the file cannot be read, or does not fit the network.
     """
     load_weights(network, folder / WEIGHTS)
-    found = state_hash(network.state_dict())
-    if found != weights:
+    if (found := state_hash(network.state_dict())) != weights:
         raise DamagedError(
             f"{folder / WEIGHTS} holds weights {found[:12]}, its record says {weights[:12]}; "
             "`verify --repair` moves it aside, then train again: it goes on from the last checkpoint"
@@ -134,62 +103,43 @@ def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
 
 
 class Variant(NamedTuple):
-    """One kind of fusion model.
+    """One kind of fusion model."""
 
-    Attributes:
-        fusion: "late" adds the logits of Base and of a second network; "concat" joins the volumes along time.
-        boxes: where the second volume is cut, or "repeat" for V_in again.
-        pixels: of the second volume: cut from the "source", or enlarged from the "input" (the paper's "upscaled").
-    """
-
-    fusion: Fusion = "late"
-    boxes: Focus = "entropy"
-    pixels: Pixels = "source"
+    fusion: Fusion = "late"  # "late" adds the logits of Base and of a second network; "concat" joins volumes along time
+    boxes: Focus = "entropy"  # where the second volume is cut, or "repeat" for V_in again
+    pixels: Pixels = "source"  # the second volume is cut from the "source", or enlarged from the "input" ("upscaled")
 
     @property
     def name(self) -> str:
-        """Of the experiment; folders and results begin with it."""
+        """The experiment's name, with which folders and results begin."""
         return "-".join(self[:2] if self.boxes == "repeat" else self)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained fusion model, as its model.json describes it.
-
-    Attributes:
-        folder: of the network. name: of the experiment.
-        variant: what it was trained on.
-        seed: of its training. weights: identity of its state dict. base: identity of the Base it started from.
-        fuse: what late fusion adds up, "logits" or "scores".
-        saliency_from: the network whose gradient gave the training boxes: "base", or the "current" one.
-    """
+    """A trained fusion model, as its model.json describes it."""
 
     folder: Path
-    name: str
+    name: str  # of the experiment
     variant: Variant
     seed: int
-    weights: str
-    base: str
-    fuse: str
-    saliency_from: str
+    weights: str  # identity of its state dict
+    base: str  # identity of the Base that it started from
+    fuse: str  # what late fusion adds up, "logits" or "scores"
+    saliency_from: str  # the network whose gradient gave the training boxes: "base", or the "current" one
 
 
 def read_model(folder: Path) -> TrainedModel:
-    """Read a trained fusion model's record.
-
-    Raises:
-        DamagedError: the record is not what was written.
-    """
+    """Read a trained fusion model's record; see `read_trained`."""
     facts = read_trained(folder / "model.json")
     variant = Variant(facts["fusion"], facts["boxes_train"], facts["pixels"])
-    names, recipe = ("seed", "weights", "base"), facts["recipe"]
-    values = {name: facts[name] for name in names}
-    saliency_from = facts.get("looker", "base")
-    return TrainedModel(folder, facts["name"], variant, **values, fuse=recipe["fuse"], saliency_from=saliency_from)
+    values = {name: facts[name] for name in ("name", "seed", "weights", "base")}
+    fuse, saliency_from = facts["recipe"]["fuse"], facts.get("looker", "base")
+    return TrainedModel(folder, variant=variant, **values, fuse=fuse, saliency_from=saliency_from)
 
 
 def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Variant) -> dict:
-    """Return what every fusion model is made from, wherever its pixels come from: plain JSON, the source of its key."""
+    """Return what every fusion model is made from, stored or on the fly: plain JSON, the source of its key."""
     recipe = asdict(config.fusion)
     for name in NO_NUMBERS:
         del recipe[name]
@@ -211,8 +161,8 @@ def model_folder(run: RunFolder, facts: dict) -> Path:
     return run.path / "models" / f"{facts['name']}-{fingerprint(facts)}"
 
 
-def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, config: Config) -> Outcome:
-    """Commit a trained fusion model: weights.pt, its provenance, then model.json.
+def write_network(record: Path, network: nn.Module, facts: dict, config: Config) -> str:
+    """Commit a network that is trained: its provenance, then as `write_trained`. Return the identity of its weights.
 
     All processes of torchrun make this call; the first one writes.
     """
@@ -220,8 +170,13 @@ def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, 
     if world.is_main:
         device = next(network.parameters()).device
         state = {name: value.cpu() for name, value in network.state_dict().items()}
-        write_provenance(folder, config, state_hash(state), device, world.size)
-        write_trained(folder / "model.json", state, facts | {"num_videos": num_videos})
+        write_provenance(record.parent, config, state_hash(state), device, world.size)
+        write_trained(record, state, facts)
     world.barrier()
-    weights = read_trained(folder / "model.json")["weights"]
+    return read_trained(record)["weights"]
+
+
+def write_model(folder: Path, network: nn.Module, facts: dict, num_videos: int, config: Config) -> Outcome:
+    """Commit a trained fusion model; see `write_network`."""
+    weights = write_network(folder / "model.json", network, facts | {"num_videos": num_videos}, config)
     return Outcome(folder, f"{facts['recipe']['epochs']} epochs on {num_videos} videos; weights {weights[:12]}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage did: the place it wrote, one line about it, and how many videos it had to leave out."""
+    """What a stage did."""
 
-    path: Path
-    summary: str
-    num_skipped: int = 0
+    path: Path  # what it wrote
+    summary: str  # one line
+    num_skipped: int = 0  # videos that it had to leave out

@@ -8,19 +8,12 @@ from cache.fingerprint import file_sha256
 from pipeline.config import Config
 from pipeline.data.sampling import eval_start, eval_theta, train_clip
 from pipeline.data.video.find import EXTENSIONS, find_video
-from pipeline.data.video.frames import VideoError
 from pipeline.data.video.sandbox import Prober
-from pipeline.errors import StageError
+from pipeline.errors import StageError, VideoError
 
 
 def check_root(config: Config, video_id: str) -> Path:
-    """The folder of videos.
-
-    Args:
-        video_id: one that is annotated, to say what was looked for.
-    Raises:
-        StageError: it is not there.
-    """
+    """Return the folder of videos; raise a StageError that says where the video was looked for if there is none."""
     root = Path(config.data.videos)
     if not config.data.videos or not root.is_dir():
         raise StageError(
@@ -31,7 +24,7 @@ def check_root(config: Config, video_id: str) -> Path:
 
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
-    """Return one row of videos.csv, or (reason, detail) for skipped.csv."""
+    """Return one row of videos.csv, the `known` one if the file is as it was, or (reason, detail) for skipped.csv."""
     root, clips = Path(config.data.videos), config.clips
     try:
         path = find_video(root, video_id)
@@ -40,7 +33,7 @@ def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None)
         info = prober.probe(path, config.data.source_fps or None)
     except VideoError as error:
         return type(error).__name__, str(error)
-    resized = eval_theta((info.height, info.width), clips.resize, clips.resized_side, clips.input_side).resized_size
+    resized = eval_theta((info.height, info.width), clips).resized_size
     return {
         "path": path.relative_to(root.resolve()).as_posix(),
         "num_source_frames": info.num_source_frames,
@@ -67,7 +60,7 @@ def plan_rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) 
                 start, theta = train_clip(clips, video["video_id"], number, frames, size)
             else:
                 start = eval_start(number, clips.eval_clips, frames, clips.num_frames)
-                theta = eval_theta(size, clips.resize, clips.resized_side, clips.input_side)
+                theta = eval_theta(size, clips)
             rows.append(
                 {
                     "video_id": video["video_id"],

@@ -22,26 +22,18 @@ LOWEST_OVERLAP = 0.8  # mean intersection over union below which stage 1 warns
 
 @dataclass(frozen=True)
 class Agreement:
-    """Boxes of the same clips in bfloat16 and in float32.
-
-    Attributes:
-        num_boxes: compared. equal: how many are the same box. overlap: mean intersection over union.
-    """
+    """How boxes of the same clips in bfloat16 and in float32 compare."""
 
     num_boxes: int
     equal: int
-    overlap: float
+    overlap: float  # mean intersection over union
 
     def __str__(self) -> str:
         return f"{self.equal} of {self.num_boxes} sampled boxes as in float32, mean overlap {self.overlap:.3f}"
 
 
 def sample_agreement(stores: Stores, units: list[Unit], network: nn.Module) -> Agreement | None:
-    """Compare boxes on up to a batch of clips of the first video of these units that can be read; None if none can.
-
-    Args:
-        network: Base, frozen, on the device.
-    """
+    """Compare boxes on up to a batch of clips of the first video that can be read; None where there is none."""
     config, device = stores.config, next(network.parameters()).device
     for unit in units:
         part = stores.run.part(unit.part)
@@ -64,7 +56,6 @@ def box_agreement(
 
     Args:
         video: float32 (B, T, H, W, 3) in [0, 1].
-        saliency: which objectives, method and size of box.
         labels: for the objective "cross_entropy".
     """
     found, side = [], saliency.box_side

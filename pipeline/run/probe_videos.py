@@ -27,11 +27,10 @@ BLOCK = 16  # videos a task of a cluster: each task starts a process that decode
 def probe_all(
     config: Config, run_dir: Path, annotations: Annotations, known: dict[str, dict], engine: Engine
 ) -> tuple[pd.DataFrame, list[list[str]]]:
-    """Probe every annotated video: rows of videos.csv (without labels), rows of skipped.csv, in annotation order.
+    """Return rows of videos.csv (without labels) and rows of skipped.csv, in the order of the annotations.
 
     Args:
         known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
-        engine: where the videos are decoded.
     """
     ids = annotations.videos.video_id.tolist()
     check_root(config, ids[0])
@@ -39,16 +38,16 @@ def probe_all(
     videos, skipped = [], []
     for video_id, split in annotations.videos[["video_id", "split"]].itertuples(index=False, name=None):
         one = found[video_id]
-        if isinstance(one, dict):  # of a file that is known, its SHA-256 alone
-            videos.append({"video_id": video_id, "split": split, **known.get(video_id, {}), **one})
+        if isinstance(one, dict):
+            videos.append({"video_id": video_id, "split": split, **one})
         else:
             skipped.append([video_id, split, *one])
     return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
 
 
 def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
-    """Yield what `_probe_one` says of every video, in any order, from threads of this process or tasks of a cluster."""
-    jobs = [(video_id, known.get(video_id, {}).get("sha256", "")) for video_id in ids]
+    """Yield what `_probe_one` returns of every video, in any order, from threads here or from tasks of a cluster."""
+    jobs = [(video_id, known.get(video_id)) for video_id in ids]
     if engine.is_local:
         with _prober(config) as prober:
             there = _names(Path(config.data.videos))
@@ -71,7 +70,7 @@ def _names(root: Path) -> set[str]:
 
 
 def _probe_block(config: Config, site: SharedDirectory, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
-    """Return the block, and what `_probe_one` says of each of its videos."""
+    """Return the block, and what `_probe_one` returns of each of its videos."""
     if crashed:
         return block, [(video_id, (DecoderCrashed.__name__, crashed)) for video_id, _ in block]
     with site.enter(), _prober(config) as prober:
@@ -82,6 +81,5 @@ def _prober(config: Config) -> Prober:
     return Prober(config.data.video_seconds, round(config.data.video_memory * 2**30))
 
 
-def _probe_one(config: Config, prober: Prober, video_id: str, sha256: str) -> tuple[str, dict | tuple[str, str]]:
-    """Return the id and what `probe_row` says; of a file with this SHA-256 nothing but the SHA-256."""
-    return video_id, probe_row(config, prober, video_id, {"sha256": sha256} if sha256 else None)
+def _probe_one(config: Config, prober: Prober, video_id: str, known: dict | None) -> tuple[str, dict | tuple[str, str]]:
+    return video_id, probe_row(config, prober, video_id, known)

@@ -18,14 +18,8 @@ PROJECT = Path(__file__).parents[2]
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "zarr", "h5py", "simplejpeg", "numcodecs", "pandas", "pyarrow")
 
 
-def write_provenance(folder: Path, config: Config, weights: str, device: torch.device, processes: int) -> Path:
-    """Write down the resolved config with its seeds, versions, git state, device, and hashes of weights.
-
-    Args:
-        folder: of the network.
-        weights: identity of the trained state dict.
-        device: that trained. processes: of torchrun.
-    """
+def write_provenance(folder: Path, config: Config, weights: str, device: torch.device, processes: int) -> None:
+    """Write down config, seeds, versions, git state, device, and the identities of initial and trained weights."""
     init = Path(config.base.init) if config.base.init else None
     facts = {
         "weights": weights,
@@ -41,11 +35,10 @@ def write_provenance(folder: Path, config: Config, weights: str, device: torch.d
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "provenance.json", (json.dumps(facts, indent=2) + "\n").encode())
-    return folder / "provenance.json"
 
 
 def git_state(root: Path) -> dict | None:
-    """Commit of a checkout and the files that differ from it; None where this is no checkout, or git is missing."""
+    """Return the commit and the changed files of a checkout; None where this is no checkout, or git is missing."""
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel").strip()).resolve() != root.resolve():
             return None  # installed somewhere inside another project

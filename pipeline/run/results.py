@@ -1,7 +1,5 @@
 """Results of a run: one sealed record each, and results.csv made from them."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ import numpy as np
 from cache.commit import write_file
 from cache.sealed import read_record, read_recorded_file
 from pipeline.config import Config
+from pipeline.data.strict_csv import csv_bytes
 
 COLUMNS = (
     *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
@@ -28,23 +27,15 @@ def protocol(config: Config) -> str:
     return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
 
 
-def rebuild(run_dir: Path) -> Path:
-    """results.csv from all result files: the same key is the same row. Returns its path."""
+def rebuild(run_dir: Path) -> None:
+    """Make results.csv from all result files, a row each."""
     results = [read_record(path) for path in sorted((run_dir / "results").glob("*.json"))]
     results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    write_file(run_dir / "results.csv", buffer.getvalue().encode())
-    return run_dir / "results.csv"
+    rows = [[result.get(name, "") for name in COLUMNS] for result in results]
+    write_file(run_dir / "results.csv", csv_bytes(COLUMNS, rows))
 
 
 def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
-    """A result file's facts, the ids of its videos in the order of the annotations, their scores float64 (V, C).
-
-    Raises:
-        DamagedError: one of its files is not what was written.
-    """
+    """Return a result's facts, its video ids in the order of the annotations, their scores float64 (V, C)."""
     lines = [line.split(" ") for line in read_recorded_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
     return read_record(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)

@@ -1,11 +1,12 @@
 """The stores of a run: what each is made from, which becomes its key, and the open store."""
 
 from functools import wraps
+from pathlib import Path
 
 import numpy as np
 
 from cache.plan import Part
-from cache.stores.product_folder import open_product
+from cache.stores.product_folder import ProductDir, open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
@@ -32,11 +33,6 @@ class Stores:
     """The stores of a run for one config and one Base, each opened once.
 
     A method `<product>_settings` says what a store of a plan part is made from: plain JSON, the source of its key.
-
-    Args:
-        run: the run folder.
-        config: its settings.
-        base: the network whose logits and maps are stored.
     """
 
     def __init__(self, run: RunFolder, config: Config, base: BaseWeights):
@@ -61,22 +57,15 @@ class Stores:
 
     def maps_settings(self, part: Part, objective: str) -> dict:
         """Saliency maps. Labels count only where the objective uses them."""
-        settings = {
-            "method": self.config.saliency.method,
-            "objective": objective,
-            "base": self.base_settings(part),
-        }
+        method = self.config.saliency.method
+        settings = {"method": method, "objective": objective, "base": self.base_settings(part)}
         if objective == "cross_entropy":
             settings["labels"] = self.run.labels_sha256
             settings["video_loss_weight"] = self.config.base.video_loss_weight
         return settings
 
     def boxes_settings(self, part: Part, policy: Policy) -> dict:
-        """Boxes: of a saliency map, random, or in the centre.
-
-        Raises:
-            StageError: there is no such policy.
-        """
+        """Boxes: of a saliency map, random, or in the centre. Raises StageError for another policy."""
         side = self.config.saliency.box_side
         settings = {"policy": policy, "size": [side, side]}
         if policy in OBJECTIVES:
@@ -92,11 +81,7 @@ class Stores:
         return {**self._codec(), "clips": part.settings}
 
     def crops_settings(self, part: Part, policy: Policy, pixels: Pixels) -> dict:
-        """Focused volumes: which boxes, and whether cut from the source or enlarged from the input.
-
-        Raises:
-            StageError: there are no such pixels, or no such policy.
-        """
+        """Focused volumes: cut from the source or enlarged from the input. Raises StageError for other pixels."""
         if pixels not in PIXELS:
             raise StageError(f"pixels {pixels!r} is none of {', '.join(PIXELS)}")
         boxes = self.boxes_settings(part, policy)
@@ -145,20 +130,16 @@ class Stores:
         """Open focused volumes uint8 (T, H_in, W_in, 3)."""
         return VolumeStore(self._product("crops", part, self.crops_settings(part, policy, pixels)))
 
-    def _product(self, product: str, part: Part, settings: dict):
+    def _product(self, product: str, part: Part, settings: dict) -> ProductDir:
         return open_product(self.run.source, product, part, settings)
 
 
 def open_stores(run: RunFolder, config: Config) -> Stores:
-    """Open the stores of a run for the config's Base.
-
-    Raises:
-        StageError: Base is not trained.
-    """
+    """Open the stores of a run for the config's Base, which must be trained; see `load_base`."""
     return Stores(run, config, load_base(run, config))
 
 
-def open_run(run_dir, config: Config, caches=None) -> Stores:
+def open_run(run_dir: Path, config: Config, caches: Path | None = None) -> Stores:
     """Open a run folder and its stores; see `open_folder` and `open_stores`."""
     return open_stores(open_folder(run_dir, config, caches), config)
 

@@ -1,7 +1,4 @@
-"""One unit of a stage: lock it, see what is missing, compute, write, record.
-
-A unit is a few whole videos of a plan part that are committed together. It is done when its record is there.
-"""
+"""One unit of a stage, a few whole videos of a plan part: lock it, see what is missing, compute, write, record."""
 
 import logging
 from collections.abc import Iterable
@@ -25,7 +22,7 @@ Store = ZarrStore | VolumeStore
 
 
 class Unit(NamedTuple):
-    """A unit of the plan: the name of its part, and its number there."""
+    """A unit of the plan by the name of its part and its number there."""
 
     part: str
     number: int
@@ -36,10 +33,6 @@ class UnitWork:
     """What a stage does with a unit. A subclass says which stores it fills and how.
 
     It travels to the workers as its fields alone; each worker opens run folder, stores and network once.
-
-    Attributes:
-        run_dir: the run folder.
-        config: its settings.
     """
 
     run_dir: Path
@@ -50,13 +43,9 @@ class UnitWork:
         raise NotImplementedError
 
     def compute(self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]) -> dict[str, object]:
-        """Compute what a unit's stores lack.
+        """Compute a unit for the stores that lack it, by name, as `write_unit` of each takes it.
 
-        Args:
-            wanted: those of `stores_of` that lack the unit.
-            skipped: gets an entry, see `skip`, for each video that cannot be read.
-        Returns:
-            what `write_unit` of each wanted store takes.
+        `skipped` gets an entry, see `skip`, for each video that cannot be read.
         """
         raise NotImplementedError
 
@@ -68,7 +57,7 @@ class UnitWork:
         """Do and commit a unit of every store that lacks it.
 
         Args:
-            wait: wait for another process that works on the unit.
+            wait: for another process that works on the unit.
             crashed: how its workers died; then its videos are recorded as skipped.
         Returns:
             rows done; None where another process is at work on a store that was asked for, and `wait` is False.
@@ -78,8 +67,13 @@ class UnitWork:
         with ExitStack() as locks:
             wanted = _take(stores, unit.number, locks, wait)
             if wanted:
-                skipped = skip_all(part, unit.number, crashed) if crashed else []
-                values = self.blank(part, unit, wanted) if crashed else self.compute(part, unit, wanted, skipped)
+                if crashed:
+                    ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit.number))
+                    skipped = [skip(video_id, DecoderCrashed(crashed)) for video_id in ids]
+                    values = self.blank(part, unit, wanted)
+                else:
+                    skipped = []
+                    values = self.compute(part, unit, wanted, skipped)
                 with phases.phase("write"):
                     for name, store in wanted.items():
                         store.write_unit(unit.number, values[name], skipped)
@@ -118,18 +112,13 @@ def withdraw_skipped(stores: Iterable[Store]) -> None:
                 log.warning("%s, unit %d: another process is at work on it", store.product.path, unit)
 
 
-def skip_all(part: Part, unit: int, reason: str) -> list[dict]:
-    """Return the entries of a commit record for every video of a unit whose worker was killed."""
-    ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit))
-    return [skip(video_id, DecoderCrashed(reason)) for video_id in ids]
-
-
 def skip(video_id: str, error: Exception) -> dict:
     """Return the entry of a commit record for a video that failed, and warn of it."""
     log.warning("%s left out: %s: %s", video_id, type(error).__name__, error)
     return {"video_id": video_id, "error": type(error).__name__, "detail": str(error)}
 
 
-def skipped_videos(store: Store) -> set[str]:
-    """Return the ids of the videos that the records of a store name as failed."""
-    return {entry["video_id"] for entries in store.product.skips().values() for entry in entries}
+def skipped_videos(stores: Iterable[Store]) -> set[str]:
+    """Return the ids of the videos that the records of some stores name as failed."""
+    found = (entries for store in stores for entries in store.product.skips().values())
+    return {entry["video_id"] for entries in found for entry in entries}

@@ -1,13 +1,15 @@
 """Work through the units of a plan: in parallel, in any order, with the same bytes, going on after a bad video."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from cache.commit import in_use
-from pipeline.run.unit_commits import Unit, UnitWork
+from cache.folder_checks import check_space
+from cache.plan import Part
+from pipeline.run.unit_commits import Store, Unit, UnitWork
 from pipeline.workers import phases
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import LOCAL, Engine, results
@@ -30,20 +32,41 @@ class Share:
 EVERYTHING = Share()
 
 
+def units_to_do(
+    work: UnitWork, parts: list[Part], share: Share, size: Callable[[Store, list[int]], tuple[int, int]]
+) -> list[Unit]:
+    """Return the units that some store of a stage lacks, once the disk has room for them.
+
+    Args:
+        size: estimates the bytes and the number of files of some units of a store.
+    Raises:
+        StorageError: the disk has no room.
+    """
+    units, num_bytes, num_files = [], 0, 0
+    for part in parts:
+        todo = set()
+        for store in work.stores_of(part).values():
+            lacking = share.units(store.product.todo())
+            of_store = size(store, lacking)
+            num_bytes, num_files = num_bytes + of_store[0], num_files + of_store[1]
+            todo.update(lacking)
+        units += [Unit(part.name, number) for number in sorted(todo)]
+    check_space(work.run_dir, num_bytes, num_files)
+    return units
+
+
 def run_units(
     work: UnitWork, units: list[Unit], workers: int, label: str, engine: Engine = LOCAL, on_device: bool = False
 ) -> int:
     """Do some units of a stage.
 
-    A unit whose worker died, and whose retries died as well, runs again alone; one that kills that worker, too, records
-    its videos as skipped. Units that another process works on are waited for at the end, and done by this process
-    should the other one die.
+    A unit whose worker died, and whose retries died as well, runs again alone; if it kills that worker too, its videos
+    are recorded as skipped. Units that another process works on come last: this process waits for them, and does them
+    itself if the other one dies.
 
     Args:
-        work: what the stage does with a unit.
-        workers: processes on this machine. They share nothing but the disk. One worker is this very process.
+        workers: processes on this machine; one worker is this very process. Another engine than loky has its own.
         label: of the progress display.
-        engine: who works; with another engine than loky, as many workers as it has.
         on_device: the work computes on `config.device`, with `config.saliency.threads` on the CPU.
     Returns:
         rows done by this call.
@@ -78,9 +101,6 @@ def _call(
 ) -> tuple[Unit, tuple[int | None, phases.Seconds]]:
     """Do one unit where the files are, under the run lock, on a device of its own.
 
-    Args:
-        token: of this call of `run_units`.
-        profiler: the process that prints the profile.
     Returns:
         the unit; what `UnitWork.do` returned, and the profile of a worker.
     """
@@ -96,5 +116,5 @@ def _call(
 
 @lru_cache(maxsize=1)
 def _opened_once(work: UnitWork, token: str) -> UnitWork:
-    """Return the work that this process has used before in the same call of `run_units`, with its open stores."""
+    """Return the equal work that this process used before in the same call of `run_units`, with its open stores."""
     return work

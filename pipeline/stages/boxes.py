@@ -24,19 +24,16 @@ def run_policy(
     """Fill the boxes of one policy for every part of these splits. Reads maps (for the objectives), writes boxes/.
 
     Args:
-        stores: of the run.
         share: only these units.
-        engine: who works.
     Raises:
         StageError: the maps are not there.
     """
     units = []
-    for part in (part for part in stores.run.parts if part.split in splits):
+    for part in stores.run.parts_of(*splits):
         todo = share.units(stores.boxes(part, policy).product.todo())
-        if policy in OBJECTIVES and todo:
-            lacking = set(stores.maps(part, policy).product.todo()) & set(todo)
-            if lacking:
-                raise StageError(f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first")
+        lacking = set(stores.maps(part, policy).product.todo()) & set(todo) if policy in OBJECTIVES and todo else ()
+        if lacking:
+            raise StageError(f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first")
         units += [Unit(part.name, number) for number in todo]
     run_units(BoxWork(stores.run.path, stores.config, policy), units, 1, f"boxes ({policy})", engine)
 

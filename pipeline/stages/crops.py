@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.folder_checks import check_folder, check_locks, check_space
+from cache.folder_checks import check_folder, check_locks
 from cache.geometry import Box, Clip
 from cache.plan import Part
 from cache.stores.frame_codec import encode_volume
@@ -16,9 +16,8 @@ from pipeline.data.clips import source_frames, video_rows
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
 from pipeline.errors import VideoError
 from pipeline.run.outcome import Outcome
-from pipeline.run.stores import Stores, open_run
 from pipeline.run.unit_commits import Unit, UnitWork, skip, skipped_videos, withdraw_skipped
-from pipeline.run.units import EVERYTHING, Share, run_units
+from pipeline.run.units import EVERYTHING, Share, run_units, units_to_do
 from pipeline.stages import boxes
 from pipeline.workers import phases
 from pipeline.workers.engines import LOCAL, Engine
@@ -47,51 +46,37 @@ def run(
     without maps), context/ and crops/. Each video is decoded once, whatever is missing of it.
 
     Args:
-        policies: which boxes: entropy, cross_entropy, random, center.
         pixels: cut from the "source" video, or enlarged from the "input" (the paper's "upscaled").
-        context: fill the context volumes too.
-        splits: only the parts of these.
-        share: only these units.
-        retry: do units with skipped videos again.
-        engine: who works.
+        share, retry: only these units; do units with skipped videos again.
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: maps or Base are not there.
     """
-    stores = open_run(run_dir, config)
+    work = CropWork(run_dir, config, policies, pixels, context)
+    parts = work.stores.run.parts_of(*splits)
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)
     for policy in policies:
-        boxes.run_policy(stores, policy, splits, share, engine)
-    work = CropWork(run_dir, config, policies, pixels, context)
-    parts = [part for part in stores.run.parts if part.split in splits]
-    everything = {part.name: work.stores_of(part) for part in parts}
-    units, num_bytes, num_files = [], 0, 0
-    for part in parts:
-        todo = set()
-        for store in everything[part.name].values():
-            if retry:
-                withdraw_skipped([store])
-            lacking = share.units(store.product.todo())
-            num_bytes += sum(_expected_bytes(store, number) for number in lacking)
-            num_files += 4 * len(lacking)  # volume, record, lock, and a temporary one
-            todo.update(lacking)
-        units += [Unit(part.name, number) for number in sorted(todo)]
-    check_space(run_dir, num_bytes, num_files)
+        boxes.run_policy(work.stores, policy, splits, share, engine)
+    filled = [store for part in parts for store in work.stores_of(part).values()]
+    if retry:
+        withdraw_skipped(filled)
+    units = units_to_do(work, parts, share, _expected_size)
     rows = run_units(work, units, config.workers, "crops", engine)
-    filled = [store for of_part in everything.values() for store in of_part.values()]
-    skipped = set().union(*(skipped_videos(store) for store in filled))
     names = ", ".join((*["context"] * context, *policies))
     size = sum(_committed_bytes(store) for store in filled)
     summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
-    return Outcome(run_dir / "crops", summary, len(skipped))
+    return Outcome(run_dir / "crops", summary, len(skipped_videos(filled)))
 
 
-def _expected_bytes(store: VolumeStore, unit: int) -> int:
-    """Return what a unit will hardly exceed: half a byte a pixel as JPEG, two as PNG. `plan` measures it instead."""
-    rows, (height, width) = len(store.part.unit_rows(unit)), store.size
-    pixels = rows * store.num_frames * height * width
-    return unit_bytes(pixels // 2 if store.codec == "jpeg" else 2 * pixels, rows, store.num_frames)
+def _expected_size(store: VolumeStore, units: list[int]) -> tuple[int, int]:
+    """Return bytes that units will hardly exceed, half a byte a pixel as JPEG, two as PNG; and how many files."""
+    num_bytes, (height, width) = 0, store.size
+    for unit in units:
+        rows = len(store.part.unit_rows(unit))
+        pixels = rows * store.num_frames * height * width
+        num_bytes += unit_bytes(pixels // 2 if store.codec == "jpeg" else 2 * pixels, rows, store.num_frames)
+    return num_bytes, 4 * len(units)  # volume, record, lock, and a temporary one
 
 
 def _committed_bytes(store: VolumeStore) -> int:
@@ -121,7 +106,7 @@ class CropWork(UnitWork):
         self, part: Part, unit: Unit, wanted: dict[str, VolumeStore], skipped: list[dict]
     ) -> dict[str, EncodedRows]:
         """Decode each video of the unit once; cut and encode the volumes of every store."""
-        volumes, found = {name: [] for name in wanted}, _found_by_saliency(self.stores, part, unit, self.policies)
+        volumes, found = {name: [] for name in wanted}, self._found_by_saliency(part, unit)
         for video_id, rows in video_rows(part, unit.number):
             try:
                 encoded = _cut_video(part, rows, wanted, self.pixels, found, self.videos)
@@ -132,32 +117,26 @@ class CropWork(UnitWork):
                 volumes[name] += encoded[name]
         return volumes
 
+    def _found_by_saliency(self, part: Part, unit: Unit) -> "_Found":
+        found = {}
+        for policy in self.policies:
+            values = _by_row(self.stores.boxes(part, policy), unit.number, "box_input")
+            found[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
+        base = self.stores.base(part)
+        return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.is_done(unit.number) else None)
+
 
 @dataclass(frozen=True)
 class _Found:
-    """What stage 1 found in the rows of a unit, by row; nothing of the videos that it left out.
+    """What stage 1 found in the rows of a unit, by row; nothing of the videos that it left out."""
 
-    Attributes:
-        boxes: box_input, by policy.
-        frames: CRC-32 of the source frames as it saw them, uint32 (T,); None where it has not run.
-    """
-
-    boxes: dict[str, dict[int, Box]]
-    frames: dict[int, np.ndarray] | None
+    boxes: dict[str, dict[int, Box]]  # box_input, by policy
+    frames: dict[int, np.ndarray] | None  # uint32 (T,), CRC-32 of the source frames it saw; None where it has not run
 
     def has(self, row: int) -> bool:
         """Whether stage 1 could read the row's video."""
         found = [*self.boxes.values(), *([] if self.frames is None else [self.frames])]
         return all(row in by_row for by_row in found)
-
-
-def _found_by_saliency(stores: Stores, part: Part, unit: Unit, policies: tuple[Policy, ...]) -> _Found:
-    found = {}
-    for policy in policies:
-        values = _by_row(stores.boxes(part, policy), unit.number, "box_input")
-        found[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
-    base = stores.base(part)
-    return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.is_done(unit.number) else None)
 
 
 def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
@@ -170,7 +149,7 @@ def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
 def _cut_video(
     part: Part, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels, found: _Found, videos: Path
 ) -> dict[str, list[list[bytes]]]:
-    """Encode the frames of every store, row and frame of one video; one source frame is alive at a time.
+    """Encode the frames of one video by store, row and frame, while one source frame is alive at a time.
 
     Raises:
         FramesDiffer: stage 1 has left the video out, or has seen other pixels.
@@ -186,9 +165,8 @@ def _cut_video(
             if not places:
                 continue
             if found.frames is not None and found.frames[row][places[0]] != checksum:
-                raise FramesDiffer(
-                    f"{clip.video_id}, frame {index}: not the pixels that saliency saw; was the file changed?"
-                )
+                where = f"{clip.video_id}, frame {index}"
+                raise FramesDiffer(f"{where}: not the pixels that saliency saw; was the file changed?")
             boxes_of_row = {name: by_row[row] for name, by_row in found.boxes.items() if name in stores}
             with phases.phase("resize"):
                 pictures = _cut_frame(frame, clip, boxes_of_row, pixels, "context" in stores)
@@ -204,11 +182,9 @@ def _cut_frame(
     frame: np.ndarray, clip: Clip, boxes_input: dict[str, Box], pixels: Pixels, context: bool
 ) -> dict[str, np.ndarray]:
     """Return the pictures of one source frame by store, uint8 (H_in, W_in, 3): one a box, and the frame of V_in."""
-    size, frame_input = clip.theta.input_size, None
-    if context or pixels == "input":
-        frame_input = apply_theta(frame, clip.theta)
+    size, from_input = clip.theta.input_size, pixels == "input"
+    frame_input = apply_theta(frame, clip.theta) if context or from_input else None
     pictures = {"context": frame_input} if context else {}
     for name, box in boxes_input.items():
-        cut = cut_input(frame_input, box, size) if pixels == "input" else cut_source(frame, clip.theta, box, size)
-        pictures[name] = cut
+        pictures[name] = cut_input(frame_input, box, size) if from_input else cut_source(frame, clip.theta, box, size)
     return pictures

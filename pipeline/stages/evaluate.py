@@ -40,8 +40,8 @@ def run(
     share the batches; the first one writes.
 
     Args:
-        boxes_eval: boxes at evaluation, where they shall differ from those at training.
-        eval_ids: only these evaluation videos.
+        boxes_eval: boxes at evaluation, where they differ from those at training.
+        eval_ids: only these evaluation videos; empty for all.
         use_labels: allow boxes that come from the labels; such results are marked as oracle.
         caches: another run folder, or a mirror of one, whose plan, labels, Base and caches are read.
     Raises:
@@ -64,19 +64,13 @@ def run(
 def run_model(
     config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None, use_labels: bool = False
 ) -> Path:
-    """Evaluate one model on all evaluation videos, unless that is done; see `run`.
-
-    Args:
-        folder: of the trained fusion model; None for Base.
-    Returns:
-        its results/<key>.json.
-    """
+    """Evaluate the model in `folder`, None for Base, unless that is done; return its results/<key>.json. See `run`."""
     stores = open_run(run_dir, config)
     return _result(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()), use_labels)
 
 
 def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None) -> Path:
-    """Return where `run_model` writes, or has written, its result. Base, and the model in `folder`, must be trained."""
+    """Return where `run_model` writes its result. Base, and the model in `folder`, must be trained."""
     stores = open_run(run_dir, config)
     facts = _experiment(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()))
     return run_dir / "results" / f"{facts['key']}.json"
@@ -89,18 +83,13 @@ def _model_names(run_dir: Path, world: World) -> list[str]:
 
 
 def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
-    """Return the evaluation videos of the plan, in the order of the annotations, which breaks ties.
-
-    Raises:
-        StageError: there are none, or one of `eval_ids` is not among them.
-    """
+    """Return the evaluation videos of the plan, in the order of the annotations, which breaks ties."""
     planned = {video_id for part in run.parts_of("test") for video_id in part.rows.video_id}
     if not planned:
         raise StageError("the plan has no evaluation video; `prepare --eval-ids ID,...` moves some there")
     if unknown := set(eval_ids) - planned:
-        raise StageError(
-            f"--eval-ids: {', '.join(sorted(unknown))} not among the plan's {len(planned)} evaluation videos"
-        )
+        names = ", ".join(sorted(unknown))
+        raise StageError(f"--eval-ids: {names} not among the plan's {len(planned)} evaluation videos")
     wanted = set(eval_ids) or planned
     return [video_id for video_id in run.annotations.videos.video_id if video_id in wanted]
 
@@ -113,7 +102,7 @@ def _result(
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = stores.run.path / "results" / f"{facts['key']}.json"
-    if not current_world().broadcast_flag(path.exists()):
+    if not current_world().broadcast(path.exists()):
         _evaluate(stores, model, facts, ids, path)
     return path
 
@@ -153,7 +142,8 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     if not current_world().is_main:
         return
     scores = np.stack([by_clip[video_id].max(0) for video_id in scored])  # maximum over clips
-    result = mean_average_precision(scores, annotations.video_targets(scored))
+    targets = annotations.video_targets(scored)
+    result = mean_average_precision(scores, targets)
     listed = annotations.videos.video_id[annotations.videos.split == "test"].tolist()
     official = map_official(dict(zip(scored, scores, strict=True)), listed, annotations.video_targets(listed))
     in_windows = mean_average_precision(scores, np.stack([windowed[video_id] for video_id in scored]))
@@ -169,8 +159,7 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
         "num_classes": result.num_classes,
         "boxes_on_target": on_target,
     }
-    counts = annotations.video_targets(scored).sum(0)
-    table = pd.DataFrame({"class": annotations.classes, "positives": counts, "ap": result.per_class})
+    table = pd.DataFrame({"class": annotations.classes, "positives": targets.sum(0), "ap": result.per_class})
     finite = {name: None if value != value else value for name, value in facts.items()}
     path.parent.mkdir(exist_ok=True)
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}

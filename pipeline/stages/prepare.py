@@ -19,8 +19,7 @@ from pipeline.data.miniature import generate
 from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
-from pipeline.data.video.frames import VideoMissing
-from pipeline.errors import StageError
+from pipeline.errors import StageError, VideoMissing
 from pipeline.run.folder import open_folder
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import plan_rows
@@ -36,13 +35,10 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
     """Probe all annotated videos and fix every row of the run.
 
     Reads the annotation files and every video, whole; those of the miniature are generated first. Writes config.toml,
-    videos.csv, skipped.csv, labels.csv, classes.txt and plan/. The same command again changes nothing; with `extend`,
-    new videos and further augmentation seeds become new parts and no earlier file is touched. Where more videos fail
-    than `data.max_skipped` allows, only skipped.csv is written.
+    videos.csv, skipped.csv, labels.csv, classes.txt and plan/. The same command again changes nothing. With `extend`,
+    new videos and further augmentation seeds become new parts of the plan; no earlier part is touched. Where more
+    videos fail than `data.max_skipped` allows, only skipped.csv is written.
 
-    Args:
-        extend: add what is new to the plan.
-        engine: who decodes.
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
         StaleCacheError: the run holds another plan.
@@ -75,7 +71,7 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
 
 
 def _known_videos(run_dir: Path) -> dict[str, dict]:
-    """Rows of an earlier videos.csv by id, so that only what is new or changed is decoded."""
+    """Return the rows of an earlier videos.csv by id, so that only what is new or changed is decoded."""
     if not (run_dir / "videos.csv").exists():
         return {}
     types = dict.fromkeys(("video_id", "split", "path", "timing", "sha256"), str)
@@ -85,7 +81,7 @@ def _known_videos(run_dir: Path) -> dict[str, dict]:
 
 
 def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> None:
-    """Refuse before there is a plan, which could not take the videos that are brought later."""
+    """Refuse, before there is a plan, where files of videos are missing or none can be used."""
     missing = sum(reason == VideoMissing.__name__ for _, _, reason, _ in skipped)
     if missing and config.data.missing_videos == "refuse":
         raise StageError(
@@ -93,13 +89,12 @@ def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos
             'data.missing_videos = "skip" leaves them out'
         )
     if not len(videos):
-        raise StageError(
-            f"none of the {len(annotations.videos)} annotated videos can be used; see {run_dir / 'skipped.csv'}"
-        )
+        number = len(annotations.videos)
+        raise StageError(f"none of the {number} annotated videos can be used; see {run_dir / 'skipped.csv'}")
 
 
 def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> None:
-    """Refuse, by the field's name, a config with other clips than the plan there has; --extend needs a plan."""
+    """Refuse a config with other clips than the plan of the run has; with --extend, also where there is no plan."""
     if not extend and not any((run_dir / "plan").glob("part-*.json")):
         return
     parts = open_folder(run_dir, config).parts
@@ -116,30 +111,28 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
 
 
 def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:
-    """The parts that the plan lacks: for known training videos the further seeds, for new videos everything."""
+    """Return what the plan lacks: for known training videos the further seeds, for new videos everything."""
     old = read_plan(run_dir) if extend else []
-    seeds = {}  # train video -> how many augmentations are planned
+    planned_rows = Counter()  # of each video
     for part in old:
-        for video_id in part.rows.video_id.unique():
-            seeds[video_id] = seeds.get(video_id, 0) + part.rows_per_video
+        planned_rows.update(part.rows.video_id)
     parts = []
     for split in ("train", "test"):
         table = videos[videos.split == split]
         wanted = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
-        planned = table.video_id.map(seeds).fillna(0).astype(int)
+        planned = table.video_id.map(planned_rows)
         for first in sorted(set(planned)):
             chosen = table[planned == first]
             if first < wanted and len(chosen):
                 name = f"part-{len(old) + len(parts):03d}-{split}"
                 rows = plan_rows(config, chosen, split, range(first, wanted))
-                parts.append(
-                    Part(name, split, rows, wanted - first, config.clips.videos_per_unit, clip_settings(config))
-                )
+                per_unit, settings = config.clips.videos_per_unit, clip_settings(config)
+                parts.append(Part(name, split, rows, wanted - first, per_unit, settings))
     return parts
 
 
 def _flood(config: Config, num_good: int, skipped: list) -> str:
-    """Why nothing shall be planned: more videos fail than may; "" where all is well. Missing files are no failures."""
+    """Say why nothing is planned, where more videos fail than may; else return "". Missing files are no failures."""
     failed = sum(reason != VideoMissing.__name__ for _, _, reason, _ in skipped)
     if failed <= config.data.max_skipped * (failed + num_good):
         return ""
@@ -150,7 +143,7 @@ def _flood(config: Config, num_good: int, skipped: list) -> str:
 
 
 def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> Outcome:
-    """Count what was found, and warn."""
+    """Count what was found; warn of small videos."""
     reasons = Counter(reason for _, _, reason, _ in skipped)
     missing = reasons.pop(VideoMissing.__name__, 0)
     failed = sum(reasons.values())

@@ -1,7 +1,6 @@
 """Stage 1: Base's logits, saliency maps and boxes of every planned clip, to Zarr."""
 
 import logging
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ import torch
 from joblib import cpu_count
 from torch import Tensor, nn
 
-from cache.folder_checks import check_folder, check_locks, check_space
+from cache.folder_checks import check_folder, check_locks
 from cache.plan import Part
 from models.box_search import quantise
 from models.frozen.fold import fold
@@ -25,9 +24,9 @@ from pipeline.errors import StageError
 from pipeline.run.networks import build_base
 from pipeline.run.outcome import Outcome
 from pipeline.run.precision_check import LOWEST_OVERLAP, sample_agreement
-from pipeline.run.stores import Stores, open_run
+from pipeline.run.stores import Stores
 from pipeline.run.unit_commits import Store, Unit, UnitWork, skip, skipped_videos, withdraw_skipped
-from pipeline.run.units import EVERYTHING, Share, run_units
+from pipeline.run.units import EVERYTHING, Share, run_units, units_to_do
 from pipeline.stages import boxes
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
@@ -53,29 +52,24 @@ def run(
 
     Args:
         use_labels: allow `cross_entropy` on evaluation clips, whose boxes then know the answer.
-        splits: only the parts of these.
-        share: only these units.
-        retry: do units with skipped videos again.
-        engine: who works.
+        share, retry: only these units; do units with skipped videos again.
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
     """
-    stores = open_run(run_dir, config)
-    parts = [part for part in stores.run.parts if part.split in splits]
-    objectives = config.saliency.objectives
+    work = SaliencyWork(run_dir, config)
+    stores, objectives = work.stores, config.saliency.objectives
+    parts = stores.run.parts_of(*splits)
     if "cross_entropy" in objectives and not use_labels and any(part.split == "test" for part in parts):
-        raise StageError(
-            "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos: "
-            "say --use-labels, and its results are marked as oracle"
-        )
+        which = "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos"
+        raise StageError(f"{which}: say --use-labels, and its results are marked as oracle")
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)
     if retry:
         for part in parts:
-            withdraw_skipped([*_stores_of(stores, part).values(), *(stores.boxes(part, name) for name in objectives)])
-    units, workers = _units_to_do(stores, parts, share), _num_workers(config, engine)
-    work, agreement = SaliencyWork(run_dir, config), None
+            withdraw_skipped([*work.stores_of(part).values(), *(stores.boxes(part, name) for name in objectives)])
+    units, workers = units_to_do(work, parts, share, _expected_size), _num_workers(config, engine)
+    agreement = None
     with ExitStack() as stack:
         if workers == 1 and engine.is_local and not engine.devices:  # this process does all units
             threads = config.workers if work.device.type == "cuda" else 1
@@ -90,40 +84,21 @@ def run(
         boxes.run_policy(stores, objective, splits, share, engine)
     for part in parts:
         _warn_of_empty_maps(stores, part)
-    skipped = set().union(*(skipped_videos(stores.base(part)) for part in parts))
+    skipped = skipped_videos(stores.base(part) for part in parts)
     total, names = sum(part.num_rows for part in parts), ", ".join(objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {stores.base_weights.sha256[:12]}"
     summary += f"; bfloat16: {agreement}" if agreement else ""
     return Outcome(run_dir / "maps", summary, len(skipped))
 
 
-def _stores_of(stores: Stores, part: Part) -> dict[str, Store]:
-    """Return Base's store and one of maps per objective, by name."""
-    maps = {name: stores.maps(part, name) for name in stores.config.saliency.objectives}
-    return {"base": stores.base(part), **maps}
-
-
-def _units_to_do(stores: Stores, parts: list[Part], share: Share) -> list[Unit]:
-    """Return the units that some store lacks.
-
-    Raises:
-        StorageError: the disk has no room for them.
-    """
-    units, num_bytes, num_files = [], 0, 0
-    for part in parts:
-        todo = set()
-        for store in _stores_of(stores, part).values():
-            lacking = share.units(store.product.todo())
-            num_bytes += sum(array.nbytes for array in store.arrays.values()) * len(lacking) // max(part.num_units, 1)
-            num_files += 2 * (len(store.arrays) + 2) * len(lacking)
-            todo.update(lacking)
-        units += [Unit(part.name, number) for number in sorted(todo)]
-    check_space(stores.run.path, num_bytes, num_files)
-    return units
+def _expected_size(store: Store, units: list[int]) -> tuple[int, int]:
+    """Return the bytes of some units without compression, and the number of their files."""
+    num_bytes = sum(array.nbytes for array in store.arrays.values()) * len(units)
+    return num_bytes // max(store.part.num_units, 1), 2 * (len(store.arrays) + 2) * len(units)
 
 
 def _num_workers(config: Config, engine: Engine) -> int:
-    """Return the processes on this machine: one a device, or as many as the config says where the CPU computes."""
+    """Return the number of processes on this machine: one a device, or `config.workers` where the CPU computes."""
     if not engine.is_local:
         return 1  # not used: a cluster has the workers that it has
     for device in engine.devices:
@@ -136,27 +111,21 @@ def _num_workers(config: Config, engine: Engine) -> int:
 
 
 def _warn_of_empty_maps(stores: Stores, part: Part) -> None:
-    """Warn of maps without a gradient, as of a network that is certain of everything: their boxes lie in the corner."""
+    """Warn of maps without a gradient, as of a network that is certain of everything."""
     for objective in stores.config.saliency.objectives:
         maps = stores.maps(part, objective)
         done = np.flatnonzero(maps.product.rows_done())
         empty = int((maps.read_rows("scale", done) == 0).sum()) if len(done) else 0
         if empty:
-            log.warning(
-                "%s: %d of %d %s maps are zero everywhere, so their boxes lie at (0, 0): was Base's rate too high?",
-                *(part.name, empty, len(done), objective),
-            )
+            found = f"{part.name}: {empty} of {len(done)} {objective} maps are zero everywhere"
+            log.warning("%s, so their boxes lie at (0, 0): was Base's rate too high?", found)
 
 
 @dataclass(frozen=True)
 class SaliencyWork(UnitWork):
-    """Computes logits and maps of a unit.
+    """Computes logits and maps of a unit."""
 
-    Attributes:
-        decoded: frames decoded ahead, across units, by the process that does all of them; None where each unit is
-            decoded by itself. It does not travel to workers.
-    """
-
+    # frames that the process decodes ahead, across units, where it does all of them
     decoded: PrefetchedKeys | None = field(default=None, metadata={"travels": False})
 
     @cached_property
@@ -171,18 +140,17 @@ class SaliencyWork(UnitWork):
 
     def stores_of(self, part: Part) -> dict[str, Store]:
         """Return Base's store and one of maps per objective, by name."""
-        return _stores_of(self.stores, part)
+        maps = {name: self.stores.maps(part, name) for name in self.config.saliency.objectives}
+        return {"base": self.stores.base(part), **maps}
 
     def blank(self, part: Part, unit: Unit, wanted: dict[str, Store]) -> dict[str, dict[str, np.ndarray]]:
         """Return all arrays of a unit, by store and name, as they are where nothing is computed."""
         num_rows = len(part.unit_rows(unit.number))
-        return {
-            name: {
-                array: np.full((num_rows, *stored.shape[1:]), stored.fill_value, stored.dtype)
-                for array, stored in store.arrays.items()
-            }
-            for name, store in wanted.items()
-        }
+
+        def blank(stored):
+            return np.full((num_rows, *stored.shape[1:]), stored.fill_value, stored.dtype)
+
+        return {name: {array: blank(one) for array, one in store.arrays.items()} for name, store in wanted.items()}
 
     def compute(
         self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]
@@ -192,7 +160,9 @@ class SaliencyWork(UnitWork):
         with ExitStack() as stack:
             stack.enter_context(cpu_threads(self.device, self.config.saliency.threads))
             decoded = self.decoded or stack.enter_context(decode_ahead([(part, unit.number)], self.videos))
-            for batch in stack.enter_context(closing(self._batches(part, unit, decoded))):
+            size, pin = self.config.saliency.batch_size, self.device.type == "cuda"
+            batches = prefetch(input_batches(part, unit.number, decoded, size, pin))
+            for batch in stack.enter_context(closing(batches)):
                 if isinstance(batch, VideoFailed):
                     skipped.append(skip(batch.video_id, batch.error))
                     continue
@@ -212,11 +182,6 @@ class SaliencyWork(UnitWork):
             for array, stored in store.arrays.items():
                 arrays[name][array][rows] = stored.fill_value
         return arrays
-
-    def _batches(self, part: Part, unit: Unit, decoded: PrefetchedKeys) -> Iterator[InputBatch | VideoFailed]:
-        """Yield the unit's batches, one batch ahead of the network."""
-        size, pin = self.config.saliency.batch_size, self.device.type == "cuda"
-        return prefetch(input_batches(part, unit.number, decoded, size, pin))
 
     def _forward(self, part: Part, batch: InputBatch, objectives: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute logits and maps of a batch, on the device."""

@@ -7,14 +7,13 @@ import torch
 from torch import nn
 
 from models.backbones import build, count_out_frames, head_names
-from models.checkpoint import WeightsError, load_weights, state_hash
+from models.checkpoint import WeightsError, load_weights
 from models.i3d import inflate_2d
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
-from pipeline.run.networks import base_folder, read_trained, write_trained
+from pipeline.run.networks import base_folder, read_trained, write_network
 from pipeline.run.outcome import Outcome
-from pipeline.run.provenance import write_provenance
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
@@ -33,7 +32,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
         WeightsError: `base.init` does not fit; names every key.
     """
     device = pick_device(config.device)
-    with join_world(device) as world:
+    with join_world(device):
         run = open_folder(run_dir, config)
         folder = base_folder(run, config)
         if (folder / "base.json").exists():
@@ -44,37 +43,26 @@ def run(config: Config, run_dir: Path) -> Outcome:
         torch.manual_seed(config.seed)
         network, left_out = _starting_network(run, config)
         clips = BaseClips(run, config)
+        facts = {
+            "network": config.base.network,
+            "num_classes": len(run.annotations.classes),
+            "out_frames": count_out_frames(network, config.clips.num_frames, config.clips.input_side),
+            "init_left_out": left_out,
+            "num_videos": len(clips.videos),
+            "labels_sha256": run.labels_sha256,
+            "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},
+        }
         network.to(device)
         if config.base.epochs:
-            if not clips.videos:
-                raise StageError("the plan has no training video; check the split in the annotations")
             data = TrainingData(clips.load, len(clips.videos), clips.loss, "train-base")
             fit(network, data, config.base, folder, config.seed)
-        if world.is_main:
-            state = {name: value.cpu() for name, value in network.state_dict().items()}
-            facts = {
-                "network": config.base.network,
-                "num_classes": len(run.annotations.classes),
-                "out_frames": count_out_frames(network.cpu(), config.clips.num_frames, config.clips.input_side),
-                "init_left_out": left_out,
-                "num_videos": len(clips.videos),
-                "labels_sha256": run.labels_sha256,
-                "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},
-            }
-            write_provenance(folder, config, state_hash(state), device, world.size)
-            write_trained(folder / "base.json", state, facts)
-        world.barrier()
-        weights = read_trained(folder / "base.json")["weights"]
+        weights = write_network(folder / "base.json", network, facts, config)
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
     return Outcome(folder, f"{summary}; weights {weights[:12]}; new: {', '.join(left_out) or 'nothing'}")
 
 
 def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[str]]:
-    """Build the network and load `base.init`; return it and the keys that `base.init` did not fill.
-
-    Raises:
-        WeightsError: `base.init` does not fit; names every key.
-    """
+    """Build the network and load `base.init`; return it and the keys that `base.init` did not fill."""
     classes = run.annotations.classes
     network = build(config.base.network, len(classes))
     if not config.base.init:

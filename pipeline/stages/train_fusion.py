@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config, Focus, Fusion, Pixels
-from pipeline.errors import StageError
 from pipeline.run import networks
 from pipeline.run.networks import Variant, build_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
-from pipeline.training.cached_volumes import CachedVolumes, Place
+from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit
@@ -34,10 +33,8 @@ def run(
     model.json (what it was made from), metrics.csv, checkpoints.
 
     Args:
-        fusion: "late" trains the branch that sees the focused volume and adds Base's stored logits; "concat" trains
-            one network on context and focused volume, joined along time.
-        focus: boxes of the focused volume, or "repeat" for V_in again.
-        pixels: "source", or "input" for the paper's "upscaled".
+        fusion, focus, pixels: what is trained, see `Variant`. With "late", the branch that sees the focused volume, to
+            whose logits Base's stored ones are added.
         caches: another run folder, or a mirror of one, whose plan, labels, Base and caches are read.
     Raises:
         StageError: a stage before this one has not finished.
@@ -51,11 +48,10 @@ def run(
             return Outcome(folder, "already trained")
         volumes = CachedVolumes(stores, "train", variant)
         places = list(volumes.places().values())
-        if not places:
-            raise StageError("the plan has no training video; check the split in the annotations")
 
         def load(epoch: int, numbers: list[int]) -> FusionBatch:
-            return volumes.load([_augmentation(places[number], epoch) for number in numbers])
+            rows = (places[number] for number in numbers)
+            return volumes.load([of_video[epoch % len(of_video)] for of_video in rows])  # epoch e, augmentation e mod S
 
         def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
             return fusion_loss(network, batch, fusion, config.fusion)
@@ -77,8 +73,3 @@ def model_facts(stores: Stores, variant: Variant) -> dict:
     facts = networks.model_facts(stores.run, stores.config, stores.base_weights, variant) | {"made_from": made_from}
     facts["boxes"] = {} if repeat else stores.boxes_settings(part, variant.boxes)
     return json.loads(json.dumps(facts))
-
-
-def _augmentation(rows: list[Place], epoch: int) -> Place:
-    """Return the row of an epoch: epoch e sees augmentation e mod S."""
-    return rows[epoch % len(rows)]

@@ -1,8 +1,7 @@
 """Stage 3 on the fly, as the paper did it: decode, look, cut from the source and train in one step; no cache is read.
 
-One decode of a clip gives V_in and the focused volume; one forward pass of Base gives its logits and its saliency. The
-functions that search and cut are those of stages 1 and 2, so that with Base's saliency, a plan of as many augmentations
-as epochs and a lossless codec, both ways train on the same bytes.
+The functions that search and cut are those of stages 1 and 2, so that with Base's saliency, a plan of as many
+augmentations as epochs and a lossless codec, both ways train on the same bytes.
 """
 
 import json
@@ -38,9 +37,8 @@ def run(
     labels, Base's weights and the videos. Writes models/<name>-online-<saliency_from>-<key>/.
 
     Args:
-        saliency_from: whose gradient says where to cut: Base's, or that of the network as it is in this step. That is
-            the trainable branch on V_in (late), or the network on V_in alone (concat); in eval mode. Base's logits of
-            late fusion are always Base's.
+        saliency_from: whose gradient says where to cut: Base's, or that of the network as it is in this step, on V_in
+            and in eval mode. The logits that late fusion adds are Base's in both cases.
     Raises:
         StageError: Base is not trained, there is no training video, or `focus` needs no network that could be current.
         VideoError: a video cannot be decoded any more, or is not the one that was prepared.
@@ -56,8 +54,6 @@ def run(
         if (folder / "model.json").exists():
             return Outcome(folder, "already trained")
         clips = OnlineClips(run, config, base, variant, saliency_from, device)
-        if not clips.videos:
-            raise StageError("the plan has no training video; check the split in the annotations")
         torch.manual_seed(config.seed)
         network = build_base(base).to(device)
         data = TrainingData(clips.load, len(clips.videos), clips.loss, f"train-fusion {facts['name']}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.i3d import as_input
 from models.losses import charades_loss
 from pipeline.config import Config
-from pipeline.data.clips import PlannedVideo, check_unchanged, resize_frames, training_videos
+from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, resize_frames, training_videos
 from pipeline.data.pixels import crop_and_flip
 from pipeline.data.sampling import frame_indices, resized_size, row_generator, train_theta, train_window
 from pipeline.run.folder import RunFolder
@@ -22,24 +22,18 @@ from pipeline.workers.shared_paths import in_directory
 
 
 class BaseBatch(NamedTuple):
-    """Some clips as Base sees them.
+    """Some clips as Base sees them."""
 
-    Attributes:
-        clips: V_in, uint8 (B, T, H_in, W_in, 3).
-        video_targets: labels of the videos, float32 (B, C).
-        frame_targets: labels of the frames, float32 (B, T, C).
-    """
-
-    clips: Tensor
-    video_targets: Tensor
-    frame_targets: Tensor
+    clips: Tensor  # V_in, uint8 (B, T, H_in, W_in, 3)
+    video_targets: Tensor  # float32 (B, C)
+    frame_targets: Tensor  # float32 (B, T, C)
 
 
 class BaseClips:
     """One freshly augmented clip per training video and epoch.
 
-    Window, crop and flip come from a generator of (seed, video, epoch): neither workers nor resuming change them.
-    With `base.in_memory` the resized frames of all videos are decoded once and held, as uint8.
+    Window, crop and flip depend on seed, video and epoch alone: neither workers nor resuming change them.
+    With `base.in_memory` all videos are decoded once, and their resized frames held.
 
     Raises:
         VideoChanged: a video is not the one that was prepared.
@@ -56,7 +50,7 @@ class BaseClips:
                 check_unchanged(video)
 
     def load(self, epoch: int, numbers: list[int]) -> BaseBatch:
-        """Return a batch of the clips of these videos."""
+        """Make the clips of these videos."""
         volumes, times = zip(*(self._clip(epoch, number) for number in numbers), strict=True)
         targets = self.annotations.targets([self.videos[number].video_id for number in numbers], times)
         return BaseBatch(torch.from_numpy(np.stack(volumes)), *map(torch.from_numpy, targets))
@@ -71,12 +65,12 @@ class BaseClips:
         video, clips = self.videos[number], self.config.clips
         rng = row_generator(self.config.seed, f"{video.video_id} base", 0, epoch)
         start = train_window(video.num_frames, clips.num_frames, rng)
-        theta = train_theta(video.source_size, clips.resize, clips.resized_side, clips.input_side, rng)
+        theta = train_theta(video.source_size, clips, rng)
         indices = frame_indices(start, clips.num_frames, video.num_frames)
         if self.held is not None:
             frames = self.held[number][list(indices)]
         else:
-            found = dict(resize_frames(video, indices, theta.resized_size))
+            found = dict(resize_frames(decode_frames(video, indices), theta.resized_size))
             frames = np.stack([found[index] for index in indices])
         with phases.phase("resize"):
             return crop_and_flip(frames, theta), np.array(indices) / video.fps
@@ -84,12 +78,8 @@ class BaseClips:
     def _hold(self) -> list[np.ndarray]:
         """Decode and resize every training video, uint8 (N, h, w, 3) each."""
         owner, clips = phases.profiler_id(), self.config.clips
-        calls = (
-            delayed(in_directory(phases.profile_worker))(
-                owner, partial(_resized_video, video, clips.resize, clips.resized_side)
-            )
-            for video in self.videos
-        )
+        decode, size = delayed(in_directory(phases.profile_worker)), (clips.resize, clips.resized_side)
+        calls = (decode(owner, partial(_resized_video, video, *size)) for video in self.videos)
         found = phases.timed_items("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
         held = []
         for frames, seconds in progress(found, len(self.videos), "train-base, reading", "videos"):
@@ -101,4 +91,4 @@ class BaseClips:
 def _resized_video(video: PlannedVideo, resize: str, side: int) -> np.ndarray:
     """Return all frames of a video after the resize, uint8 (N, h, w, 3)."""
     size = resized_size(video.source_size, resize, side)
-    return np.stack([frame for _, frame in resize_frames(video, range(video.num_frames), size)])
+    return np.stack([frame for _, frame in resize_frames(decode_frames(video, range(video.num_frames)), size)])

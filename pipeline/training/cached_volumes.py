@@ -17,20 +17,17 @@ from pipeline.workers import phases
 
 
 class Place(NamedTuple):
-    """One row of the plan: the number of its part among those opened, and the local row."""
+    """One row of the plan."""
 
-    part: int
-    row: int
+    part: int  # its number among `CachedVolumes.parts`
+    row: int  # local row
 
 
 class CachedVolumes:
-    """What one fusion reads of one split.
+    """What a fusion model reads of one split: focused volumes, and Base's logits (late) or context volumes (concat).
 
     Args:
-        stores: of the run.
-        split: "train" or "test".
-        variant: its fusion says what is read beside the focused volumes: Base's logits, or the context volumes.
-        with_focused: read focused volumes too; False where they come from elsewhere (see `rest`).
+        with_focused: False where focused volumes come from elsewhere (see `rest`).
     Raises:
         StageError: a stage before this one has not finished.
     """
@@ -42,8 +39,8 @@ class CachedVolumes:
         self.context = [stores.context(part) for part in self.parts] if self.fusion == "concat" else []
         base = [stores.base(part) for part in self.parts]
         needed = list(zip(base, self.focused_stores or base, self.context or base, strict=True))
-        for part, of_part in zip(self.parts, needed, strict=True):
-            _require_done(part, of_part)
+        for store in (store for of_part in needed for store in of_part):
+            _require_done(store)
         self.done = [np.logical_and.reduce([store.product.rows_done() for store in of_part]) for of_part in needed]
         self.logits = [_all_logits(store) for store in base] if self.fusion == "late" else []
 
@@ -52,12 +49,10 @@ class CachedVolumes:
         found: dict[str, list[tuple]] = {}
         for number, part in enumerate(self.parts):
             columns = (part.rows.video_id, part.rows.aug_index, part.rows.clip_index)
-            for row, (video_id, aug, clip) in enumerate(zip(*columns, strict=True)):
+            for row, (video_id, *order) in enumerate(zip(*columns, strict=True)):
                 if self.done[number][row]:
-                    found.setdefault(video_id, []).append((aug, clip, Place(number, row)))
-        return {
-            video_id: [place for *_, place in sorted(rows, key=lambda row: row[:2])] for video_id, rows in found.items()
-        }
+                    found.setdefault(video_id, []).append((order, Place(number, row)))
+        return {video_id: [place for _, place in sorted(rows)] for video_id, rows in found.items()}
 
     def load(self, places: list[Place]) -> FusionBatch:
         """Read a batch."""
@@ -89,15 +84,12 @@ def _volumes(stores: list[VolumeStore], places: list[Place]) -> Tensor:
         return torch.from_numpy(np.stack([stores[place.part].volume(place.row) for place in places]))
 
 
-def _require_done(part: Part, stores: tuple) -> None:
-    for store in stores:
-        todo = store.product.todo()
-        if todo:
-            stage = "saliency" if store.product.product in ("base", "maps") else "crops"
-            raise StageError(
-                f"{part.name}: {len(todo)} of {part.num_units} units of {store.product.product} are not done "
-                f"({store.product.path}); run {stage} first"
-            )
+def _require_done(store: ZarrStore | VolumeStore) -> None:
+    product, part = store.product, store.part
+    if todo := product.todo():
+        stage = "saliency" if product.product in ("base", "maps") else "crops"
+        missing = f"{len(todo)} of {part.num_units} units of {product.product} are not done ({product.path})"
+        raise StageError(f"{part.name}: {missing}; run {stage} first")
 
 
 def _all_logits(store: ZarrStore) -> np.ndarray:

@@ -20,18 +20,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingState:
-    """Where a training stands.
+    """Where a training stands."""
 
-    Attributes:
-        epoch, step: to come next, both from 0; the step counts within the epoch.
-        losses: of the epoch's steps so far.
-        history: a row of metrics.csv for each epoch that is over.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    history: list[dict] = field(default_factory=list)
+    epoch: int = 0  # that comes next
+    step: int = 0  # that comes next, counted within the epoch
+    losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
+    history: list[dict] = field(default_factory=list)  # a row of metrics.csv for each epoch that is over
 
 
 def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: TrainingState) -> None:
@@ -48,7 +42,7 @@ def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: Training
 def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World) -> TrainingState:
     """Load the newest checkpoint into network and optimiser; without one, return the state of a fresh start.
 
-    The first process reads and sends what it read; the others might not see the newest file yet.
+    The first process reads it and sends it to the others, which might not see the newest file yet.
     """
     data = world.broadcast(_newest(folder) if world.is_main else b"")
     if not data:
@@ -61,16 +55,13 @@ def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World)
 
 
 def newest_checkpoint(folder: Path) -> dict | None:
-    """Read the newest sound checkpoint, to the CPU: the fields of TrainingState, network, optimiser; None without one.
-
-    One whose SHA-256 is not that of its name is left alone, with a warning, and the one before it is taken.
-    """
+    """Read the newest sound checkpoint to the CPU: fields of TrainingState, network, optimiser; None without one."""
     data = _newest(folder)
     return _read(data) if data else None
 
 
 def _newest(folder: Path) -> bytes:
-    """Return the newest sound checkpoint; empty if there is none."""
+    """Return the newest checkpoint whose SHA-256 is that of its name; empty if there is none."""
     for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
         data = path.read_bytes()
         if path.stem.split("-")[-1] == hashlib.sha256(data).hexdigest()[:16]:

@@ -1,7 +1,6 @@
 """Scores of evaluation clips: Base's from its stored logits, a fusion model's by running it, shared among processes."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,20 +20,14 @@ from pipeline.workers.distributed import current_world
 from pipeline.workers.prefetch import prefetch
 from pipeline.workers.progress import progress
 
-
-class ClipScores(NamedTuple):
-    """One scored evaluation clip: its plan part, its local row there, its scores float32 (C,)."""
-
-    part: Part
-    row: int
-    scores: np.ndarray
+ClipScores = tuple[Part, int, np.ndarray]  # plan part, local row, scores float32 (C,)
 
 
 def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stores:
-    """Return the stores whose boxes a model is evaluated with.
+    """Return the stores with the boxes that a model is evaluated with.
 
-    Those of the run, made with Base; or, where the model's training boxes came from the current network and the same
-    policy is asked for, those of the model's own generation.
+    They are those of the run, made with Base; where the model's training boxes came from the current network and the
+    same policy is asked for, those of the model's own generation.
 
     Raises:
         StageError: the model has none of its own yet.
@@ -54,17 +47,12 @@ def scores_by_video(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Score every evaluation clip of some videos.
 
-    The same in each of several processes, and to the bit what one process alone finds: on the CPU, each computes in
-    `saliency.threads` threads, for their number changes last digits as well.
+    Every number of processes gives the same bits; on the CPU, each computes in `saliency.threads` threads for this.
 
-    Args:
-        model: None for Base.
-        boxes: at evaluation.
     Returns:
         by video id: scores of its clips, float32 (clips, C), and the classes seen in its windows, uint8 (C,).
     """
-    by_clip: dict[str, list] = {}
-    windowed: dict[str, list] = {}
+    by_clip, windowed = {}, {}
     clips = _fusion_scores(stores, model, boxes, ids) if model else _base_scores(stores)
     with cpu_threads(pick_device(stores.config.device), stores.config.saliency.threads):
         for part, row, scores in clips:
@@ -87,14 +75,14 @@ def _base_scores(stores: Stores) -> Iterator[ClipScores]:
         rows = np.flatnonzero(store.product.rows_done())
         logits = torch.from_numpy(store.read_rows("logits", rows))
         for row, scores in zip(rows, clip_scores(logits).numpy(), strict=True):
-            yield ClipScores(part, int(row), scores)
+            yield part, int(row), scores
 
 
 def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[str]) -> Iterator[ClipScores]:
     """Score every evaluation clip with a fusion model; Base's branch comes from the cache.
 
-    A process takes every size-th batch, whole, for the last digits of a score depend on the clips beside it. A sum over
-    processes is exact, where all but one have 0.
+    A process takes every size-th batch, whole, for the last digits of a score depend on the clips beside it. The sum
+    over processes is exact, because all but one have 0.
     """
     config, device = stores.config, pick_device(stores.config.device)
     network = build_trained(stores.base_weights, model.folder, model.weights).to(device).eval()
@@ -108,14 +96,13 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     found = torch.zeros(len(places), stores.base_weights.num_classes)
     mine = range(world.rank, len(batches), world.size)
-    reading = prefetch(
-        (number, FusionBatch(focused.focused(batches[number]), *volumes.rest(batches[number]))) for number in mine
-    )
-    for number, batch in progress(reading, len(mine), f"evaluate {model.name}", "batches"):
+    reading = prefetch(FusionBatch(focused.focused(batches[one]), *volumes.rest(batches[one])) for one in mine)
+    reading = progress(reading, len(mine), f"evaluate {model.name}", "batches")
+    for number, batch in zip(mine, reading, strict=True):
         with phases.device_phase("transfer", device):
             batch = FusionBatch(*(values.to(device) for values in batch))
         with phases.device_phase("network", device), torch.inference_mode():
             logits = fusion_logits(network, batch, variant.fusion, model.fuse)
         found[number * size :][: len(logits)] = clip_scores(logits).cpu()
     for place, scores in zip(places, world.sum(found).numpy(), strict=True):
-        yield ClipScores(volumes.parts[place.part], place.row, scores)
+        yield volumes.parts[place.part], place.row, scores

@@ -11,19 +11,12 @@ from pipeline.config import Fusion, FusionTraining
 
 
 class FusionBatch(NamedTuple):
-    """Some clips as a fusion model sees them.
+    """Some clips as a fusion model sees them."""
 
-    Attributes:
-        focused: focused volumes, uint8 (B, T, S, S, 3).
-        first_look: late fusion: Base's logits, float32 (B, T_out, C); concatenation: context volumes like `focused`.
-        video_targets: labels of the videos, float32 (B, C).
-        frame_targets: labels of the frames, float32 (B, T, C).
-    """
-
-    focused: Tensor
-    first_look: Tensor
-    video_targets: Tensor
-    frame_targets: Tensor
+    focused: Tensor  # focused volumes, uint8 (B, T, S, S, 3)
+    first_look: Tensor  # late: Base's logits, float32 (B, T_out, C); concat: context volumes like `focused`
+    video_targets: Tensor  # float32 (B, C)
+    frame_targets: Tensor  # float32 (B, T, C)
 
 
 def fusion_logits(network: nn.Module, batch: FusionBatch, fusion: Fusion, fuse: Literal["logits", "scores"]) -> Tensor:
@@ -35,7 +28,7 @@ def fusion_logits(network: nn.Module, batch: FusionBatch, fusion: Fusion, fuse: 
 
 
 def fusion_loss(network: nn.Module, batch: FusionBatch, fusion: Fusion, recipe: FusionTraining) -> Tensor:
-    """Return the training loss of paper 5.2 on the fused logits; a concatenated clip has its frame labels twice."""
+    """Return the training loss of paper 5.2 on the fused logits; concatenation has every frame label twice."""
     frame_targets = concat_targets(batch.frame_targets) if fusion == "concat" else batch.frame_targets
     logits = fusion_logits(network, batch, fusion, recipe.fuse)
     return charades_loss(logits, batch.video_targets, frame_targets, recipe.video_loss_weight)

@@ -13,29 +13,21 @@ from pipeline.workers import phases
 from pipeline.workers.distributed import current_world
 from pipeline.workers.prefetch import prefetch
 
-Batch = tuple  # a named tuple of tensors, or of what has a method `to`
+Batch = tuple  # of tensors, or of what has a method `to`
 
 
 class TrainingData(NamedTuple):
-    """What a network is trained on.
+    """What a network is trained on."""
 
-    Attributes:
-        load: (epoch, clip numbers) to a batch of CPU tensors; uint8 pixels, converted on the device.
-        num_clips: clips of an epoch, numbered from 0.
-        loss: (network, batch on the device) to a scalar, the mean over the batch.
-        label: of the progress display.
-    """
-
-    load: Callable[[int, list[int]], Batch]
-    num_clips: int
-    loss: Callable[[nn.Module, Batch], Tensor]
-    label: str
+    load: Callable[[int, list[int]], Batch]  # (epoch, clip numbers) to a batch on the CPU, its pixels uint8
+    num_clips: int  # of an epoch, numbered from 0
+    loss: Callable[[nn.Module, Batch], Tensor]  # (network, batch on the device) to a scalar, the mean over the batch
+    label: str  # of the progress display
 
 
 class Epoch(Dataset):
-    """The batches of one epoch in their shuffled order.
+    """The batches of one epoch, in an order that seed and epoch alone decide, so a resumed run sees the same ones.
 
-    The order depends on seed and epoch alone, so a resumed run sees the batches an uninterrupted one would have.
     Each process of torchrun loads its share of each batch.
     """
 
@@ -62,14 +54,9 @@ def epoch_batches(
         pin: put the batches into pinned memory, from which a GPU takes them.
     """
     dataset = Epoch(data.load, data.num_clips, training.batch_size, seed, epoch)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=range(first, len(dataset)),
-        num_workers=training.loader_workers,
-        pin_memory=pin,
-    )
-    batches = iter(loader) if training.loader_workers else prefetch(iter(loader))
+    order, workers = range(first, len(dataset)), training.loader_workers
+    loader = iter(DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, pin_memory=pin))
+    batches = loader if workers else prefetch(loader)
     for batch, seconds in phases.timed_items("wait", batches):
         phases.add_worker(seconds)
         yield batch

@@ -36,14 +36,14 @@ def fit(
 
     Args:
         network: on the device, with its starting weights.
-        data: clips and loss.
-        training: the recipe.
         folder: gets metrics.csv and checkpoints.
         seed: of the order of clips and of dropout.
         until: stop before this epoch, so that a later call goes on from there; None for all epochs.
     Raises:
-        StageError: another process trains in this folder, or the loss is not finite.
+        StageError: there is no clip, another process trains in this folder, or the loss is not finite.
     """
+    if not data.num_clips:
+        raise StageError("the plan has no training video; check the split in the annotations")
     world = current_world()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", sign=True) if world.is_main else nullcontext(True) as mine:
@@ -122,7 +122,7 @@ def learning_rate(training: Training, epoch: int) -> float:
 
 
 def _dropout_seed(*where: int) -> int:
-    """Return the seed of one step: what is dropped depends on nothing that went before, an interruption included."""
+    """Return the seed of one step, which depends on its place alone, so that a resumed training drops the same."""
     return int(np.random.default_rng(where).integers(2**63))
 
 

@@ -30,14 +30,10 @@ class SourceFrames:
     """Source frames of a batch, which stay on the host, where boxes are cut.
 
     No named tuple: a DataLoader would make tensors of what it holds.
-
-    Attributes:
-        clips: one a clip of the batch.
-        frames: by clip, source frames uint8 (H, W, 3) by their index.
     """
 
     clips: list[Clip]
-    frames: list[dict[int, np.ndarray]]
+    frames: list[dict[int, np.ndarray]]  # of each clip: frame index -> uint8 (H, W, 3)
 
     def to(self, *_, **__) -> "SourceFrames":
         """Stay here: the other parts of a batch are moved to the device."""
@@ -45,17 +41,11 @@ class SourceFrames:
 
 
 class OnlineBatch(NamedTuple):
-    """Some clips before their boxes are known.
+    """Some clips before their boxes are known."""
 
-    Attributes:
-        context: V_in, uint8 (B, T, H_in, W_in, 3).
-        video_targets, frame_targets: labels, float32 (B, C) and (B, T, C).
-        source: the frames that V_in was made from.
-    """
-
-    context: Tensor
-    video_targets: Tensor
-    frame_targets: Tensor
+    context: Tensor  # V_in, uint8 (B, T, H_in, W_in, 3)
+    video_targets: Tensor  # float32 (B, C)
+    frame_targets: Tensor  # float32 (B, T, C)
     source: SourceFrames
 
 
@@ -63,11 +53,8 @@ class OnlineClips:
     """Batches whose boxes are searched for when they are trained on.
 
     Args:
-        run, config: which videos, and how clips are made.
-        base: its logits, and its saliency where `saliency_from` is "base".
         variant: of the fusion model that is trained.
         saliency_from: the network whose gradient says where to cut.
-        device: of the network.
     Raises:
         VideoChanged: a video is not the one that was prepared.
     """
@@ -105,20 +92,12 @@ class OnlineClips:
         return fusion_loss(network, self.cut(network, batch), self.variant.fusion, self.config.fusion)
 
     def cut(self, network: nn.Module, batch: OnlineBatch) -> FusionBatch:
-        """Find the boxes of a batch and cut its focused volumes.
-
-        Args:
-            network: the one that is trained; its gradient is taken where `saliency_from` is "current".
-        """
+        """Find the boxes of a batch, with the network that is trained or with Base, and cut its focused volumes."""
         logits, codes = self._maps(network, batch)
         context = batch.context.cpu().numpy()
         with phases.phase("resize"):
-            volumes = np.stack(
-                [
-                    self._cut_clip(*one)
-                    for one in zip(batch.source.clips, batch.source.frames, context, codes, strict=True)
-                ]
-            )
+            clips = zip(batch.source.clips, batch.source.frames, context, codes, strict=True)
+            volumes = np.stack([self._cut_clip(*one) for one in clips])
         with phases.device_phase("transfer", self.device):
             focused = torch.from_numpy(volumes).to(self.device, non_blocking=True)
         first_look = logits if self.variant.fusion == "late" else batch.context
@@ -134,29 +113,27 @@ class OnlineClips:
     def _maps(self, network: nn.Module, batch: OnlineBatch) -> tuple[Tensor | None, list[np.ndarray | None]]:
         """Return Base's logits (late fusion; else None) and the quantised map of each clip (None without a map).
 
-        In chunks of `saliency.batch_size`, whose arithmetic is that of stage 1.
+        In chunks of `saliency.batch_size`, as in stage 1, so that the last digits are the same.
         """
-        objective, late = self.variant.boxes, self.variant.fusion == "late"
-        needs_map = objective in OBJECTIVES
-        if not needs_map and not late:
+        objective, late, size = self.variant.boxes, self.variant.fusion == "late", self.config.saliency.batch_size
+        names = (objective,) if objective in OBJECTIVES else ()
+        if not names and not late:
             return None, [None] * len(batch.context)
-        current = None
-        if needs_map and self.saliency_from == "current":
-            current = fold(getattr(network, "module", network))
-        names, logits, codes = (objective,) if needs_map else (), [], []
-        for first in range(0, len(batch.context), self.config.saliency.batch_size):
-            chunk = slice(first, first + self.config.saliency.batch_size)
+        source = self.base
+        if names and self.saliency_from == "current":
+            source = fold(getattr(network, "module", network))
+        logits, codes = [], []
+        for first in range(0, len(batch.context), size):
+            chunk = slice(first, first + size)
             video = as_input(batch.context[chunk], self.device)
             labels = None
             if objective == "cross_entropy":
                 targets = batch.video_targets[chunk], batch.frame_targets[chunk]
                 labels = Labels(*targets, self.config.base.video_loss_weight)
-            if current is not None and late:
-                logits.append(self._saliency(self.base, video, (), None)[0])
-            found, maps = self._saliency(current or self.base, video, names, labels)
-            if current is None:
-                logits.append(found)
-            codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if needs_map else [None] * len(video)
+            found, maps = self._saliency(source, video, names, labels)
+            if late:
+                logits.append(found if source is self.base else self._saliency(self.base, video, (), None)[0])
+            codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if names else [None] * len(video)
         return torch.cat(logits) if late else None, codes
 
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):

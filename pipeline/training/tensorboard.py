@@ -11,7 +11,6 @@ class Curves:
     """Scalars of one training, in `<folder>/tensorboard`.
 
     Args:
-        folder: of the network.
         wanted: False makes all calls do nothing.
         step: of the whole training, from 1, that comes next; what an interrupted process wrote from there on is hidden.
     Raises:
@@ -22,12 +21,12 @@ class Curves:
         self.writer = _writer(folder / "tensorboard", step) if wanted else None
 
     def step(self, step: int, loss: float) -> None:
-        """The loss of one step."""
+        """Add the loss of one step."""
         if self.writer:
             self.writer.add_scalar("step/loss", loss, step)
 
     def epoch(self, row: dict) -> None:
-        """A row of metrics.csv."""
+        """Add a row of metrics.csv."""
         if self.writer:
             for name in EPOCH_CURVES:
                 self.writer.add_scalar(f"epoch/{name}", row[name], row["epoch"])

@@ -1,4 +1,4 @@
-"""joblib's Dask backend, for units: tasks that the scheduler gives up are answered for, instead of waited for."""
+"""joblib's Dask backend, for units: a task that the scheduler gives up on is reported, instead of waited for."""
 
 import asyncio
 import re
@@ -18,14 +18,10 @@ SECONDS_FOR_WORKERS = 60  # to appear, where there are none yet
 
 @contextmanager
 def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["DaskUnits"]:
-    """A backend on the workers of a running scheduler.
+    """A backend on the workers of a running scheduler, given by its address or the path of its scheduler file.
 
-    Args:
-        scheduler: its address, or the path of its scheduler file.
-        threads, on_gpu: nothing to Dask; whoever starts the workers gives them cores and GPUs.
-    Raises:
-        StageError: nobody answers there, or a worker has several threads: units in one process would share a network
-            and its number of threads.
+    Threads and GPUs are nothing to Dask: whoever starts the workers gives them cores and GPUs. StageError where nobody
+    answers, or a worker has several threads: units in one process would share a network and its number of threads.
     """
     is_address = re.match(r"[a-z]+://", scheduler)
     try:
@@ -52,26 +48,25 @@ class _Lost:
 class DaskUnits(DaskDistributedBackend):
     """Dask moves the tasks of a dead worker to another one, until `distributed.scheduler.allowed-failures` have died.
 
-    joblib 1.6 calls nobody back for a task that ends so, and its Parallel never returns.
+    joblib 1.6 does not notice that a task ends so, and its Parallel never returns.
     """
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Workers there are; never 1, for joblib then works in this very process, and more may be on their way."""
+        """The number of workers, at least 2: with 1, joblib works in this very process; more may be on their way."""
         return max(super().effective_n_jobs(n_jobs), 2)
 
     def submit(self, func, callback=None) -> Future:
-        """Hand a batch to the scheduler; the callback hears of every end."""
+        """Hand a batch to the scheduler; the callback is called however it ends."""
         future = super().submit(func, callback)
         jobs = [arguments[0] for _, arguments, _ in func.items]
         future.add_done_callback(lambda done: done.exception() and callback(_Lost(jobs, done.exception())))
         return future
 
     def retrieve_result_callback(self, out) -> list[tuple]:
-        """The results of a batch."""
         if isinstance(out, _Lost) and isinstance(out.error, KilledWorker):
             return [(job, KILLED) for job in out.jobs]
-        error = out.error if isinstance(out, _Lost) else out
-        if isinstance(out, _Lost) or isinstance(error, asyncio.CancelledError | CancelledError):
+        if isinstance(out, _Lost | asyncio.CancelledError | CancelledError):
+            error = out.error if isinstance(out, _Lost) else out
             text = " ".join(f"{type(error).__name__}: {error}".split())
             raise StageError(f"Dask lost a unit ({text}); the same command goes on")
         return super().retrieve_result_callback(out)

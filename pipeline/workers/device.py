@@ -10,12 +10,9 @@ from pipeline.errors import StageError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return a device by name. Each process of torchrun gets a GPU of its own.
+    """Return a device by torch's name, such as "cuda:1"; "auto" is CUDA where there is one.
 
-    Args:
-        name: "auto", which is CUDA where there is one, "cpu", "cuda", or torch's name of one such as "cuda:1".
-    Raises:
-        StageError: the device is not there.
+    With "cuda", each process of torchrun gets a GPU of its own. StageError where the device is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,7 +26,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def cpu_threads(device: torch.device, number: int) -> Iterator[None]:
-    """Use so many torch threads inside, where the CPU computes; as many as before outside."""
+    """Use this number of torch threads inside, where the CPU computes; as many as before outside."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(number)

@@ -9,43 +9,32 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 POLL_SECONDS = 0.05
-_preferred = {}  # group: (this process's device, the socket that reserves it while the process lives)
+ADDRESSES = socket.AF_UNIX, socket.SOCK_DGRAM
 
 
 @contextmanager
 def claim_device(devices: tuple[str, ...], group: str) -> Iterator[str]:
-    """Hold one of the devices against every other process of this machine; wait while all are in use.
+    """Hold one of the devices (torch names) against all other processes of this machine; wait while all are in use.
 
     The first processes prefer one device each, as long as they live: their network stays in its memory. A process
-    beyond the number of devices takes whichever is free.
-
-    Args:
-        devices: torch names.
-        group: name of the processes that share the devices.
-    Yields:
-        the torch name of the device.
+    beyond the number of devices takes whichever is free. The processes of a group share the devices.
     """
-    preferred = _preferred_device(devices, group)
+    preferred, _ = _reserve_device(devices, group)
     order = sorted(devices, key=lambda device: device != preferred)
-    with _unbound_socket() as claim:
+    with socket.socket(*ADDRESSES) as claim:
         while (device := _bind_first(claim, f"{group}/in use", order)) is None:
             time.sleep(POLL_SECONDS)
         yield device
 
 
-def _preferred_device(devices: tuple[str, ...], group: str) -> str | None:
-    """Return the device reserved for this process; None where other processes have reserved all of them."""
-    if group not in _preferred:
-        _preferred.clear()
-        reservation = _unbound_socket()
-        _preferred[group] = _bind_first(reservation, f"{group}/own", devices), reservation
-    return _preferred[group][0]
-
-
-def _unbound_socket() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+@lru_cache(1)
+def _reserve_device(devices: tuple[str, ...], group: str) -> tuple[str | None, socket.socket]:
+    """Reserve a device, while the socket lives; None where other processes have reserved all of them."""
+    reservation = socket.socket(*ADDRESSES)
+    return _bind_first(reservation, f"{group}/own", devices), reservation
 
 
 def _bind_first(claim: socket.socket, name: str, devices) -> str | None:

@@ -18,8 +18,7 @@ from models.data_parallel import Shard, globalise_dropout, synchronise_batchnorm
 def join_world(device: torch.device) -> Iterator["World"]:
     """Start torch's default process group as torchrun's environment says; without torchrun, a world of one process.
 
-    Processes exchange through NCCL on CUDA and through gloo on the CPU. A process that fails ends without waiting for
-    the others; torchrun then ends them.
+    A process that fails ends without waiting for the others; torchrun then ends them.
     """
     if is_single_process():
         yield current_world()
@@ -37,7 +36,7 @@ def join_world(device: torch.device) -> Iterator["World"]:
 
 
 def is_single_process() -> bool:
-    """Return whether torchrun has not started several processes."""
+    """Return whether this process is the only one of its training."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
@@ -50,7 +49,7 @@ def current_world() -> "World":
 class World:
     """This process's rank among the `size` processes of a training, and what they exchange.
 
-    Every process must call the collective methods (`mean`, `sum`, `broadcast`, `broadcast_flag`, `barrier`).
+    Every process must call the collective methods: `mean`, `sum`, `broadcast`, `barrier`.
     """
 
     rank: int = 0
@@ -66,17 +65,14 @@ class World:
         return Shard(num_clips, self.rank, self.size)
 
     def loss_weight(self, num_clips: int) -> float:
-        """Return the factor of the mean loss over the shard whose average over processes is the global batch's mean."""
+        """Return the factor of the shard's mean loss with which the average over processes is the global mean."""
         return self.size * len(self.shard(num_clips).clips) / num_clips
 
     def wrap(self, network: nn.Module, synchronise: bool) -> nn.Module:
         """Return the network to run forward: gradients are averaged over processes, weights start as rank 0's.
 
-        Dropout is drawn for the global batch.
-
-        Args:
-            synchronise: batch-norm takes its statistics over the global batch; else each process over its shard, and
-                the running statistics that are saved are rank 0's.
+        Dropout is drawn for the global batch. Batch-norm takes its statistics over the global batch with `synchronise`,
+        else over each process's shard; the running statistics that are saved are then rank 0's.
         """
         globalise_dropout(network)
         if self.size == 1:
@@ -101,33 +97,18 @@ class World:
         """Sum a CPU tensor over processes."""
         if self.size == 1:
             return value
-        total = value.to(_exchange_device(), copy=True)
+        device = torch.cuda.current_device() if dist.get_backend() == "nccl" else "cpu"
+        total = value.to(device, copy=True)
         dist.all_reduce(total)
         return total.cpu()
 
-    def broadcast(self, data: bytes | None) -> bytes:
-        """Return the main process's bytes in every process; the other processes' `data` is not used."""
-        if self.size == 1:
-            return data
-        size = torch.tensor([len(data) if self.is_main else 0], device=_exchange_device())
-        dist.broadcast(size, 0)
-        values = torch.empty(int(size), dtype=torch.uint8, device=_exchange_device())
-        if self.is_main and data:
-            values.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        dist.broadcast(values, 0)
-        return values.cpu().numpy().tobytes()
-
-    def broadcast_flag(self, value: bool) -> bool:
-        """Return the main process's value in every process; others may see changes of a shared folder later."""
-        return bool(self.broadcast(bytes([value]))[0])
+    def broadcast(self, value):
+        """Return the main process's value in every process: others may see changes of a shared folder later."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, 0)
+        return values[0]
 
     def barrier(self) -> None:
-        """Return when all processes have called this."""
         if self.size > 1:
             dist.barrier()
-
-
-def _exchange_device() -> torch.device:
-    """Return the device of tensors that processes exchange."""
-    on_cuda = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")

@@ -1,7 +1,7 @@
 """Where units are worked on: in processes of this machine (loky), or by the workers of a Dask or Ray cluster.
 
-Clusters are those that people run already; nothing here starts, sizes or schedules one. Every engine is driven through
-joblib. A job that the engine's own retries did not save is done again alone, and then given up by name.
+Clusters are those that people run already; nothing here starts or sizes one. Every engine is driven through joblib. A
+job that the engine's own retries did not save is done again alone, and then given up by name.
 """
 
 import logging
@@ -26,19 +26,11 @@ TWICE = "the process that worked on this unit was killed, twice"
 
 @dataclass(frozen=True)
 class Engine:
-    """Who does the work.
-
-    Args:
-        backend: "loky" starts processes here; "dask" and "ray" give units to a cluster's workers.
-        scheduler: of Dask, an address or the path of a scheduler file; of Ray, an address, or "" for the cluster that
-            this machine belongs to, or a local one where it belongs to none.
-        devices: torch names, such as "cuda:1"; on each machine, one process at a time computes on each of them.
-            None: every process computes on the config's device.
-    """
+    """Who does the work: processes that "loky" starts here, or the workers of a "dask" or "ray" cluster."""
 
     backend: Backend = "loky"
-    scheduler: str = ""
-    devices: tuple[str, ...] = ()
+    scheduler: str = ""  # address or, of Dask, path of its file; "": Ray's on this machine, or else a local one
+    devices: tuple[str, ...] = ()  # torch names; on each machine, one process at a time computes on each; (): config's
 
     @property
     def is_local(self) -> bool:
@@ -52,8 +44,7 @@ LOCAL = Engine()
 def parse_devices(text: str) -> tuple[str, ...]:
     """Torch names of a comma-separated list: "0,1" are the first two GPUs, "cpu" and "cpu:1" stay as they are.
 
-    Raises:
-        ValueError: no such list, or the same device twice.
+    ValueError where it is no such list, or names a device twice.
     """
     names = tuple(f"cuda:{one}" if one.isdecimal() else one for one in text.split(",")) if text else ()
     if not all(re.fullmatch(r"cpu|(cpu|cuda):\d+", name) for name in names) or len(set(names)) < len(names):
@@ -66,19 +57,19 @@ def results(
 ) -> Iterator[tuple[tuple, object]]:
     """Every job with its result, in any order, whatever becomes of the workers.
 
+    call(job) returns (job, result); call(job, crashed=why) gives the job up, and is called in this process. StageError
+    where the engine is not installed or cannot be reached.
+
     Args:
-        call: call(job) returns (job, result); call(job, crashed=why) gives the job up, and is called in this process.
         workers: processes of loky. With one, everything runs in this very process. A cluster has as many as it has.
         threads, on_gpu: what a job needs, for the engines that ask.
-    Raises:
-        StageError: the engine is not installed or cannot be reached.
     """
     if not jobs:
         return
     with _connected(engine, threads, on_gpu) as backend:
         suspects = []
         for job, done in _in_pool(call, jobs, workers) if backend is None else _on_cluster(call, jobs, backend):
-            if isinstance(done, str) and done == KILLED:
+            if done is KILLED:
                 suspects.append(job)
             else:
                 yield job, done
@@ -86,7 +77,7 @@ def results(
             log.warning("workers died; %d units that were begun run again, one by one", len(suspects))
         alone = _one_by_one(call, suspects) if backend is None else _on_cluster(call, suspects, backend, at_once=1)
         for job, done in alone:
-            yield call(job, crashed=TWICE) if isinstance(done, str) and done == KILLED else (job, done)
+            yield call(job, crashed=TWICE) if done is KILLED else (job, done)
 
 
 @contextmanager

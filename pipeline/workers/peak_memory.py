@@ -18,9 +18,9 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes(process: int | str = "self") -> int:
-    """Return the peak of a process's resident bytes; 0 where the kernel does not say."""
-    return _status("VmHWM", process)
+def peak_bytes() -> int:
+    """Return the peak of this process's resident bytes; 0 where the kernel does not say."""
+    return _status("VmHWM")
 
 
 def resident_bytes() -> int:
@@ -28,24 +28,20 @@ def resident_bytes() -> int:
     return _status("VmRSS")
 
 
-def run_measured(command: list[str], folder: Path | None = None) -> tuple[str, int, int]:
-    """Run Python with a command; return what it printed, the peak bytes of its largest process, and its exit code.
+def run_measured(command: list[str]) -> tuple[str, int, int]:
+    """Run Python with arguments; return what it printed, the peak bytes of its largest process, and its exit code.
 
     A small process in between measures: a child's peak starts at that of the process that starts it.
-
-    Args:
-        command: arguments of the interpreter.
-        folder: to run it in.
     """
     command = [sys.executable, "-S", "-c", MEASURING_PARENT, sys.executable, *command]
-    lines = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     peak, code = map(int, lines[-1].split())
     return "\n".join(lines[:-1]), peak * RSS_UNIT, code
 
 
-def _status(name: str, process: int | str = "self") -> int:
+def _status(name: str) -> int:
     with suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0

@@ -1,8 +1,7 @@
-"""Where the time of a stage goes: named phases that add up, over threads and processes; nearly free when off.
+"""Where the time of a stage goes: named phases, over threads and processes; nearly free when off.
 
-A phase inside another one stops the outer one's clock, so every moment counts once: the phases of the main thread and
-"other" add up to its whole time. ("idle", a parent that waits for its workers, is left out.) What other threads and
-loader processes do ahead of the main thread is counted apart.
+A phase inside another one stops the outer one's clock. So the phases of the main thread and "other" add up to its
+whole time, without "idle", in which it waits for workers. What runs ahead of the main thread is counted apart.
 """
 
 import os
@@ -98,13 +97,10 @@ def profiler_id() -> int | None:
 
 
 def profile_worker(profiler: int | None, work: Callable[[], Item], ahead: bool = False) -> tuple[Item, Seconds]:
-    """Call work(), usually in a worker process, and measure its phases for the process that prints the profile.
+    """Call work(), usually in a worker process; return its result and the seconds of its phases, for `add_worker`.
 
-    Args:
-        profiler: `profiler_id()` of that process.
-        ahead: this process works ahead of the main thread.
-    Returns:
-        the result; seconds for `add_worker`, empty where this process is the profiler or nothing is profiled.
+    There are none where this process is itself the profiler, see `profiler_id`, or nothing is profiled. With `ahead`,
+    this process works ahead of the main thread.
     """
     global _clock
     if profiler in (None, os.getpid()):

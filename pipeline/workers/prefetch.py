@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -33,13 +33,8 @@ def prefetch(items: Iterator[Item], depth: int = 1) -> Iterator[Item]:
 class PrefetchedKeys(Generic[Key, Item]):
     """Computes work(key) in threads for keys in the order in which they will be asked for; some may never be.
 
-    At most `depth` keys are waiting or being worked on, apart from the one asked for last.
-
-    Args:
-        work: gives the items of a key; it is iterated in a thread.
-        keys: hashable, each once.
-        threads: that work at the same time.
-        depth: at least 1.
+    At most `depth` keys, which is at least 1, are waiting or being worked on, apart from the one asked for last. The
+    items that work gives are iterated in a thread. A key is hashable and comes once.
     """
 
     def __init__(self, work: Callable[[Key], Iterable[Item]], keys: list[Key], threads: int = 1, depth: int = 1):
@@ -59,16 +54,13 @@ class PrefetchedKeys(Generic[Key, Item]):
         """
         if not any(key == begun for begun, _, _ in self.begun) and key not in self.coming:
             return iter(self.work(key))
-        found = None
-        while found is None:
+        while True:
             self._begin(1)
             begun, queue, future = self.begun.popleft()
             if begun == key:
-                found = queue
-            else:
-                future.cancel()
-        self._begin(self.depth)
-        return _drain(found)
+                self._begin(self.depth)
+                return _drain(queue, future)
+            future.cancel()
 
     def _begin(self, number: int) -> None:
         """Start work until this many of the next keys are begun."""
@@ -78,23 +70,19 @@ class PrefetchedKeys(Generic[Key, Item]):
 
 
 def _fill(queue: SimpleQueue, items: Iterable[Item]) -> None:
-    """Put (item, None) for every item, and at the end (_END, the error or None)."""
-    error = None
+    """Put every item, and at the end, also after an error, _END."""
     try:
         for item in items:
-            queue.put((item, None))
-    except BaseException as raised:
-        error = raised
-    queue.put((_END, error))
+            queue.put(item)
+    finally:
+        queue.put(_END)
 
 
-def _drain(queue: SimpleQueue) -> Iterator[Item]:
-    """Yield what `_fill` puts, as it comes."""
+def _drain(queue: SimpleQueue, filled: Future) -> Iterator[Item]:
+    """Yield what `_fill` puts, as it comes; raise what it raised."""
     while True:
         with phases.phase("wait"):
-            item, error = queue.get()
-        if error is not None:
-            raise error
+            item = queue.get()
         if item is _END:
-            return
+            return filled.result()
         yield item

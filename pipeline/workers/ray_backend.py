@@ -16,14 +16,10 @@ from pipeline.workers.killed import KILLED
 
 @contextmanager
 def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["RayUnits"]:
-    """A backend on a Ray cluster, to which this process stays connected: a local one takes long to start.
+    """A backend on the Ray cluster at an address, which stays connected: a local one takes long to start.
 
-    Args:
-        scheduler: its address; "" for the cluster of this machine, or a local one that ends with this process.
-        threads: CPUs of a task.
-        on_gpu: give every task a GPU of its own, where the cluster has any.
-    Raises:
-        StageError: nobody answers there.
+    "" is the cluster of this machine, or a local one that ends with this process. A task has so many CPUs (`threads`)
+    and with on_gpu a GPU of its own, where the cluster has any. StageError where nobody answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster reports to nobody unless asked to
     try:
@@ -40,10 +36,9 @@ def _do(batch) -> list[tuple]:
 
 
 class RayUnits(ParallelBackendBase):
-    """One task a batch. Ray runs the task of a dead worker again in another one, three times.
+    """One task a batch, which occupies num_cpus and num_gpus; Ray shows it only the GPUs that are its own.
 
-    Args:
-        num_cpus, num_gpus: what a task occupies; Ray shows a task only the GPUs that are its own.
+    Ray runs the task of a dead worker again in another one, three times.
     """
 
     supports_retrieve_callback = True
@@ -54,23 +49,21 @@ class RayUnits(ParallelBackendBase):
         self._task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)(_do)
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Tasks that the cluster has room for; never 1, for joblib then works in this very process."""
+        """The number of tasks that the cluster has room for, at least 2: with 1, joblib works in this very process."""
         return max(int(ray.cluster_resources().get("CPU", 1)) // self.num_cpus, 2)
 
     def configure(self, n_jobs: int = 1, parallel=None, **options) -> int:
-        """As joblib calls it before anything is submitted."""
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
     def submit(self, func, callback=None) -> Future:
-        """Hand a batch to Ray; the callback hears of every end."""
+        """Hand a batch to Ray; the callback is called however it ends."""
         future = self._task.remote(func).future()
         jobs = [arguments[0] for _, arguments, _ in func.items]
         future.add_done_callback(lambda done: callback((jobs, done)))
         return future
 
     def retrieve_result_callback(self, out) -> list[tuple]:
-        """The results of a batch."""
         jobs, future = out
         error = future.exception()
         if error is None:

@@ -25,11 +25,7 @@ class SharedDirectory:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Change into the directory.
-
-        Raises:
-            StageError: this machine does not see the directory or one of the paths.
-        """
+        """Change into the directory; StageError where this machine does not see it or one of the paths."""
         for path in (self.folder, *(self.folder / path for path in self.paths)):
             if not path.exists():
                 name = os.uname().nodename
@@ -55,7 +51,7 @@ def share_directory(run_dir: Path, videos: Path) -> Iterator[SharedDirectory]:
 
 
 def in_directory(function: Callable) -> Callable:
-    """Bind a function to the present working directory: joblib's workers keep theirs, and paths may be relative."""
+    """Bind a function to the present working directory; joblib's workers may have begun in another one."""
     return partial(_call_in, Path.cwd(), function)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cache.geometry import Theta
+from pipeline.config import Clips
 from pipeline.data.sampling import (
     eval_start,
     eval_theta,
@@ -73,17 +74,18 @@ def test_resized_size():
 
 
 def test_eval_theta_is_the_centre():
-    assert eval_theta((270, 480), "square", 256, 224) == Theta((270, 480), (256, 256), 16, 16, (224, 224), False)
-    assert eval_theta((270, 480), "shorter_side", 256, 224) == Theta(
-        (270, 480), (256, 455), 16, 115, (224, 224), False
-    )  # (455 - 224) / 2 = 115.5
+    square, shorter = Clips(resized_side=256, input_side=224), Clips(resize="shorter_side", resized_side=256)
+    assert eval_theta((270, 480), square) == Theta((270, 480), (256, 256), 16, 16, (224, 224), False)
+    # (455 - 224) / 2 = 115.5
+    assert eval_theta((270, 480), shorter) == Theta((270, 480), (256, 455), 16, 115, (224, 224), False)
     with pytest.raises(ValueError, match="224 is larger than the resized side 200"):
-        eval_theta((270, 480), "square", 200, 224)
+        eval_theta((270, 480), Clips(resized_side=200, input_side=224))
 
 
 def test_train_theta_covers_all_crops_and_both_flips():
     rng = np.random.default_rng(1)
-    thetas = [train_theta((6, 9), "shorter_side", 4, 2, rng) for _ in range(6000)]
+    clips = Clips(resize="shorter_side", resized_side=4, input_side=2)
+    thetas = [train_theta((6, 9), clips, rng) for _ in range(6000)]
     assert {(theta.source_size, theta.resized_size, theta.input_size) for theta in thetas} == {((6, 9), (4, 6), (2, 2))}
     counts = Counter((theta.crop_top, theta.crop_left, theta.flip) for theta in thetas)
     assert set(counts) == {(top, left, flip) for top in range(3) for left in range(5) for flip in (False, True)}
@@ -91,7 +93,8 @@ def test_train_theta_covers_all_crops_and_both_flips():
 
 
 def test_train_theta_draws_in_a_fixed_order():
-    theta = train_theta((6, 9), "shorter_side", 40, 20, row_generator(0, "07E49", 0, 1))
+    clips = Clips(resize="shorter_side", resized_side=40, input_side=20)
+    theta = train_theta((6, 9), clips, row_generator(0, "07E49", 0, 1))
     rng = row_generator(0, "07E49", 0, 1)
     assert (theta.crop_top, theta.crop_left) == (rng.integers(0, 21), rng.integers(0, 41))
     assert theta.flip == (rng.integers(0, 2) == 1)

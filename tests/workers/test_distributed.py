@@ -101,7 +101,7 @@ def test_one_process_is_a_world_of_one(monkeypatch):
         assert world == current_world() == World(0, 1) and world.wrap(network, synchronise=True) is network
         assert type(network.layers[1]) is nn.BatchNorm1d
         assert world.mean(torch.tensor(3.0)) == 3 and world.sum(torch.tensor([3.0])) == 3
-        assert world.broadcast(b"one") == b"one" and world.broadcast_flag(True) and not world.broadcast_flag(False)
+        assert world.broadcast(b"one") == b"one" and world.broadcast(True) and not world.broadcast(False)
     assert not torch.distributed.is_initialized()
 
 
@@ -111,7 +111,7 @@ def test_what_processes_tell_each_other():
     def function(world):
         assert world.broadcast(b"first" * 1000 if world.is_main else b"other") == b"first" * 1000
         assert world.broadcast(b"" if world.is_main else b"other") == b""
-        assert world.broadcast_flag(world.is_main) and not world.broadcast_flag(not world.is_main)
+        assert world.broadcast(world.is_main) and not world.broadcast(not world.is_main)
         assert world.sum(torch.tensor([1.5, world.rank])).tolist() == [4.5, 3]
 
     together(3, function)

@@ -14,11 +14,7 @@ NOISE = 0.02
 
 
 def draw_video(script: Script, rng: np.random.Generator):
-    """Draw a script.
-
-    Yields:
-        (frame uint8 (H, W, 3), [(card number, top, left, height, width) in source pixels of each visible card])
-    """
+    """Yield frames, uint8 (H, W, 3), with (card, top, left, height, width) in source pixels of each visible card."""
     height, width = script.source_size
     hues = _hues(script.split, rng)
     background = _clutter(height, width, hues, rng)
@@ -38,7 +34,7 @@ def draw_video(script: Script, rng: np.random.Generator):
 
 
 def _hues(split: str, rng: np.random.Generator) -> np.ndarray:
-    """Eight hues in [0, 1) for clutter and figure; training and evaluation draw from interleaved bands."""
+    """Draw eight hues in [0, 1) for clutter and figure; training and evaluation draw from interleaved bands."""
     band = rng.integers(0, 18, 8) * 2 + (split == "test")
     return (band + rng.random(8)) / 36
 
@@ -48,7 +44,7 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _clutter(height: int, width: int, hues: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A still background of dull rectangles and ellipses, float32 (H, W, 3)."""
+    """Draw a still background of dull rectangles and ellipses, float32 (H, W, 3)."""
     ramp = np.linspace(-0.1, 0.1, height, dtype=np.float32)[:, None, None] * rng.uniform(-1, 1)
     image = np.broadcast_to(_colour(hues[0], 0.2, rng.uniform(0.35, 0.65)) + ramp, (height, width, 3)).copy()
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -63,7 +59,7 @@ def _clutter(height: int, width: int, hues: np.ndarray, rng: np.random.Generator
 
 
 def _figure(scale: tuple[float, float], hues: np.ndarray, rng: np.random.Generator):
-    """A person-like shape, float32 (h, w, 4) with alpha, and where in it the hand is, resized pixels (y, x)."""
+    """Draw a person-like shape, float32 (h, w, 4) with alpha; return also where its hand is, resized pixels (y, x)."""
     height, width = 44.0, 18.0
     rows, columns = np.mgrid[0 : round(height * scale[0]), 0 : round(width * scale[1])].astype(np.float32)
     rows, columns = rows / scale[0], columns / scale[1]
@@ -78,13 +74,12 @@ def _figure(scale: tuple[float, float], hues: np.ndarray, rng: np.random.Generat
 
 
 def _card_patch(class_index: int, scale: tuple[float, float], split: str, rng: np.random.Generator) -> np.ndarray:
-    """A card with its print and decoy, float32 (h, w, 4), all opaque."""
+    """Draw a card with its print and decoy, float32 (h, w, 4), all opaque."""
     pair, way = divmod(class_index, 2)
     size = [round(CARD * s) for s in scale]
     patch = np.ones((*size, 4), np.float32)
-    patch[..., :3] = _colour(
-        PAIR_HUES[pair] + rng.uniform(-0.015, 0.015), rng.uniform(0.55, 0.7), rng.uniform(0.6, 0.7)
-    )
+    hue = PAIR_HUES[pair] + rng.uniform(-0.015, 0.015)
+    patch[..., :3] = _colour(hue, rng.uniform(0.55, 0.7), rng.uniform(0.6, 0.7))
     rows, columns = (np.arange(n, dtype=np.float32) / s for n, s in zip(size, scale, strict=True))
     turn = (rng.random(3) + (split == "test")) * np.pi  # phases of training in [0, pi), of evaluation in [pi, 2 pi)
     decoy = rng.uniform(0, COARSE_AMPLITUDE, 2)

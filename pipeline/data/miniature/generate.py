@@ -1,9 +1,8 @@
-"""The miniature: a small data set with planted truth, in the Charades format, as real H.264 files.
+"""The miniature: a small data set whose truth is known, in the Charades format, as real H.264 files.
 
-A figure moves over clutter and carries one to three cards. A card's colour tells its pair of classes and survives
-the resize to 64 x 64; its print, a fine grating along rows or columns, tells the class and does not: only the source
-pixels carry it, and a coarse decoy drowns what the resize leaves of it. Where every card is, is written down.
-Lengths below are pixels of the resized frame, times are seconds, colours are RGB in [0, 1].
+A figure carries one to three cards over clutter. A card's colour tells its pair of classes and survives the resize to
+64 x 64; its print, a fine grating along rows or columns, tells the class and is gone after it. Lengths in this package
+are pixels of the resized frame, times seconds, colours RGB in [0, 1].
 """
 
 import json
@@ -30,36 +29,28 @@ CARD_COLUMNS = ("video_id", "card", "frame", "fps", "top", "left", "height", "wi
 def generate(data: Data, workers: int = 1) -> bool:
     """Write the data set into `data.videos`: train.csv, test.csv, classes.txt, cards.csv and one MP4 a video.
 
-    The same settings give the same files. What is complete is left alone.
-
     Returns:
-        whether it was made now.
+        whether it was made now; a complete one with the same settings is left alone.
     Raises:
         StageError: the folder holds a data set made with other settings.
     """
-    root = Path(data.videos)
+    root, sizes = Path(data.videos), {"train": data.train_videos, "test": data.eval_videos}
     settings = {"train_videos": data.train_videos, "eval_videos": data.eval_videos, "data_seed": data.data_seed}
     about = (json.dumps(settings | {"version": VERSION}, indent=2) + "\n").encode()
     if (root / "miniature.json").exists():
         if (root / "miniature.json").read_bytes() != about:
-            raise StageError(
-                f"{root} holds a miniature made with other settings; delete it, or name another data.videos"
-            )
+            raise StageError(f"{root} holds a miniature made with other settings; delete it or change data.videos")
         return False
     root.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (split, n) for split, count in (("train", data.train_videos), ("test", data.eval_videos)) for n in range(count)
-    ]
-    calls = (delayed(in_directory(_make_video))(root, data.data_seed, split, number) for split, number in jobs)
-    made = Parallel(n_jobs=workers, return_as="generator")(calls)
+    make, jobs = delayed(in_directory(_make_video)), [(split, n) for split in sizes for n in range(sizes[split])]
+    made = Parallel(n_jobs=workers, return_as="generator")(make(root, data.data_seed, *job) for job in jobs)
     made = list(progress(made, len(jobs), "miniature", "videos"))
-    for split in ("train", "test"):
-        rows = [
-            charades_row(s.video_id, [(c.class_index, c.start, c.end) for c in s.cards], s.seconds)
-            for s, _ in made
-            if s.split == split
-        ]
-        write_charades_csv(root / f"{split}.csv", rows)
+    rows = {split: [] for split in sizes}
+    for script, _ in made:
+        cards = [(card.class_index, card.start, card.end) for card in script.cards]
+        rows[script.split].append(charades_row(script.video_id, cards, script.num_frames / script.fps))
+    for split in sizes:
+        write_charades_csv(root / f"{split}.csv", rows[split])
     write_file(root / "classes.txt", "".join(f"c{i:03d} {name}\n" for i, name in enumerate(CLASSES)).encode())
     cards = pd.DataFrame([row for _, rows in made for row in rows], columns=CARD_COLUMNS)
     write_file(root / "cards.csv", cards.to_csv(index=False).encode())
@@ -68,7 +59,7 @@ def generate(data: Data, workers: int = 1) -> bool:
 
 
 def _make_video(root: Path, data_seed: int, split: str, number: int) -> tuple[Script, list[tuple]]:
-    """Draw and encode one video; its script and the places of its cards."""
+    """Draw and encode one video; return its script and a row of cards.csv for each card and frame."""
     video_id = f"{split.upper()}{number:05d}"
     rng = np.random.default_rng([data_seed, split == "test", number])
     script, places = write_script(video_id, split, rng), []

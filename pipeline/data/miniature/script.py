@@ -41,17 +41,12 @@ class Script:
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """(height, width) of the video, even numbers."""
+        """Height and width of the video, even numbers."""
         return tuple(2 * round(RESIZED * scale / 2) for scale in self.scale)
-
-    @property
-    def seconds(self) -> float:
-        """Length of the video."""
-        return self.num_frames / self.fps
 
 
 def write_script(video_id: str, split: str, rng: np.random.Generator) -> Script:
-    """Draw one video's size, length, cards and motion."""
+    """Choose one video's size, length, cards and motion."""
     scale = tuple(float(s) for s in rng.choice(SCALES, 2, p=SCALE_ODDS))
     fps = int(rng.choice(SOURCE_FPS))
     num_frames = int(np.ceil(rng.uniform(*SECONDS) * fps))
@@ -61,11 +56,10 @@ def write_script(video_id: str, split: str, rng: np.random.Generator) -> Script:
     for slot in slots:
         start, end = 0.0, seconds
         if rng.random() < 0.25:  # some classes hold only for a part of the video
-            start, end = (
-                (0.0, seconds * rng.uniform(0.5, 0.8))
-                if rng.random() < 0.5
-                else (seconds * rng.uniform(0.2, 0.5), seconds)
-            )
+            if rng.random() < 0.5:
+                end = seconds * rng.uniform(0.5, 0.8)
+            else:
+                start = seconds * rng.uniform(0.2, 0.5)
         cards.append(Card(int(rng.integers(len(CLASSES))), SLOTS[slot], round(start, 2), round(end, 2)))
     offsets = np.array([card.slot for card in cards])
     low, high = offsets.min(0), offsets.max(0) + CARD  # extent of the cards relative to the hand, (y, x)
@@ -73,7 +67,7 @@ def write_script(video_id: str, split: str, rng: np.random.Generator) -> Script:
 
 
 def _motion(num_frames: int, fps: int, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A slow path of the hand that keeps all cards off the border and off the centre of the frame."""
+    """Draw a slow path of the hand that keeps all cards off the border and off the centre of the frame."""
     time = np.arange(num_frames)[:, None] / fps
     swing = rng.uniform(0.5, 2.0, 2) * np.sin(2 * np.pi * (rng.uniform(0.2, 0.5, 2) * time + rng.random(2)))
     path = swing + rng.uniform(-1.5, 1.5, 2) * time

@@ -18,11 +18,7 @@ Cards = dict[str, dict[int, list[tuple[int, int, Box]]]]
 
 @cache
 def read_cards(root: Path) -> Cards:
-    """cards.csv: video_id -> card -> [(source frame, fps, box_source)].
-
-    Raises:
-        StageError: it is not there.
-    """
+    """Read cards.csv: video_id -> card -> [(source frame, fps, box_source)]; raise StageError without one."""
     path, found = root / "cards.csv", {}
     if not path.is_file():
         raise StageError(f"{path}: not there; `prepare` makes the miniature again")
@@ -33,12 +29,9 @@ def read_cards(root: Path) -> Cards:
 
 
 def on_target(cards: Cards, part: Part, row: int, box_input: Sequence[int]) -> bool:
-    """Whether a box holds, averaged over the clip's frames in which a card is visible, at least 75 % of its area,
-    for every card visible in the clip.
+    """Say whether a box holds every card that is visible in a clip: at least 75 % of its area, on average over frames.
 
     Args:
-        cards: of `read_cards`.
-        part, row: the clip.
         box_input: (top, left, height, width) in the input frame.
     """
     clip, rate = part.clip(row), part.rows.fps.iat[row]
@@ -54,12 +47,12 @@ def on_target(cards: Cards, part: Part, row: int, box_input: Sequence[int]) -> b
 
 
 def frame_number(index: int, rate: float, fps: int) -> int:
-    """The source frame on screen at index / rate seconds, at a constant fps."""
+    """Return the source frame on screen at index / rate seconds, at a constant fps."""
     return int(index / rate * fps + 1e-6)  # the small term keeps 8 of 24 from becoming 7
 
 
 def _share_inside(card_source: Box, box: Box, theta: Theta) -> float:
-    """Share of a card's area, as the input frame shows it, that lies in the box."""
+    """Return the share of a card's area, as the input frame shows it, that lies in the box."""
     top, left, bottom, right = map(float, theta.to_input(card_source))
     rows = max(0.0, min(bottom, box.bottom) - max(top, box.top))
     columns = max(0.0, min(right, box.right) - max(left, box.left))
@@ -67,15 +60,13 @@ def _share_inside(card_source: Box, box: Box, theta: Theta) -> float:
 
 
 def ceiling(class_counts: np.ndarray, draws: int = 200, seed: int = 0) -> float:
-    """mAP of someone who knows each video's pairs and how many cards of each, and cannot read the print.
+    """Return the mAP of someone who sees how many cards of each pair a video has, and cannot read the print.
 
-    The best such scores are the chances that at least one of the k cards of a pair has the class, 1 - 2^-k. Ties
-    would be broken by the order of the file; the mean over random orders is returned.
+    The best such scores are the chances that at least one of the k cards of a pair has the class, 1 - 2^-k. Ties are
+    broken by the order of videos, so this is the mean over `draws` random orders.
 
     Args:
         class_counts: int (V, 10), cards of each class in each video; classes 2p and 2p + 1 are a pair.
-        draws: random orders.
-        seed: of the orders.
     """
     pairs = class_counts.reshape(len(class_counts), -1, 2).sum(2)
     scores = np.repeat(1 - 0.5**pairs, 2, axis=1)
@@ -85,7 +76,7 @@ def ceiling(class_counts: np.ndarray, draws: int = 200, seed: int = 0) -> float:
 
 
 def read_print(grey: np.ndarray, period: tuple[float, float]) -> tuple[float, float]:
-    """The fixed reader: energy of a print along rows and along columns at a known period.
+    """Measure the energy of a print along rows and along columns at a known period.
 
     Args:
         grey: float (T, h, w), the print and nothing else.
@@ -97,7 +88,7 @@ def read_print(grey: np.ndarray, period: tuple[float, float]) -> tuple[float, fl
 
 
 def _energy(grey: np.ndarray, period: float) -> float:
-    """Mean energy at 1 / period along the second axis, with a Hann window."""
+    """Return the mean energy at 1 / period along the second axis, with a Hann window."""
     length = grey.shape[1]
     wave = np.hanning(length + 2)[1:-1] * np.exp(-2j * np.pi * np.arange(length) / period)
     centred = grey - grey.mean(1, keepdims=True)

@@ -51,7 +51,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
 
 
 def decoded(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Every frame of the stream in order of presentation; the decoder is flushed by the last, empty packet."""
+    """Yield every frame of the stream in order of presentation; the last, empty packet flushes the decoder."""
     frames = packets = 0
     interlaced = False  # then two packets may make one frame
     try:
@@ -80,12 +80,12 @@ def average_rate(path: Path, stream: av.VideoStream) -> Fraction:
 
 
 def frame_length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
-    """Seconds the frame stays on screen, as far as the container says."""
+    """Return the seconds a frame stays on screen, as far as the container says."""
     return frame.duration * stream.time_base if frame.duration else 1 / rate
 
 
 def to_rgb(path: Path, frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, 3) RGB, turned as the rotation metadata (degrees counterclockwise) says."""
+    """Convert to uint8 (H, W, 3) RGB, turned as the rotation metadata (degrees counterclockwise) says."""
     turns, rest = divmod(frame.rotation, 90)
     if rest:
         raise VideoUnreadable(f"{path}: rotation by {frame.rotation} degrees, not a multiple of 90")
@@ -94,7 +94,7 @@ def to_rgb(path: Path, frame: av.VideoFrame) -> np.ndarray:
 
 
 def decoder_versions() -> tuple[str, list[str]]:
-    """PyAV and its FFmpeg in a line, and those of DECODERS that are missing."""
+    """Return the versions of PyAV and its FFmpeg in a line, and those of DECODERS that are missing."""
     codecs = ".".join(map(str, av.library_versions["libavcodec"]))
     missing = []
     for name in DECODERS:
@@ -107,24 +107,17 @@ def decoder_versions() -> tuple[str, list[str]]:
 
 @dataclass(frozen=True)
 class Traits:
-    """What is unusual about a video, as its container and its first frame say.
+    """What is unusual about a video, as its container and its first frame say."""
 
-    Attributes:
-        rotation: degrees by which frames are turned before anything sees them.
-        pixel_aspect: width / height of a pixel as the container says.
-        interlaced: of the first frame.
-        shortest, longest: seconds from one packet to the next in order of presentation; 0 where times are unknown.
-    """
-
-    rotation: int
-    pixel_aspect: Fraction
+    rotation: int  # degrees by which frames are turned before anything sees them
+    pixel_aspect: Fraction  # width / height of a pixel
     interlaced: bool
-    shortest: float
+    shortest: float  # seconds from one packet to the next in order of presentation; 0 where times are unknown
     longest: float
 
 
 def traits(path: Path) -> Traits:
-    """Look at a video that was probed before; decodes one frame, reads all packets."""
+    """Look at a video that was probed before: decode one frame, read all packets."""
     with opened(path) as (container, stream):
         first = next(decoded(path, container, stream))
         aspect = stream.sample_aspect_ratio or Fraction(1)

@@ -12,10 +12,10 @@ EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "f
 
 
 def find_video(root: Path, video_id: str) -> Path:
-    """The file `<root>/<id>.<extension>` or the folder `<root>/<id>/` of frames `<id>-000001.jpg`, resolved.
+    """Find the file `<root>/<id>.<extension>` or the folder `<root>/<id>/` of frames `<id>-000001.jpg`, resolved.
 
     Raises:
-        UnsafePath: the id is not [A-Za-z0-9][A-Za-z0-9._-]{0,127} or holds "..", or the path leaves root.
+        UnsafePath: the id is not PLAIN_ID, or the path leaves root.
         VideoMissing: none of the names exists.
         VideoAmbiguous: more than one does.
     """
@@ -39,5 +39,5 @@ def find_video(root: Path, video_id: str) -> Path:
 
 
 def is_plain_id(text: str) -> bool:
-    """Whether the text is PLAIN_ID: a name on every file system, a part of none of their paths."""
+    """Say whether the text is PLAIN_ID, which is a plain file name on every file system."""
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."

@@ -13,7 +13,7 @@ MAX_PIXELS = 2**26  # of a frame, in files and folders alike
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames in order of their numbers, which start anywhere and leave no gap. Other files are not looked at.
+    """List the frames in order of their numbers, which start anywhere and leave no gap. Ignore other files.
 
     Raises:
         VideoEmpty: no frame at all.
@@ -40,13 +40,12 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def probe_folder(folder: Path) -> tuple[int, tuple[int, int], int, str]:
-    """Decode every frame once.
+    """Decode every frame once; see `frame_files`.
 
     Returns:
         number of frames, (height, width), bytes, and the SHA-256 of all names, sizes and contents in order.
     Raises:
         VideoUnreadable: a frame cannot be decoded, or the size changes.
-        VideoError: as frame_files.
     """
     digest, total, sizes = hashlib.sha256(), 0, set()
     files = frame_files(folder)
@@ -61,7 +60,7 @@ def probe_folder(folder: Path) -> tuple[int, tuple[int, int], int, str]:
 
 
 def read_frame(file: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB of one frame; VideoUnreadable where it cannot be decoded."""
+    """Decode one frame, uint8 (H, W, 3) RGB; raise VideoUnreadable where that fails."""
     return _decode(file, file.read_bytes())
 
 

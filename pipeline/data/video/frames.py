@@ -19,20 +19,12 @@ import numpy as np
 from cache.fingerprint import file_sha256
 from pipeline.data.video.container import average_rate, decoded, frame_length, opened, to_rgb
 from pipeline.data.video.frame_folder import frame_files, probe_folder, read_frame
-from pipeline.errors import (
-    ClipOutOfRange,
-    VideoEmpty,
-    VideoMissing,
-    VideoTruncated,
-    VideoUnreadable,
-)
-from pipeline.errors import VideoError as VideoError
+from pipeline.errors import ClipOutOfRange, VideoEmpty, VideoMissing, VideoTruncated, VideoUnreadable
 
 log = logging.getLogger(__name__)
 
 Rate = int | float | str | Fraction
-
-
+Timing = Literal["pts", "rate"]
 Timeline = Iterator[tuple[Fraction, Fraction, Callable[[], np.ndarray]]]  # each frame's start, end, pixels on demand
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 ATTEMPTS = 3
@@ -42,9 +34,9 @@ ATTEMPTS = 3
 class VideoInfo:
     """What decoding the whole video showed. Times are exact; height and width hold after rotation metadata.
 
-    `timing` says where a frame's time comes from: "pts", its timestamp; "rate", its number divided by `source_fps`
-    (the timestamps are missing or run backwards, or there are none, as in a folder of frames). `sha256` is that of
-    the file; of a folder, that of all names, sizes and contents in order.
+    `timing` says where a frame's time comes from: "pts", its timestamp; "rate", its number divided by `source_fps`,
+    where timestamps are missing or run backwards. `sha256` is that of the file; of a folder, that of all names, sizes
+    and contents in order.
     """
 
     kind: Literal["file", "frames"]
@@ -53,24 +45,21 @@ class VideoInfo:
     source_fps: Fraction
     height: int
     width: int
-    timing: Literal["pts", "rate"]
+    timing: Timing
     bytes: int
     sha256: str
 
     def num_frames(self, fps: Rate | None) -> int:
-        """Frames at the target rate: the number of slots k with k / fps < duration."""
+        """Count the frames at the target rate: slots k with k / fps < duration."""
         return self.num_source_frames if fps is None else math.ceil(self.duration_seconds * _fraction(fps, "fps"))
 
 
 def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
-    """Decode the whole video once and say what is there. Counts and durations of headers are never trusted.
+    """Decode a video file or a folder of frames once, whole, and say what is there; do not trust its headers.
 
-    Args:
-        path: a video file, or a folder of frames.
-        source_fps: frames a second of a folder of frames; not used for files.
     Raises:
         VideoError: one of its subclasses, with the file's name.
-        ValueError: source_fps is missing for a folder.
+        ValueError: source_fps, the rate of a folder of frames, is missing for one.
     """
     path = Path(path)
     for attempt in range(1, ATTEMPTS + 1):
@@ -81,28 +70,18 @@ def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
 
 
 def read_frames(
-    path: Path,
-    slots: Sequence[int],
-    fps: Rate | None,
-    timing: Literal["pts", "rate"] = "pts",
-    source_fps: Rate | None = None,
+    path: Path, slots: Sequence[int], fps: Rate | None, timing: Timing = "pts", source_fps: Rate | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode forward once and yield (slot, frame) for every wanted slot, in order.
-
-    One source frame is held at a time, only wanted ones are converted to RGB, and decoding stops after the last.
+    """Decode forward once, hold one source frame at a time, and stop after the last wanted slot.
 
     Args:
-        path: a video file, or a folder of frames.
         slots: sorted, unique slots of the target rate.
         fps: target rate in frames a second; None for the video's own frames.
-        timing: VideoInfo.timing.
-        source_fps: frames a second of a folder of frames.
     Yields:
         (slot, uint8 (H, W, 3) RGB after rotation metadata). Slots that show the same source frame share one array.
     Raises:
         ClipOutOfRange: a slot lies past the end.
-        VideoError: another of its subclasses, with the file's name.
-        ValueError: slots are not sorted and unique, or source_fps is missing for a folder.
+        VideoError, ValueError: as `probe`; slots that are not sorted and unique.
     """
     path, slots = Path(path), [int(slot) for slot in slots]
     if min(slots, default=0) < 0 or slots != sorted(set(slots)):
@@ -179,14 +158,12 @@ def _probe_file(path: Path) -> VideoInfo:
         promised = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
     # Sound may go on for a moment after the pictures, and some containers know only the longer of the two.
     if promised - duration > max(Fraction(1, 2), promised / 10):
-        raise VideoTruncated(
-            f"{path}: decoded {len(pts)} of about {round(promised * rate)} frames, "
-            f"{float(duration):.3f} of {float(promised):.3f} seconds"
-        )
+        seconds = f"{float(duration):.3f} of {float(promised):.3f} seconds"
+        raise VideoTruncated(f"{path}: decoded {len(pts)} of about {round(promised * rate)} frames, {seconds}")
     return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
 
 
-def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
+def _file_timeline(path: Path, timing: Timing) -> Timeline:
     with opened(path) as (container, stream):
         rate = average_rate(path, stream)
         first = None
@@ -203,7 +180,7 @@ def _file_timeline(path: Path, timing: Literal["pts", "rate"]) -> Timeline:
 
 
 def _fraction(rate: Rate, name: str) -> Fraction:
-    """29.97 means 2997/100, not the nearest binary number."""
+    """Read 29.97 as 2997/100, not as the nearest binary number."""
     value = Fraction(str(rate))
     if value <= 0:
         raise ValueError(f"{name} must be above 0, got {rate}")
@@ -211,7 +188,7 @@ def _fraction(rate: Rate, name: str) -> Fraction:
 
 
 def _retry_or_raise(path: Path, error: OSError, attempt: int) -> None:
-    """Return where another attempt makes sense: a transient error, and not the last attempt."""
+    """Return only after a transient error, and not after the last attempt."""
     if error.errno not in TRANSIENT or attempt == ATTEMPTS:
         raise VideoUnreadable(f"{path}: {error.strerror} (attempt {attempt} of {ATTEMPTS})") from error
     log.warning("%s: %s; attempt %d of %d", path, error.strerror, attempt, ATTEMPTS)

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
 from pipeline import errors
 from pipeline.data.video.frames import VideoInfo
-from pipeline.data.video.sandbox_worker import from_json
 from pipeline.errors import DecoderCrashed, VideoError, VideoTimeout
 
 ATTEMPTS = 2
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Prober:
-    """`video.probe` for videos that nobody vouches for. Every thread has its own process, used again and again.
+    """Probes videos that nobody vouches for. Every thread has its own process, used again and again.
 
     Args:
         seconds: a video may take.
@@ -37,12 +37,12 @@ class Prober:
             _end(process)
 
     def probe(self, path: Path, source_fps: float | None) -> VideoInfo:
-        """As `video.probe`.
+        """Decode the whole video once, as `frames.probe` does.
 
         Raises:
             VideoTimeout: it takes longer than it may.
             DecoderCrashed: the process died, and so did a second one.
-            VideoError: as `video.probe`; VideoTooLarge also for too much memory.
+            VideoError: as `frames.probe`; VideoTooLarge also for too much memory.
         """
         question = json.dumps({"path": str(path), "source_fps": source_fps}) + "\n"
         for _ in range(ATTEMPTS):
@@ -59,7 +59,7 @@ class Prober:
         raise DecoderCrashed(f"{path}: the process that decodes it died, {ATTEMPTS} times, with {process.returncode}")
 
     def _line(self, process: subprocess.Popen, path: Path) -> bytes:
-        """The answer; b"" where the process died."""
+        """Return the answer; b"" where the process died."""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             if not selector.select(self.seconds):
@@ -68,7 +68,7 @@ class Prober:
         return process.stdout.readline()
 
     def _process(self) -> subprocess.Popen:
-        """This thread's process, started when there is none."""
+        """Return this thread's process; start one where there is none."""
         if getattr(self._own, "process", None) is None:
             command = [sys.executable, "-m", "pipeline.data.video.sandbox_worker", str(self.memory)]
             self._own.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
@@ -94,4 +94,5 @@ def _read(answer: dict) -> VideoInfo:
         kind = getattr(errors, answer["error"])
         assert issubclass(kind, VideoError)
         raise kind(answer["detail"])
-    return from_json(answer)
+    exact = {name: Fraction(answer[name]) for name in ("duration_seconds", "source_fps")}
+    return VideoInfo(**answer | exact)

@@ -8,13 +8,10 @@ import json
 import resource
 import sys
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 
-from pipeline.data.video.frames import VideoInfo, probe
+from pipeline.data.video.frames import probe
 from pipeline.errors import VideoError, VideoTooLarge, VideoUnreadable
-
-FRACTIONS = ("duration_seconds", "source_fps")
 
 
 def main() -> None:
@@ -23,12 +20,13 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        print(json.dumps(_answer(**json.loads(line), memory=memory)), flush=True)
+        answer = _answer(**json.loads(line), memory=memory)
+        print(json.dumps(answer, default=str), flush=True)  # a Fraction as text, which is exact
 
 
 def _answer(path: str, source_fps: float | None, memory: int) -> dict:
     try:
-        return to_json(probe(Path(path), source_fps))
+        return asdict(probe(Path(path), source_fps))
     except VideoError as error:
         return {"error": type(error).__name__, "detail": str(error)}
     except ValueError as error:  # a folder of frames, and no data.source_fps
@@ -36,16 +34,6 @@ def _answer(path: str, source_fps: float | None, memory: int) -> dict:
     except MemoryError:
         detail = f"{path}: decoding needs more than {memory >> 20} MiB (data.video_memory)"
         return {"error": VideoTooLarge.__name__, "detail": detail}
-
-
-def to_json(info: VideoInfo) -> dict:
-    """Exact: fractions as text."""
-    return {name: str(value) if name in FRACTIONS else value for name, value in asdict(info).items()}
-
-
-def from_json(answer: dict) -> VideoInfo:
-    """What `to_json` was given."""
-    return VideoInfo(**{name: Fraction(value) if name in FRACTIONS else value for name, value in answer.items()})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.config_file import load, to_toml
-from pipeline.data.miniature import generate
 from pipeline.run.folder import open_folder
 from pipeline.stages import prepare, train_base
 
@@ -98,7 +97,6 @@ def _generate(folder: Path, videos: int) -> Config:
     settings |= {"data.classes": data / "classes.txt", "data.annotations": [f"{data}/train.csv", f"{data}/test.csv"]}
     config = load("miniature", tuple(f"{name}={value}" for name, value in settings.items()))
     (folder / "config.toml").write_text(to_toml(config))
-    generate.generate(config.data, config.workers)
     prepare.run(config, folder / "start")
     train_base.run(config, folder / "start")
     return config

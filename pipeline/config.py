@@ -6,15 +6,16 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Ge, Gt, Interval
 
 Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
-Policy = Literal[Objective, "random", "center"]  # where to cut; an objective reads its saliency map
-Focus = Literal[Policy, "repeat"]  # "repeat": the second volume is V_in again
-Pixels = Literal["source", "input"]  # cut the focused volume from the source video, or enlarge V_in
+Policy = Literal[Objective, "random", "center"]  # where to cut; an objective: where its saliency map is highest
+Focus = Literal[Policy, "repeat"]  # "repeat": no box, the second volume is V_in again
+Pixels = Literal["source", "input"]  # cut the focused volume from the source video, or from V_in, enlarged
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
+Codec = Literal["jpeg", "png"]  # of stored volumes
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
-SALIENCY_FROM, BACKENDS = get_args(SaliencyFrom), get_args(Backend)
+SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get_args(Codec)
 
 # settings of Training that change no result; the keys of trained models leave them out
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
@@ -24,7 +25,7 @@ Count = Annotated[int, Ge(1)]
 
 @dataclass(frozen=True)
 class Data:
-    """Where annotations and videos are."""
+    """Annotations and videos."""
 
     format: Literal["charades", "plain", "miniature"] = "plain"
     annotations: tuple[str, ...] = ()  # charades: train csv, test csv; plain: one csv
@@ -34,7 +35,7 @@ class Data:
     missing_videos: Literal["skip", "refuse"] = "refuse"
     video_seconds: Annotated[float, Gt(0)] = 600.0  # prepare gives up on a video that takes longer to decode
     video_memory: Annotated[float, Ge(0.5)] = 4.0  # GiB of address space for decoding a video in prepare
-    # prepare plans nothing if a larger share than this of the videos found cannot be decoded
+    # prepare plans nothing if a larger share of the videos that it finds cannot be decoded
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
     eval_ids: tuple[str, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: int = 0  # miniature only: videos to generate
@@ -44,7 +45,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Clips:
-    """Which frames the network sees, at what size, and how many augmentations are stored (paper 5.1 to 5.3)."""
+    """Which frames the network sees, at what size, and how many clips are stored of a video (paper 5.1 to 5.3)."""
 
     num_frames: Count = 64  # T_in
     fps: Annotated[float, Ge(0)] = 8.0  # 0 = the video's own rate
@@ -69,7 +70,7 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 1e-7
     video_loss_weight: float | Literal["released"] = 1.0
-    # statistics of batch-norm: of the whole batch, of each process's share of it, or kept as they were loaded
+    # statistics of batch-norm: of the whole batch, of each process's share of it, or those of the loaded weights
     batchnorm: Literal["synchronised", "per_process", "frozen"] = "synchronised"
     autocast: bool = False  # bfloat16
     activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
@@ -80,7 +81,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Base(Training):
-    """Training of Base (the paper's Charades-Base), whose saliency says where to cut."""
+    """Training of Base (the paper's Charades-Base)."""
 
     network: str = "resnet50_i3d"
     init: str = ""  # weights file to start from
@@ -105,7 +106,7 @@ class Saliency:
 class Crops:
     """Stage 2: how volumes are stored."""
 
-    codec: Literal["jpeg", "png"] = "jpeg"
+    codec: Codec = "jpeg"
     quality: Annotated[int, Interval(ge=1, le=100)] = 90
 
 
@@ -142,12 +143,11 @@ def check_together(config: Config) -> Config:
     Raises:
         ValueError: names the setting, what it must fit, and its value.
     """
-    clips, side, base = config.clips, config.saliency.box_side, config.base
-    if clips.input_side > clips.resized_side:
-        fits = f"at most clips.resized_side, {clips.resized_side}"
-        raise ValueError(f"clips.input_side: expected {fits}, got {clips.input_side}")
-    if side > clips.input_side:
-        raise ValueError(f"saliency.box_side: expected at most clips.input_side, {clips.input_side}, got {side}")
+    outer, inner, side, base = config.clips.resized_side, config.clips.input_side, config.saliency.box_side, config.base
+    if inner > outer:
+        raise ValueError(f"clips.input_side: expected at most clips.resized_side, {outer}, got {inner}")
+    if side > inner:
+        raise ValueError(f"saliency.box_side: expected at most clips.input_side, {inner}, got {side}")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
     return config
@@ -155,13 +155,5 @@ def check_together(config: Config) -> Config:
 
 def clip_settings(config: Config) -> dict:
     """The settings that decide the pixels of a clip, as plain values for the keys of caches."""
-    clips = config.clips
-    return {
-        "num_frames": clips.num_frames,
-        "fps": clips.fps,
-        "source_fps": config.data.source_fps,
-        "resize": clips.resize,
-        "resized_side": clips.resized_side,
-        "input_side": clips.input_side,
-        "plan_seed": clips.plan_seed,
-    }
+    names = ("num_frames", "fps", "resize", "resized_side", "input_side", "plan_seed")
+    return {name: getattr(config.clips, name) for name in names} | {"source_fps": config.data.source_fps}

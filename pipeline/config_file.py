@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 READER = TypeAdapter(Annotated[Config, AfterValidator(check_together)])
 KEYS = get_type_hints(Config)
 SECTIONS = {name: list(get_type_hints(kind)) for name, kind in KEYS.items() if is_dataclass(kind)}
-# by pydantic's name of the error
+# what was expected, by pydantic's name of the error
 EXPECTED = {
     **{"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"},
     **{"tuple_type": "a list", "dataclass_type": "a section"},
@@ -33,7 +33,7 @@ def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
         path: a TOML file, or the name of one that comes with the project, such as `charades`.
         overrides: `section.key=value`; the value is TOML, or else taken as a string.
     Raises:
-        ConfigError: names the file, the setting, what was expected and what was found, one mistake a line.
+        ConfigError: one mistake a line: file, setting, what was expected and what was found.
     """
     file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
     if not file.exists():
@@ -46,7 +46,7 @@ def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
     values.setdefault("name", file.stem)
     for text in overrides:
         _override(values, text)
-    # Read strictly, JSON fits TOML: integers pass as floats, lists as tuples. Only dates differ; no setting takes one.
+    # pydantic takes TOML's types from JSON: integers for floats, lists for tuples. Dates would fail; no setting has one
     document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
     try:
         return READER.validate_json(document, strict=True, extra="forbid")
@@ -56,16 +56,12 @@ def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
 
 def to_toml(config: Config) -> str:
     """The config as TOML with every setting written out; `load` reads it back to an equal Config."""
-    text = tomli_w.dumps(asdict(config))  # no string of it holds a line break, so these are between items of lists
+    text = tomli_w.dumps(asdict(config))  # its only line breaks inside values are those between items of lists
     return text.replace("[\n    ", "[").replace(",\n    ", ", ").replace(",\n]", "]")
 
 
 def _override(values: dict, setting: str) -> None:
-    """Put `section.key=value` into nested values.
-
-    Raises:
-        ConfigError: it has another form, or names a section that is none.
-    """
+    """Put `section.key=value` into nested values."""
     name, equals, text = setting.partition("=")
     if not equals:
         raise ConfigError(f"--set {setting}: expected section.key=value")
@@ -86,7 +82,7 @@ def _mistakes(errors: list[ErrorDetails]) -> list[str]:
     for error in errors:
         if error["type"] == "value_error":  # raised by `check_together`
             return [str(error["ctx"]["error"])]
-        first, *inner = error["loc"]  # inner: the key, and then the item of a list or the type of a union
+        first, *inner = error["loc"]  # inner: the key, then the item of a list or the type of a union
         section, key = (f"{first}.", inner[0]) if first in SECTIONS and inner else ("", first)
         if error["type"] == "unexpected_keyword_argument":
             mistakes.append(f"unknown setting {section}{key}{_hint(section, key)}")

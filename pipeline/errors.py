@@ -1,4 +1,4 @@
-"""Errors that are raised on purpose, each with a sentence for the user; and the exit codes of all commands."""
+"""Errors that are raised on purpose, and the exit codes of all commands."""
 
 EXIT_SKIPPED = 3  # done, but some videos were left out
 EXIT_REFUSED = 4  # the input was refused
@@ -8,29 +8,25 @@ EXIT_DAMAGED = 7  # `verify` found damage
 
 
 class PipelineError(Exception):
-    """Base of these errors.
-
-    Attributes:
-        exit_code: what a command ends with. The errors of `cache` and `models` have one too.
-    """
+    """Base of these errors; `exit_code` is what a command ends with. Those of `cache` and `models` have one too."""
 
     exit_code = EXIT_REFUSED
 
 
 class StageError(PipelineError):
-    """A stage cannot start: something it reads is missing, or does not fit the config. Says what to do."""
+    """A stage cannot start, because what it reads is missing or does not fit the config."""
 
 
 class ConfigError(PipelineError):
-    """A setting that does not exist, has the wrong type or a value that is not allowed."""
+    """A setting does not exist, or its value is not allowed."""
 
 
 class AnnotationError(PipelineError, ValueError):
-    """A table that is refused; the message names file, line, column, value and what was expected."""
+    """A table is refused; the message names file, line, column, value and what was expected."""
 
 
 class VideoError(PipelineError):
-    """A video that cannot be used; skipped.csv gives the name of the class as the reason."""
+    """A video cannot be used; skipped.csv gives the name of the class as the reason."""
 
 
 class VideoMissing(VideoError):

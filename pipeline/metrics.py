@@ -1,8 +1,7 @@
-"""Mean average precision by the official Charades rule: of scores, as a submission file, and resampled over videos.
+"""Mean average precision by the official Charades rule (Charades_v1_classify.m), and differences between models.
 
-The rule is that of Charades_v1_classify.m, which comes with the data set. Differences between models come with a
-percentile interval of the paired bootstrap over videos (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-chapter 13).
+A difference has a percentile interval of the paired bootstrap over videos (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993, chapter 13).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,8 @@ class MAP:
     Attributes:
         map: mean over the classes that have a positive; NaN when none has.
         per_class: float64 (C,); NaN for a class without positives.
-        num_classes: classes in the mean.
-        num_dropped: classes left out of the mean because no video is positive.
+        num_classes: in the mean.
+        num_dropped: classes without positives, which are not in the mean.
     """
 
     map: float
@@ -45,11 +44,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     Raises:
         ValueError: shapes differ, or a score is NaN.
     """
-    scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
-    if scores.shape != targets.shape or scores.ndim != 1:
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be (V,)")
-    if np.isnan(scores).any():
-        raise ValueError(f"the score of video {np.isnan(scores).argmax()} is NaN")
+    scores, targets = _checked(scores, targets, ("video",), "(V,)")
     ranks = 1 + np.flatnonzero(targets[np.argsort(-scores, kind="stable")])
     return float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else float("nan")
 
@@ -63,12 +58,7 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> MAP:
     Raises:
         ValueError: shapes differ, or a score is NaN.
     """
-    scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
-    if scores.shape != targets.shape or scores.ndim != 2:
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be (V, C)")
-    if np.isnan(scores).any():
-        video, label = np.argwhere(np.isnan(scores))[0]
-        raise ValueError(f"the score of video {video}, class {label} is NaN")
+    scores, targets = _checked(scores, targets, ("video", "class"), "(V, C)")
     ranked = np.where(targets.any(axis=1, keepdims=True), scores, -np.inf)
     per_class = np.array([average_precision(*columns) for columns in zip(ranked.T, targets.T, strict=True)])
     counted = per_class[~np.isnan(per_class)]
@@ -76,14 +66,23 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> MAP:
     return MAP(mean, per_class, len(counted), len(per_class) - len(counted))
 
 
-def map_official(scores: Mapping[str, np.ndarray], video_ids: Sequence[str], targets: np.ndarray) -> MAP:
-    """Compute `mean_average_precision` over all annotated videos from scores by video id.
+def _checked(scores: np.ndarray, targets: np.ndarray, axes: tuple[str, ...], shape: str) -> tuple:
+    """Return both as arrays, if they have these axes and no score is NaN; `shape` is for the error message."""
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
+    if scores.shape != targets.shape or scores.ndim != len(axes):
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be {shape}")
+    for place in np.argwhere(np.isnan(scores)):
+        where = ", ".join(f"{axis} {number}" for axis, number in zip(axes, place, strict=True))
+        raise ValueError(f"the score of {where} is NaN")
+    return scores, targets
 
-    A video without scores is ranked last. Scores of unknown ids are ignored.
+
+def map_official(scores: Mapping[str, np.ndarray], video_ids: Sequence[str], targets: np.ndarray) -> MAP:
+    """Compute `mean_average_precision` of all videos of a split; a video without scores is ranked last.
 
     Args:
-        scores: video id -> float (C,).
-        video_ids: all videos of the split in the order of the annotation file, which breaks ties.
+        scores: video id -> float (C,); other ids are ignored.
+        video_ids: all videos in the order of the annotation file, which breaks ties.
         targets: (V, C), 1 or 0, in the same order.
     Raises:
         ValueError: shapes do not fit, or a score is NaN.
@@ -106,7 +105,7 @@ def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
         video_ids: V ids.
         scores: float (V, C); printed with as many digits as float64 needs.
     Returns:
-        the content of the file, ASCII unless an id is not.
+        the content of the file, UTF-8.
     Raises:
         ValueError: the lengths differ, or a score is NaN.
     """
@@ -119,12 +118,7 @@ def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Scored:
-    """mAP of one model, trained with one seed.
-
-    Attributes:
-        map: on the evaluation videos, in [0, 1].
-        resampled: float64 (R,), on each of R resamples of them; see `resampled_maps`.
-    """
+    """mAP in [0, 1] of one training: on the evaluation videos, and float64 (R,) on R resamples of them."""
 
     map: float
     resampled: np.ndarray
@@ -132,10 +126,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Contrast:
-    """mAP of a minus mAP of b over the seeds that both have; the numbers are NaN if there is no such seed.
+    """mAP of a minus mAP of b.
 
     Attributes:
-        num_seeds: seeds that both have.
+        num_seeds: seeds that both have; without any, the other numbers are NaN.
         delta: mean difference over seeds, in [-1, 1].
         low, high: 2.5 % and 97.5 % points of the mean difference over resamples of the videos.
         seeds_won: seeds in which a is above b.
@@ -149,23 +143,16 @@ class Contrast:
 
 
 def resamples(num_videos: int, count: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Draw V of V videos with replacement, R = `count` times.
+    """Draw V of V videos with replacement, R = `count` times; the same arguments give the same draws.
 
     Returns:
-        int64 (V, R), how often each video is drawn. The same arguments give the same draws, so that models scored on
-        the same videos can be compared resample by resample.
+        int64 (V, R), how often each video is drawn.
     """
     return np.random.default_rng(seed).multinomial(num_videos, np.full(num_videos, 1 / num_videos), count).T.copy()
 
 
 def resampled_maps(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Compute mAP by the official rule on every resample.
-
-    Args:
-        scores, targets, times: as `resampled_precisions` takes them.
-    Returns:
-        float64 (R,); NaN for a resample without any positive.
-    """
+    """Compute mAP on every resample, float64 (R,), NaN without any positive; see `resampled_precisions`."""
     return mean_over_classes(resampled_precisions(scores, targets, times))
 
 
@@ -177,12 +164,11 @@ def mean_over_classes(precisions: np.ndarray) -> np.ndarray:
 
 
 def resampled_precisions(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Compute AP of every class by the official rule on every resample.
+    """Compute AP of every class on every resample, as if a video that is drawn m times stood m times in a row.
 
-    The result is that of `average_precision` on a list of videos in which a video drawn m times stands m times in a
-    row. Each class is ranked only once: a positive that is drawn m times, after n drawn videos of which p are positive,
-    adds the precisions (p + j) / (n + j) for j = 1 .. m. Their sum is m - (n - p) (H(n + m) - H(n)), where H(k) =
-    1 + 1/2 + .. + 1/k.
+    Each class is ranked only once: a positive that is drawn m times, after n drawn videos of which p are positive, adds
+    the precisions (p + j) / (n + j) for j = 1 .. m. Their sum is m - (n - p) (H(n + m) - H(n)), where H(k) = 1 + 1/2 +
+    .. + 1/k.
 
     Args:
         scores: float (V, C), in the order of the annotation file.
@@ -210,10 +196,7 @@ def resampled_precisions(scores: np.ndarray, targets: np.ndarray, times: np.ndar
 
 
 def contrast(a: Mapping[int, Scored], b: Mapping[int, Scored]) -> Contrast:
-    """Compare two models, each given as seed -> `Scored` on the same resamples.
-
-    Differences are taken within a seed and a resample, and then averaged over seeds.
-    """
+    """Compare two models, each given as seed -> `Scored` on the same resamples; average the differences over seeds."""
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return Contrast(0, np.nan, np.nan, np.nan, 0)

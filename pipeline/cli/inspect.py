@@ -24,11 +24,9 @@ SHOWN = {
 
 @click.command()
 @stage_options
-@click.option(
-    "--table", type=click.Choice(TABLES), default=None, help="Which table.  [default: stores; for --out index]"
-)
-@click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="Print so many rows of it.")
-@click.option("--out", default=None, metavar="FILE", help="Write the whole table as .csv or .parquet.")
+@click.option("--table", type=click.Choice(TABLES), help="Which table.  [default: stores; for --out index]")
+@click.option("--rows", type=click.IntRange(1), default=20, help="Print so many rows of it.")
+@click.option("--out", metavar="FILE", help="Write the whole table as .csv or .parquet.")
 @click.option("--use", multiple=True, metavar="PRODUCT=NAME", help="Which store, where a run has several; repeatable.")
 def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None, use: tuple[str, ...]) -> None:
     """Print what a run holds; write its tables as CSV or Parquet."""

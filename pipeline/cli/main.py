@@ -1,4 +1,4 @@
-"""The command `python -m pipeline` (`focused-attention`) and the exit codes of its commands."""
+"""The command `python -m pipeline`, also called `focused-attention`."""
 
 import logging
 import os
@@ -6,11 +6,12 @@ import os
 import click
 
 from pipeline.cli import inspect, preflight, recipes, report, stages, upkeep
+from pipeline.cli.options import Commands
 
 # Commands import what they call inside, so that --help needs neither torch nor a video decoder.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Focused attention for video: saliency to Zarr, crops to HDF5, fusion models trained from both.
 

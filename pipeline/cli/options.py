@@ -1,73 +1,66 @@
-"""What commands share: options, the config made of them, and errors as one line with an exit code."""
+"""What commands share: options, what becomes of them, and errors as one line with an exit code."""
 
 import errno
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from pipeline.config import BACKENDS, SALIENCY_FROM
+from pipeline.config import BACKENDS
 from pipeline.errors import EXIT_STORAGE
 from pipeline.workers.rank import is_first_process
 
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
-def run_option(command: Callable) -> Callable:
-    """--run of the commands that look after a run folder and need no config."""
+class Commands(click.Group):
+    """Turns errors that are raised on purpose into a line and their exit code; others are bugs and stay tracebacks."""
 
-    @click.option("--run", "run_name", default="runs/miniature", show_default=True, help="Run folder.")
-    @functools.wraps(command)
-    def wrapped(run_name: str, **options) -> None:
-        with errors_as_exit_codes():
-            command(Path(run_name), **options)
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            name, code = type(error).__name__, getattr(error, "exit_code", None)
+            if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+                name, code = "StorageError", EXIT_STORAGE
+            if code is None:
+                raise
+            click.echo(f"{click.style('error:', fg='red')} {name}: {error}", err=True)
+            sys.exit(code)
 
-    return wrapped
+
+# of commands that need no config
+run_option = click.option(
+    *("--run", "run_dir"), type=click.Path(path_type=Path), default="runs/miniature", help="Run folder."
+)
 
 
 def stage_options(command: Callable) -> Callable:
-    """--config, --run and --set, which become the config and the run folder; the folder is locked as in use."""
+    """--config, --run and --set, which become the config and the run folder; the folder is marked as in use."""
 
-    @click.option("--config", "config_name", default="miniature", show_default=True, help="TOML file or its name.")
-    @click.option("--run", "run_name", default=None, help="Run folder.  [default: runs/<name of the config>]")
+    @click.option("--config", "config_name", default="miniature", help="TOML file or its name.")
+    @click.option("--run", "run_name", help="Run folder.  [default: runs/<name of the config>]")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
-        with errors_as_exit_codes():
-            from cache.commit import in_use
-            from pipeline.config_file import load
+        from cache.commit import in_use
+        from pipeline.config_file import load
 
-            config = load(config_name, overrides)
-            run_dir = Path(run_name or f"runs/{config.name}")
-            with in_use(run_dir):
-                command(config, run_dir, **options)
+        config = load(config_name, overrides)
+        run_dir = Path(run_name or f"runs/{config.name}")
+        with in_use(run_dir):
+            command(config, run_dir, **options)
 
     return wrapped
 
 
-@contextmanager
-def errors_as_exit_codes() -> Iterator[None]:
-    """Turn errors that are raised on purpose into a line and their exit code; others are bugs and stay tracebacks."""
-    try:
-        yield
-    except (click.ClickException, click.exceptions.Exit):
-        raise
-    except Exception as error:
-        name, code = type(error).__name__, getattr(error, "exit_code", None)
-        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
-            name, code = "StorageError", EXIT_STORAGE
-        if code is None:
-            raise
-        click.echo(f"{click.style('error:', fg='red')} {name}: {error}", err=True)
-        sys.exit(code)
-
-
 def profile_option(command: Callable) -> Callable:
-    """--profile of the stages: where their time went, on standard error at the end. Nothing that is written changes."""
+    """--profile: where the time of a stage went, on standard error at the end."""
 
     @click.option("--profile", "profiled", is_flag=True, help="Print where the time went, by phase.")
     @functools.wraps(command)
@@ -94,94 +87,60 @@ def parse_share(context, parameter, text: str):
 
 
 def unit_options(command: Callable) -> Callable:
-    """--part and --retry-skipped, of the stages that work unit by unit."""
-    part = click.option(
-        "--part", "share", default="1/1", callback=parse_share, metavar="I/N", help="Do only this share of all units."
-    )
-    retry = click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
-    return part(retry(command))
+    """--workers, --part and --retry-skipped, of the stages that work unit by unit."""
+    part = {"default": "1/1", "callback": parse_share, "metavar": "I/N", "help": "Do only this share of all units."}
+
+    @click.option("--workers", type=int, help="Processes of this machine (workers); for saliency only on the CPU.")
+    @click.option("--part", "share", **part)
+    @click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
+    @functools.wraps(command)
+    def wrapped(config, run_dir: Path, workers: int | None, **options) -> None:
+        command(replace(config, workers=workers or config.workers), run_dir, **options)
+
+    return wrapped
 
 
 def engine_options(command: Callable) -> Callable:
     """--backend and --scheduler, which become `engine`."""
 
-    @click.option(
-        "--backend",
-        type=click.Choice(BACKENDS),
-        default="loky",
-        show_default=True,
-        help="Processes of this machine, or the workers of a cluster.",
-    )
-    @click.option(
-        "--scheduler", default="", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file."
-    )
+    @click.option("--backend", type=click.Choice(BACKENDS), default="loky", help="This machine, or a cluster.")
+    @click.option("--scheduler", metavar="ADDRESS", help="Of the cluster; for Dask also its scheduler file.")
     @functools.wraps(command)
-    def wrapped(config, run_dir: Path, backend: str, scheduler: str, **options) -> None:
+    def wrapped(config, run_dir: Path, backend: str, scheduler: str | None, **options) -> None:
         from pipeline.workers.engines import Engine
 
         if backend == "dask" and not scheduler:
             raise click.UsageError("--backend dask needs --scheduler, an address such as tcp://host:8786 or a file")
         if backend == "loky" and scheduler:
             raise click.UsageError("--scheduler belongs to --backend dask or ray")
-        command(config, run_dir, engine=Engine(backend, scheduler), **options)
+        command(config, run_dir, engine=Engine(backend, scheduler or ""), **options)
 
     return wrapped
 
 
-def with_devices(config, engine, text: str):
-    """Put the devices of --devices into the engine; the CPU alone goes into the config.
-
-    Raises:
-        click.UsageError: `text` is no list of devices, or the engine takes none.
-    """
-    from pipeline.workers.engines import parse_devices
+def parse_devices(context, parameter, text: str | None) -> tuple[str, ...]:
+    """Parse --devices; see `engines.parse_devices`."""
+    from pipeline.workers import engines
 
     try:
-        devices = parse_devices(text)
+        return engines.parse_devices(text or "")
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--devices") from error
-    if devices and engine.backend == "ray":
-        raise click.UsageError("Ray gives every worker a GPU of its own; leave --devices out")
-    if devices == ("cpu",):
-        return replace(config, device="cpu"), engine
-    return config, replace(engine, devices=devices)
+        raise click.BadParameter(str(error)) from error
 
 
-def online_options(command: Callable) -> Callable:
-    """--online and --saliency-from, which become `online`: whose saliency, or None for training from the caches."""
+def local_folder(context, parameter, place: str | None) -> Path | None:
+    """Parse --caches: a folder as it is, a URL as the folder of its mirror."""
+    from cache.remote.fetch import is_url
+    from cache.remote.mirror import mirror
 
-    @click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
-    @click.option(
-        "--saliency-from",
-        type=click.Choice(SALIENCY_FROM),
-        default="base",
-        show_default=True,
-        help="With --online: saliency of Base, or of the network being trained.",
-    )
-    @functools.wraps(command)
-    def wrapped(*args, online: bool, saliency_from: str, **options) -> None:
-        if saliency_from != "base" and not online:
-            raise click.UsageError("--saliency-from chooses the network of --online; give both")
-        command(*args, online=saliency_from if online else None, **options)
-
-    return wrapped
+    return place and (mirror(place) if is_url(place) else Path(place))
 
 
-def caches_option(command: Callable) -> Callable:
-    """--caches, which becomes a local folder, the given one or a mirror of the given URL; None without the option."""
-
-    @click.option("--caches", default="", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
-    @functools.wraps(command)
-    def wrapped(config, run_dir: Path, caches: str, **options) -> None:
-        from cache.remote.fetch import is_url
-        from cache.remote.mirror import mirror
-
-        folder = mirror(caches) if is_url(caches) else Path(caches)
-        command(config, run_dir, caches=folder if caches else None, **options)
-
-    return wrapped
+caches_option = click.option(
+    "--caches", callback=local_folder, metavar="PLACE", help="Read another run: its folder, or s3://bucket/run."
+)
 
 
-def split_ids(text: str) -> list[str]:
-    """The ids of a comma-separated list."""
-    return [video_id.strip() for video_id in text.split(",") if video_id.strip()]
+def split_list(text: str | None) -> tuple[str, ...]:
+    """The items of a comma-separated list; () for None."""
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())

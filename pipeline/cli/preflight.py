@@ -1,4 +1,4 @@
-"""The commands before a long run: `plan` estimates what every stage will take, `doctor` looks for problems."""
+"""The commands before a long run: `plan` and `doctor`."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ import click
 
 from pipeline.cli import stages
 from pipeline.cli.options import stage_options
+from pipeline.config import CODECS
 from pipeline.errors import EXIT_REFUSED, EXIT_STORAGE
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
-
 STAGES = tuple(command.name for command in stages.COMMANDS)
 
 
@@ -26,16 +26,15 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             rate = 0.0
         if not 0 < rate < float("inf") or (equals and stage not in STAGES):
-            raise click.BadParameter(
-                f"{text!r} is neither a number above 0 nor STAGE=NUMBER, STAGE of {', '.join(STAGES)}"
-            )
+            expected = f"neither a number above 0 nor STAGE=NUMBER, STAGE of {', '.join(STAGES)}"
+            raise click.BadParameter(f"{text!r} is {expected}")
         rates |= {stage: rate} if equals else dict.fromkeys(STAGES, rate)
     return rates
 
 
 @click.command()
 @stage_options
-@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long to sample, about.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, help="How long to sample, about.")
 @click.option(
     *("--rows-per-second", "rates"),
     multiple=True,
@@ -45,33 +44,35 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--slurm", is_flag=True, help="Print a script that submits all stages to Slurm, with time and memory.")
-@click.option("--tasks", type=click.IntRange(1), default=8, show_default=True, help="With --slurm: size of job arrays.")
-@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="With --slurm: GPUs of a training.")
+@click.option("--tasks", type=click.IntRange(1), default=8, help="With --slurm: size of job arrays.")
+@click.option("--gpus", type=click.IntRange(0), default=0, help="With --slurm: GPUs of a training.")
 def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slurm: bool, tasks: int, gpus: int) -> None:
     """Say what each stage will take: rows, files, bytes, hours, memory. Writes nothing.
 
-    Some of the videos go through decoder, network, codecs and stores, with a clock beside them. Works before `prepare`,
-    and exactly by the plan after it. Exits with 5 where the disk has no room.
+    Some of the videos go through all stages and are timed. Counts rows by the annotations, after `prepare` by the plan.
+    Exits with 5 where the disk has no room.
     """
     from pipeline.preflight.estimate import estimate
 
     if slurm and as_json:
         raise click.UsageError("--slurm prints a script, --json an object; choose one")
-    found = estimate(config, run_dir, seconds)
-    codec = config.crops.codec
+    found, codec = estimate(config, run_dir, seconds), config.crops.codec
     if slurm:
         from pipeline.preflight.slurm import submit_script
 
         common = _same_options(run_dir)
         click.echo(submit_script(found, common, sys.executable, tasks, gpus, config.workers, rates), nl=False)
     elif as_json:
-        stages = [asdict(stage) | _stated(stage, rates) for stage in found.stages]
+        stages = [asdict(stage) for stage in found.stages]
+        for stage in stages:
+            if stage["stage"] in rates:
+                stage["stated_seconds"] = stage["rows"] / rates[stage["stage"]]
         facts = {"run": str(run_dir), "planned": found.counts.planned, "stages": stages, "notes": found.notes}
         facts |= {"free_bytes": found.free_bytes, "free_inodes": found.free_inodes}
         facts |= {"codec": codec, "fits": found.fits(codec)}
         click.echo(json.dumps(facts, indent=1))
     else:
-        _print(config, run_dir, found, rates)
+        _print(codec, run_dir, found, rates)
     if not found.fits(codec):
         sys.exit(EXIT_STORAGE)
 
@@ -83,37 +84,34 @@ def _same_options(run_dir: Path) -> list[str]:
     return ["--config", given["config_name"], "--run", str(run_dir), *overrides]
 
 
-def _print(config, run_dir: Path, found, rates: dict[str, float]) -> None:
+def _print(chosen: str, run_dir: Path, found, rates: dict[str, float]) -> None:
+    """Print an estimate as a table; `chosen` is the codec of the config."""
+    import pandas as pd
+
     source = "by its plan" if found.counts.planned else "by annotations and files, before prepare"
     parts = ", ".join(f"{part.num_videos} {part.split} videos x {part.rows_per_video}" for part in found.counts.parts)
     click.echo(f"{run_dir}, {source}: {parts}; {len(found.counts.missing)} annotated videos without a file")
-    head = f"{'stage':<13} {'rows':>10} {'files':>9} {'jpeg':>10} {'png':>10} {'time here':>10}"
-    click.echo(head + (f" {'at rate':>10}" if rates else "") + f" {'memory':>10}")
+    lines = []
     for stage in found.stages:
-        line = f"{stage.stage:<13} {stage.rows:>10,} {stage.files:>9,} {size(stage.bytes['jpeg']):>10} "
-        line += f"{size(stage.bytes['png']):>10} {duration(stage.seconds):>10}"
-        stated = _stated(stage, rates).get("stated_seconds")
-        line += f" {duration(stated) if stated else '-':>10}" if rates else ""
-        click.echo(f"{line} {size(stage.memory):>10}" + f" x {stage.processes}" * (stage.processes > 1))
-    total = f"{'all':<13} {'':>10} {found.files:>9,} {size(found.total('jpeg')):>10} {size(found.total('png')):>10}"
-    click.echo(f"{total} {duration(sum(stage.seconds for stage in found.stages)):>10}")
+        line = {"stage": stage.stage, "rows": f"{stage.rows:,}", "files": f"{stage.files:,}"}
+        line |= {codec: size(stage.bytes[codec]) for codec in CODECS} | {"time here": duration(stage.seconds)}
+        if rates:
+            line["at rate"] = duration(stage.rows / rates[stage.stage]) if stage.stage in rates else "-"
+        lines.append(line | {"memory": size(stage.memory), "": f"x {stage.processes}" if stage.processes > 1 else ""})
+    total = {"stage": "all", "files": f"{found.files:,}"} | {codec: size(found.total(codec)) for codec in CODECS}
+    total["time here"] = duration(sum(stage.seconds for stage in found.stages))
+    click.echo(pd.DataFrame([*lines, total]).to_string(index=False, na_rep=""))
     for note in found.notes:
         click.echo(f"  {note}")
     inodes = "inodes not counted" if found.free_inodes is None else f"{found.free_inodes:,} inodes"
     click.echo(f"free: {size(found.free_bytes)}, {inodes}; the run folder holds {size(found.held_bytes)} already")
-    for codec in ("jpeg", "png"):
-        mark = " (crops.codec of this config)" if codec == config.crops.codec else ""
-        fits = found.fits(codec)
+    for codec in CODECS:
+        mark, fits = " (crops.codec of this config)" if codec == chosen else "", found.fits(codec)
         click.secho(f"{codec}: {'fits' if fits else 'does NOT fit'}{mark}", fg="green" if fits else "red")
 
 
-def _stated(stage, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds at the rate given by --rows-per-second, if there is one for this stage."""
-    return {"stated_seconds": stage.rows / rates[stage.stage]} if stage.stage in rates else {}
-
-
 def size(num_bytes: float) -> str:
-    """Bytes with three digits and a unit, in powers of 1000."""
+    """Bytes with three digits, and a unit in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -131,9 +129,7 @@ def duration(seconds: float) -> str:
 
 @click.command()
 @stage_options
-@click.option(
-    "--videos", type=click.IntRange(0), default=8, show_default=True, help="Probe and compare so many videos."
-)
+@click.option("--videos", type=click.IntRange(0), default=8, help="Probe and compare so many videos.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
 def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
     """Look for what would stop or spoil a run, on this machine and in these data, and say what to do about it.
@@ -145,7 +141,7 @@ def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
     findings = []
     for finding in examine(config, run_dir, videos):
         findings.append(finding)
-        if not as_json:
+        if not as_json:  # as soon as it is known
             mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])
             click.echo(f"{mark} {finding.check:<14} {finding.text}")
             if finding.fix:

@@ -1,4 +1,4 @@
-"""What commands print: what was written, results, and the truth about the miniature."""
+"""What commands print."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ VIEWS = (("input", "on the input"), ("enlarged", "on the enlarged input"), ("foc
 
 
 def print_outcome(outcome) -> None:
-    """Say what was written; only once where torchrun started several processes."""
+    """Say what was written; of several processes of torchrun only the first does."""
     if is_first_process():
         click.echo(f"wrote {outcome.path}: {outcome.summary}")
 
@@ -33,7 +33,7 @@ def exit_if_skipped(*outcomes) -> None:
 
 
 def print_results(path: Path) -> None:
-    """Print results.csv as a table, and the protocols behind it; only once where torchrun started several processes."""
+    """Print results.csv as a table, and its protocols; of several processes of torchrun only the first does."""
     if not is_first_process():
         return
     import pandas as pd
@@ -47,9 +47,7 @@ def print_results(path: Path) -> None:
 
 
 def print_truth(config, run_dir: Path) -> None:
-    """Miniature only: print what a reader who knows its cards reads, how many boxes without saliency hold all cards,
-    and what mAP the colours alone allow.
-    """
+    """For the miniature: print how well its cards' prints can be read, with which boxes, and what colours tell."""
     from pipeline.recipes.miniature_proof import best_without_print, prove, share_on_target
     from pipeline.run.folder import open_folder
 

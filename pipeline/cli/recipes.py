@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import split_ids, stage_options
+from pipeline.cli.options import split_list, stage_options
 from pipeline.cli.printing import exit_if_skipped, finish, print_outcome, print_results, print_truth
 from pipeline.config import FUSIONS
 
@@ -28,8 +28,8 @@ def demo(config, run_dir: Path) -> None:
 
 
 def table_options(command: Callable) -> Callable:
-    """--seeds, of every command that runs several trainings, on top of stage_options."""
-    seeds = click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Each has its own Base.")
+    """Those of `stage_options`, and --seeds."""
+    seeds = click.option("--seeds", type=click.IntRange(1), default=1, help="Each has its own Base.")
     return stage_options(seeds(command))
 
 
@@ -41,7 +41,7 @@ def table2(config, run_dir: Path, seeds: int, only: tuple[str, ...], share_base:
     """The paper's Table 2: run what is missing, write report/table2.csv, .md, .html and contrasts.csv."""
     from pipeline.recipes import table2
 
-    only = tuple(name for text in only for name in split_ids(text))
+    only = tuple(name for text in only for name in split_list(text))
     _finish_table(table2.table2(config, run_dir, seeds, only, share_base))
 
 
@@ -76,7 +76,7 @@ def compare_saliency(config, run_dir: Path, seeds: int) -> None:
 
 @click.command("table-cache")
 @table_options
-@click.option("--fusion", type=click.Choice(FUSIONS), default="late", show_default=True, help="To train.")
+@click.option("--fusion", type=click.Choice(FUSIONS), default="late", help="To train.")
 @click.option("--refresh-every", "every", type=click.IntRange(1), help="Epochs.  [default: a quarter of them]")
 def table_cache(config, run_dir: Path, seeds: int, fusion: str, every: int | None) -> None:
     """Training on the fly, from caches of several sizes, and refreshed, side by side; write report/table-cache.*."""

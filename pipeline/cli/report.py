@@ -10,8 +10,8 @@ from pipeline.cli.printing import finish
 
 @click.command()
 @run_option
-@click.option("--clips", type=click.IntRange(0), default=48, show_default=True, help="Clips in the gallery, at most.")
-@click.option("--experiment", default=None, metavar="NAME", help="Result to compare with Base.  [default: the highest]")
+@click.option("--clips", type=click.IntRange(0), default=48, help="Clips in the gallery, at most.")
+@click.option("--experiment", metavar="NAME", help="Result to compare with Base.  [default: the highest]")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File.  [default: <run>/report/index.html]"
 )
@@ -29,7 +29,7 @@ def report(run_dir: Path, clips: int, experiment: str | None, out: Path | None) 
 @click.argument("video_id")
 @run_option
 @click.option("--clip", "clips", type=click.IntRange(0), multiple=True, help="Repeatable.  [default: three of them]")
-@click.option("--boxes", "policy", default="entropy", show_default=True, metavar="NAME", help="Whose boxes.")
+@click.option("--boxes", "policy", default="entropy", metavar="NAME", help="Whose boxes.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: <run>/report/show]")
 def show(run_dir: Path, video_id: str, clips: tuple[int, ...], policy: str, out: Path | None) -> None:
     """Write one video as <VIDEO_ID>.png and .mp4: input with saliency and box, the box enlarged, the focused volume.

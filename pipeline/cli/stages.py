@@ -8,46 +8,41 @@ import click
 from pipeline.cli.options import (
     caches_option,
     engine_options,
-    online_options,
+    parse_devices,
     profile_option,
-    split_ids,
+    split_list,
     stage_options,
     unit_options,
-    with_devices,
 )
 from pipeline.cli.printing import finish, print_results
-from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES
+from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES, SALIENCY_FROM
 
 
 @click.command()
 @stage_options
 @click.option("--extend", is_flag=True, help="Add new videos and augmentation seeds; what is there stays as it is.")
-@click.option("--eval-ids", default="", metavar="ID,ID", help="Move these videos to the evaluation split.")
-@click.option("--max-skipped", type=float, default=None, help="Plan nothing where a larger share of videos fails.")
+@click.option("--eval-ids", metavar="ID,ID", help="Move these videos to the evaluation split.")
+@click.option("--max-skipped", type=float, help="Plan nothing where a larger share of videos fails.")
 @engine_options
-def prepare(config, run_dir: Path, extend: bool, eval_ids: str, max_skipped: float | None, engine) -> None:
+def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipped: float | None, engine) -> None:
     """Decode all videos once and plan every clip of the run.
 
     Writes videos.csv, skipped.csv, labels.csv and plan/. With the miniature config the videos are generated first.
     """
-    from pipeline.data.miniature import generate
     from pipeline.stages import prepare as stage
 
     data = config.data
     if eval_ids:
-        data = replace(data, eval_ids=tuple(split_ids(eval_ids)))
+        data = replace(data, eval_ids=split_list(eval_ids))
     if max_skipped is not None:
         data = replace(data, max_skipped=max_skipped)
-    config = replace(config, data=data)
-    if data.format == "miniature":
-        generate.generate(data, config.workers)
-    finish(stage.run(config, run_dir, extend, engine))
+    finish(stage.run(replace(config, data=data), run_dir, extend, engine))
 
 
 @click.command("train-base")
 @stage_options
 @profile_option
-@click.option("--init", default=None, metavar="FILE", help="Weights to start from (base.init).")
+@click.option("--init", metavar="FILE", help="Weights to start from (base.init).")
 @click.option("--new-head", is_flag=True, help="Leave the classifier of these weights out (base.new_head).")
 def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
     """Fine-tune Base, the network whose saliency says where to cut (the paper's Charades-Base)."""
@@ -60,65 +55,61 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 @click.command()
 @stage_options
 @profile_option
-@click.option("--workers", type=int, default=None, help="Processes of this machine on the CPU (workers).")
-@click.option("--devices", default="", metavar="0,1|cpu", help="GPUs, one process each, on every machine; or the CPU.")
+@click.option("--devices", callback=parse_devices, metavar="0,1|cpu", help="GPUs, one process each; or the CPU.")
 @click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which needs labels, on evaluation videos.")
 @unit_options
 @engine_options
-def saliency(config, run_dir: Path, workers: int | None, devices: str, use_labels: bool, engine, **options) -> None:
+def saliency(config, run_dir: Path, devices: tuple[str, ...], use_labels: bool, engine, **options) -> None:
     """Stage 1: Base's logits, saliency maps and boxes, to Zarr."""
     from pipeline.stages import saliency as stage
 
-    config, engine = with_devices(replace(config, workers=workers or config.workers), engine, devices)
+    if devices and engine.backend == "ray":
+        raise click.UsageError("Ray gives every worker a GPU of its own; leave --devices out")
+    if devices == ("cpu",):
+        config = replace(config, device="cpu")
+    else:
+        engine = replace(engine, devices=devices)
     finish(stage.run(config, run_dir, use_labels, engine=engine, **options))
 
 
 @click.command()
 @stage_options
 @profile_option
-@click.option("--workers", type=int, default=None, help="Processes of this machine (workers).")
 @click.option(
-    *("--boxes", "policies"),
-    type=click.Choice(POLICIES),
-    multiple=True,
-    default=("entropy",),
-    show_default=True,
-    help="Where to cut; repeatable.",
+    "--boxes", type=click.Choice(POLICIES), multiple=True, default=("entropy",), help="Where to cut; repeatable."
 )
-@click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="Cut, or enlarge V_in.")
+@click.option("--pixels", type=click.Choice(PIXELS), default="source", help="Cut, or enlarge V_in.")
 @unit_options
 @engine_options
-def crops(config, run_dir: Path, workers: int | None, policies: tuple[str, ...], pixels: str, **options) -> None:
+def crops(config, run_dir: Path, boxes: tuple[str, ...], pixels: str, **options) -> None:
     """Stage 2: context and focused volumes, to HDF5."""
     from pipeline.stages import crops as stage
 
-    finish(stage.run(replace(config, workers=workers or config.workers), run_dir, policies, pixels, **options))
+    finish(stage.run(config, run_dir, boxes, pixels, **options))
 
 
 @click.command("train-fusion")
 @stage_options
 @profile_option
-@click.option(
-    *("--fusion", "fusions"),
-    type=click.Choice(FUSIONS),
-    multiple=True,
-    default=FUSIONS,
-    show_default=True,
-    help="What to train; repeatable.",
-)
-@click.option("--boxes", type=click.Choice(FOCI), default="entropy", show_default=True, help="repeat = V_in again.")
-@click.option("--pixels", type=click.Choice(PIXELS), default="source", show_default=True, help="As given to crops.")
+@click.option("--fusion", type=click.Choice(FUSIONS), multiple=True, default=FUSIONS, help="What to train; repeatable.")
+@click.option("--boxes", "focus", type=click.Choice(FOCI), default="entropy", help="repeat = V_in again.")
+@click.option("--pixels", type=click.Choice(PIXELS), default="source", help="As given to crops.")
 @click.option("--refresh-every", "every", type=click.IntRange(1), help="Make the caches anew every so many epochs.")
-@online_options
+@click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
+@click.option(
+    "--saliency-from", type=click.Choice(SALIENCY_FROM), default="base", help="With --online: whose saliency."
+)
 @caches_option
 def train_fusion(
-    config, run_dir: Path, fusions: tuple[str, ...], boxes: str, pixels: str, every: int | None, online, caches
+    config, run_dir: Path, fusion: tuple[str, ...], every: int | None, online: bool, saliency_from: str, caches, **cut
 ) -> None:
     """Stage 3: late fusion and temporal concatenation, trained from the caches.
 
-    With --online nothing is cached, as in the paper; with --refresh-every the caches are made anew with the network as
-    it is by then.
+    With --online nothing is cached, as in the paper: saliency is that of Base, or of the "current" network. With
+    --refresh-every the caches are made anew with the network as it is by then.
     """
+    if saliency_from != "base" and not online:
+        raise click.UsageError("--saliency-from chooses the network of --online; give both")
     if online and every:
         raise click.UsageError("--online reads no cache; --refresh-every is for training from the caches")
     if caches and (online or every):
@@ -126,30 +117,30 @@ def train_fusion(
     if online:
         from pipeline.recipes import online as recipe
 
-        outcomes = recipe.run(config, run_dir, fusions, boxes, pixels, online)
+        outcomes = recipe.run(config, run_dir, fusion, saliency_from=saliency_from, **cut)
     elif every:
         from pipeline.recipes import refresh as recipe
 
-        outcomes = [recipe.run(config, run_dir, fusion, boxes, pixels, every) for fusion in fusions]
+        outcomes = [recipe.run(config, run_dir, one, every=every, **cut) for one in fusion]
     else:
         from pipeline.stages import train_fusion as stage
 
-        outcomes = [stage.run(config, run_dir, fusion, boxes, pixels, caches) for fusion in fusions]
+        outcomes = [stage.run(config, run_dir, one, caches=caches, **cut) for one in fusion]
     finish(*outcomes)
 
 
 @click.command()
 @stage_options
 @profile_option
-@click.option("--boxes-eval", type=click.Choice(POLICIES), default=None, help="Boxes at evaluation.  [as at training]")
-@click.option("--eval-ids", default="", metavar="ID,ID", help="Only these evaluation videos.")
+@click.option("--boxes-eval", type=click.Choice(POLICIES), help="Boxes at evaluation.  [as at training]")
+@click.option("--eval-ids", metavar="ID,ID", help="Only these evaluation videos.")
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")
 @caches_option
-def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str, use_labels: bool, caches) -> None:
+def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str | None, use_labels: bool, caches) -> None:
     """Score Base and all fusion models of the run."""
     from pipeline.stages import evaluate as stage
 
-    outcome = stage.run(config, run_dir, boxes_eval, tuple(split_ids(eval_ids)), use_labels, caches)
+    outcome = stage.run(config, run_dir, boxes_eval, split_list(eval_ids), use_labels, caches)
     print_results(outcome.path)
     finish(outcome)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
-from pipeline.config import FUSIONS, Config, Policy
+from pipeline.config import CODECS, FUSIONS, Config, Policy
 from pipeline.data.annotations import Annotations
 from pipeline.data.miniature import generate
 from pipeline.data.plain_csv import labels_csv
@@ -27,7 +27,6 @@ from pipeline.run.plan_rows import probe_row
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.workers.peak_memory import RSS_UNIT, peak_bytes, reset_peak
 
-CODECS = ("jpeg", "png")
 GROWTH = 4  # a round has at most that many times the videos of the one before
 LONG = 60.0  # seconds; a first round that takes longer does so by its rows, not by what starting takes
 STILL = 1e-12  # learning rate: steps on a few clips could drive the weights anywhere, so they stay as they are
@@ -149,12 +148,9 @@ def _run_stages(spare: Round, base: Path, generating: bool, first: Round | None)
     def measure(stage: str, work: Callable[[], object]) -> None:
         spare.measure(stage, work if first else lambda: (work(), _end_workers()))
 
-    is_miniature = config.data.format == "miniature"
-    if is_miniature and not generating:
+    if config.data.format == "miniature" and not generating:
         generate.generate(config.data, config.workers)
-    measure(
-        "prepare", lambda: (is_miniature and generate.generate(config.data, config.workers), prepare.run(config, run))
-    )
+    measure("prepare", lambda: prepare.run(config, run))
     if first:
         shutil.copytree(first.run / "models", run / "models")
     else:

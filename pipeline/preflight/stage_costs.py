@@ -9,9 +9,9 @@ from pathlib import Path
 import h5py
 
 from cache.stores.volume_store import unit_bytes
-from pipeline.config import FUSIONS, Config, Training
+from pipeline.config import CODECS, FUSIONS, Config, Training
 from pipeline.preflight.counts import Counts, busiest_worker_rows
-from pipeline.preflight.rehearsal import CODECS, Round
+from pipeline.preflight.rehearsal import Round
 from pipeline.preflight.training_steps import TrainingCost
 from pipeline.workers.device import pick_device
 

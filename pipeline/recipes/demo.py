@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import FUSIONS, Config
-from pipeline.data.miniature import generate
 from pipeline.run.outcome import Outcome
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 
 
 def run(config: Config, run_dir: Path) -> Iterator[Outcome]:
     """Run every stage with entropy boxes and source pixels; yield what each has done, `evaluate` last."""
-    if config.data.format == "miniature":
-        generate.generate(config.data, config.workers)
     yield prepare.run(config, run_dir)
     yield train_base.run(config, run_dir)
     yield saliency.run(config, run_dir)

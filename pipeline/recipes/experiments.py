@@ -1,11 +1,10 @@
-"""The rows of the paper's Table 2, the work that they share, and a function that does what is missing of it."""
+"""The rows of the paper's Table 2, and what the stages have to do for them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, Policy
-from pipeline.data.miniature import generate
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import Variant, base_folder, model_folder
 from pipeline.run.results import rebuild
@@ -15,14 +14,14 @@ from pipeline.stages import crops, evaluate, prepare, saliency, train_base, trai
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment. The name is only printed; the other fields say what is trained and evaluated.
+    """One experiment of the table.
 
     Attributes:
-        name: of the row in the table.
+        name: only printed; the other fields say what is trained and evaluated.
         fusion: "late" or "concat"; Base has none and is printed in both columns.
-        boxes_train, boxes_eval: of the second volume; None for Base, which has one volume.
+        boxes_train, boxes_eval: where the second volume is cut; None for Base, which has no second volume.
         pixels: the second volume is cut from the "source" video, or from the "input" and enlarged.
-        paper_map: mAP in per cent, Table 2 of the paper.
+        paper_map: mAP in per cent, as the paper has it.
     """
 
     name: str
@@ -42,32 +41,32 @@ BASE = Row("base", "late", None, None, "input")
 ATTENTION = Row("e/e", "late", "entropy", "entropy", "source")
 
 
-def _both(name: str, train: Focus | None, test: Focus | None, pixels: Pixels, concat: float, late: float) -> tuple:
-    """A line of the paper's table: the same boxes and pixels, in temporal concatenation and in late fusion."""
-    return Row(name, "concat", train, test, pixels, concat), Row(name, "late", train, test, pixels, late)
-
-
-TABLE_2: tuple[Row, ...] = (
-    *_both("base", None, None, "input", 31.6, 31.6),
-    *_both("repeat", "repeat", "repeat", "input", 31.7, 31.6),
-    *_both("random", "random", "random", "source", 31.4, 30.6),
-    *_both("center", "center", "center", "source", 31.6, 31.0),
-    *_both("ce/ce", "cross_entropy", "cross_entropy", "source", 33.2, 32.9),
-    *_both("ce/ce-up", "cross_entropy", "cross_entropy", "input", 33.2, 32.7),
-    *_both("ce/e", "cross_entropy", "entropy", "source", 33.2, 33.0),
-    *_both("ce/e-up", "cross_entropy", "entropy", "input", 33.1, 32.8),
-    *_both("e/e", "entropy", "entropy", "source", 33.3, 33.1),
+PAPER = (  # name, boxes_train, boxes_eval, pixels, mAP of temporal concatenation and of late fusion
+    ("base", None, None, "input", 31.6, 31.6),
+    ("repeat", "repeat", "repeat", "input", 31.7, 31.6),
+    ("random", "random", "random", "source", 31.4, 30.6),
+    ("center", "center", "center", "source", 31.6, 31.0),
+    ("ce/ce", "cross_entropy", "cross_entropy", "source", 33.2, 32.9),
+    ("ce/ce-up", "cross_entropy", "cross_entropy", "input", 33.2, 32.7),
+    ("ce/e", "cross_entropy", "entropy", "source", 33.2, 33.0),
+    ("ce/e-up", "cross_entropy", "entropy", "input", 33.1, 32.8),
+    ("e/e", "entropy", "entropy", "source", 33.3, 33.1),
+)
+TABLE_2 = tuple(
+    Row(name, fusion, train, test, pixels, paper_map)
+    for name, train, test, pixels, *maps in PAPER
+    for fusion, paper_map in zip(("concat", "late"), maps, strict=True)
 )
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the stages have to do for some rows, each thing once.
+    """What the stages have to do for some rows, everything once.
 
     Attributes:
-        objectives: of saliency; their maps are made in one forward pass.
-        crops: box policies for each kind of pixels; without a policy only the context volumes are stored.
-        models: what is trained; rows that differ only in their evaluation boxes share a model.
+        objectives: of saliency.
+        crops: for each kind of pixels the policies of its boxes; () where only context volumes are needed.
+        models: to be trained; rows that differ only in their evaluation boxes share one.
     """
 
     objectives: tuple[str, ...]
@@ -76,40 +75,36 @@ class Work:
 
 
 def plan(rows: Iterable[Row]) -> Work:
-    """The work of some rows for one seed, as data; nothing runs."""
+    """List the work of some rows for one seed; nothing runs."""
     fused = [row for row in rows if row.boxes_train is not None]
-    boxes = {name for row in fused for name in (row.boxes_train, row.boxes_eval)}
     policies: dict[Pixels, dict[Policy, None]] = {}
     for row in fused:
         wanted = policies.setdefault(row.pixels, {})
-        wanted.update({name: None for name in (row.boxes_train, row.boxes_eval) if name != "repeat"})
+        wanted |= {name: None for name in (row.boxes_train, row.boxes_eval) if name != "repeat"}
     return Work(
-        tuple(name for name in OBJECTIVES if name in boxes),
+        tuple(name for name in OBJECTIVES if any(name in names for names in policies.values())),
         tuple((pixels, tuple(names)) for pixels, names in policies.items()),
         tuple({model_of(row): None for row in fused}),
     )
 
 
 def model_of(row: Row) -> Variant:
-    """What the training of a row depends on, as arguments of `train_fusion.run`."""
+    """The fusion model that a row evaluates."""
     return Variant(row.fusion, row.boxes_train, row.pixels)
 
 
 def ensure_prepared(config: Config, run_dir: Path) -> int:
-    """Run `prepare` unless it has finished in this folder; return how many videos it left out now."""
-    if config.data.format == "miniature":
-        generate.generate(config.data, config.workers)
-    if (run_dir / "config.toml").exists():  # the last file that `prepare` writes
-        return 0
-    return prepare.run(config, run_dir).num_skipped
+    """Run `prepare` unless it has finished in this folder; return how many videos it has left out now."""
+    finished = (run_dir / "config.toml").exists()  # the last file that `prepare` writes
+    return 0 if finished else prepare.run(config, run_dir).num_skipped
 
 
 def seed_configs(config: Config, run_dir: Path, num_seeds: int, share_base: bool = False) -> list[Config]:
-    """Return the config of each seed, from config.seed on: same data and plan, but own Base, maps and crops.
+    """Return the configs of config.seed, config.seed + 1, ...: same data and plan, but own Base, maps and crops.
 
     Args:
-        share_base: train the Base of the first seed now; all other seeds start from its weights and do not train it
-            further. Maps and crops are keyed by its weights, so they are shared too.
+        share_base: train the Base of the first seed now and give it to the others, untrained; they share its maps and
+            crops too.
     """
     configs = [replace(config, seed=config.seed + number) for number in range(num_seeds)]
     if share_base:
@@ -120,12 +115,10 @@ def seed_configs(config: Config, run_dir: Path, num_seeds: int, share_base: bool
 
 
 def run_rows(config: Config, run_dir: Path, rows: Sequence[Row]) -> int:
-    """Run every stage that the rows still need for the seed of the config.
-
-    Oracle rows use evaluation labels without the option --use-labels; every table marks them.
+    """Run every stage that the rows still need for the seed of the config, oracle rows included.
 
     Returns:
-        number of videos that a stage had to leave out, at most.
+        the largest number of videos that a stage left out.
     """
     missing = [row for row in rows if stored_result(config, run_dir, row) is None]
     if not missing:
@@ -137,14 +130,13 @@ def run_rows(config: Config, run_dir: Path, rows: Sequence[Row]) -> int:
     outcomes += [crops.run(config, run_dir, policies, pixels) for pixels, policies in work.crops]
     folders = {model: train_fusion.run(config, run_dir, *model).path for model in work.models}
     for row in missing:
-        boxes = None if row.boxes_eval == "repeat" else row.boxes_eval
-        evaluate.run_model(config, run_dir, folders.get(model_of(row)), boxes, use_labels=row.oracle)
+        evaluate.run_model(config, run_dir, folders.get(model_of(row)), row.boxes_eval, use_labels=row.oracle)
     rebuild(run_dir)
     return max(outcome.num_skipped for outcome in outcomes)
 
 
 def stored_result(config: Config, run_dir: Path, row: Row) -> Path | None:
-    """Return the result file of a row for the seed of the config, None if the row has not been run."""
+    """The result file of a row for the seed of the config; None if the row has not been run."""
     run, folder = open_folder(run_dir, config), None
     if not (base_folder(run, config) / "base.json").exists():
         return None
@@ -152,5 +144,5 @@ def stored_result(config: Config, run_dir: Path, row: Row) -> Path | None:
         folder = model_folder(run, train_fusion.model_facts(open_stores(run, config), model_of(row)))
         if not (folder / "model.json").exists():
             return None
-    path = evaluate.result_path(config, run_dir, folder, None if row.boxes_eval == "repeat" else row.boxes_eval)
+    path = evaluate.result_path(config, run_dir, folder, row.boxes_eval)
     return path if path.exists() else None

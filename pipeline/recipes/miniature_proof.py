@@ -1,13 +1,11 @@
-"""The proof that the miniature is what it claims to be: only the source pixels show which way a card's print runs.
-
-A fixed reader is told where the cards are and reads their prints from decoded files.
-"""
+"""The proof that the miniature is what it claims to be: only the source pixels show which way a card's print runs."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cache.geometry import Box, Theta
 from cache.plan import Part
@@ -26,13 +24,13 @@ ALIAS = abs(1 / (1 - 1 / FINE_PERIOD))  # input pixels: sampling folds the print
 
 
 def prove(run: RunFolder, config: Config, num_cards: int = 300) -> dict[str, float]:
-    """Read the prints of some cards on each view of the evaluation videos.
+    """Let a fixed reader, who is told where the cards are, read prints of evaluation videos.
 
     Args:
-        num_cards: cards that are visible in the whole first clip of their video; fewer where there are no more.
+        num_cards: at most so many cards, each visible in the whole first clip of its video.
     Returns:
-        shares of prints read right, in [0, 1]: on the "input", "enlarged" from it (with the better of the print's own
-        period and of its alias) and "focused"; and "cards", how many were read.
+        shares of prints read right, in [0, 1]: on the "input", "enlarged" from it (at the print's own period or at its
+        alias, whichever is better) and "focused"; and "cards", how many were read.
     """
     right = list(islice(_read_prints(run, config), num_cards))
     on_input, enlarged, enlarged_alias, focused = np.mean(right, axis=0)
@@ -41,7 +39,7 @@ def prove(run: RunFolder, config: Config, num_cards: int = 300) -> dict[str, flo
 
 
 def share_on_target(run: RunFolder, config: Config, policy: str) -> float:
-    """Share of evaluation clips whose box holds all cards, for boxes without saliency: "random" or "center"."""
+    """Share of evaluation clips whose "random" or "center" box holds all cards."""
     cards, hits = read_cards(Path(config.data.videos)), []
     side, seed = config.saliency.box_side, config.clips.plan_seed
     for part in run.parts_of("test"):
@@ -52,27 +50,24 @@ def share_on_target(run: RunFolder, config: Config, policy: str) -> float:
 
 
 def best_without_print(config: Config) -> float:
-    """`truth.ceiling` of the evaluation videos: the mAP that is reached without reading any print."""
+    """mAP on the evaluation videos without reading any print, see `truth.ceiling`."""
     annotations = read_annotations(config.data)
-    ids = annotations.videos.video_id[annotations.videos.split == "test"].tolist()
-    rows = {video_id: row for row, video_id in enumerate(ids)}
+    ids = pd.Index(annotations.videos.video_id[annotations.videos.split == "test"])
+    actions = annotations.actions[annotations.actions.video_id.isin(ids)]
     counts = np.zeros((len(ids), len(annotations.classes)), int)
-    for action in annotations.actions.itertuples(index=False):
-        if action.video_id in rows:
-            counts[rows[action.video_id], action.class_index] += 1
+    np.add.at(counts, (ids.get_indexer(actions.video_id), actions.class_index), 1)
     return ceiling(counts)
 
 
 def _read_prints(run: RunFolder, config: Config) -> Iterator[list[bool]]:
     """For each card: whether its print is read right on the input, enlarged at two periods, and focused."""
-    videos, columns = Path(config.data.videos), {}
+    videos, actions = Path(config.data.videos), read_annotations(config.data).actions
     cards = read_cards(videos)
-    for action in read_annotations(config.data).actions.itertuples(index=False):
-        # the second class of a pair has a print along columns
-        columns.setdefault(action.video_id, []).append(action.class_index % 2)
+    # 1: the print runs along columns, as it does in the second class of a pair
+    in_columns = (actions.class_index % 2).groupby(actions.video_id).agg(list)
     for part in run.parts_of("test"):
         for row in range(0, part.num_rows, part.rows_per_video):
-            truth = columns[part.rows.video_id.iat[row]]
+            truth = in_columns[part.rows.video_id.iat[row]]
             for card, energies in _read_clip(part, row, videos, cards, config.saliency.box_side).items():
                 yield [int(along_columns > along_rows) == truth[card] for along_rows, along_columns in energies]
 
@@ -91,11 +86,7 @@ def _read_clip(part: Part, row: int, videos: Path, cards: Cards, side: int) -> d
 
 
 def _read_frame(frame: np.ndarray, theta: Theta, card_source: Box, side: int) -> np.ndarray:
-    """Energies (4 views, 2 directions) of one card's print in one frame.
-
-    Args:
-        side: pixels of the input; of a box around the card, which is enlarged and focused.
-    """
+    """Energies (4 views, 2 directions) of a card's print in one frame; `side` is that of a box around the card."""
     edges = np.array([float(edge) for edge in theta.to_input(card_source)])  # top, left, bottom, right in the input
     size = np.array(theta.input_size)
     corner = np.clip(np.round((edges[:2] + edges[2:] - side) / 2), 0, size - side).astype(int)

@@ -22,11 +22,11 @@ def run(
 ) -> list[Outcome]:
     """Train a model for each fusion; see `train_online.run` for the arguments and what it writes.
 
-    Models that learned from their own saliency are evaluated with it: the first process then makes the caches of the
-    evaluation clips with their final weights, after all trainings, so that no other process waits for it.
+    With saliency of the "current" network, the first process then makes the caches of the evaluation clips with the
+    final weights: after all trainings, so that no other process waits.
 
     Returns:
-        one a fusion; it counts the evaluation videos left out.
+        one outcome for each fusion, with the number of evaluation videos left out.
     """
     outcomes = [train_online.run(config, run_dir, fusion, focus, pixels, saliency_from) for fusion in fusions]
     if saliency_from == "base" or not is_first_process():

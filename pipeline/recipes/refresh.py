@@ -1,15 +1,15 @@
 """Train a fusion model on caches that follow it: every N epochs maps, boxes and crops are made anew with its weights.
 
-Generation g is the caches for the epochs from g N on; generation 0 is the run's own caches, made with Base. A
-generation is complete before training goes on, and it is deleted once a checkpoint that used the next one is committed:
-beside the run's own caches, the disk never holds more than two. After any interruption the same command goes on.
+Generation g is the caches for epochs g N to (g + 1) N - 1; generation 0 is the run's own caches, made with Base. A
+generation is deleted once a checkpoint that used the next one is committed.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cache.commit import write_file
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels
@@ -37,16 +37,15 @@ def run(
     pixels: Pixels = "source",
     every: int = 1,
 ) -> Outcome:
-    """Train one fusion model as `train_fusion.run` does, with boxes from the current network every `every` epochs.
+    """Train one fusion model as `train_fusion.run` does, with new boxes from the network every `every` epochs.
 
     Saliency is that of the trainable branch (late) or of the network itself (concat) on V_in, in eval mode, with the
     weights at the start of the generation's first epoch. The other logits of late fusion stay Base's. Reads what
     `train_fusion` reads, and the videos. Writes models/<name>-refresh<N>-<key>/ with generations.csv, and at the end
-    generation-eval/, the caches of the evaluation clips with the last weights.
+    generation-eval/, the caches of the evaluation clips with the last weights. An interrupted training goes on.
 
     Raises:
-        StageError: a stage before this one has not finished, the boxes `focus` need no network, or several processes
-            train.
+        StageError: a stage before this one has not finished, `focus` needs no network, or several processes train.
     """
     if focus not in OBJECTIVES:
         raise StageError(f"boxes {focus} do not depend on a network, so there is nothing to refresh")
@@ -66,9 +65,7 @@ def run(
 
 
 def evaluation_boxes(stores: Stores, folder: Path) -> int:
-    """Make maps, boxes and crops of the evaluation clips with the weights of a trained model.
-
-    Needed where the training boxes came from the network that was trained, not from Base.
+    """Make maps, boxes and crops of the evaluation clips with the weights of a model that was trained on its own boxes.
 
     Returns:
         number of videos left out.
@@ -83,31 +80,21 @@ def evaluation_boxes(stores: Stores, folder: Path) -> int:
 
 
 def _fill(generation: Generation, variant: Variant) -> int:
-    """Run stages 1 and 2 of a generation; return how many videos they left out.
-
-    Boxes from labels need no option here: `evaluate` marks the results that use them.
-    """
+    """Run stages 1 and 2 of a generation; return how many videos they left out."""
     config, folder = generation.config, generation.run.path
-    saliency.run(config, folder, use_labels=variant.boxes == "cross_entropy")
+    saliency.run(config, folder, use_labels=variant.boxes == "cross_entropy")  # `evaluate` marks such results
     return crops.run(config, folder, (variant.boxes,), variant.pixels, context=False).num_skipped
 
 
 def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[nn.Module, int]:
-    """Train generation by generation.
-
-    Returns:
-        the network, and the number of its training videos.
-    """
+    """Train generation by generation; return the network and the number of its training videos."""
     config, volumes = stores.config, CachedVolumes(stores, "train", variant)
     places = volumes.places()
     if not places:
         raise StageError("the plan has no training video; check the split in the annotations")
     stored = max(len(rows) for rows in places.values())
     label, network = f"train-fusion {variant.name}-refresh{every}", None
-
-    def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
-        return fusion_loss(network, batch, variant.fusion, config.fusion)
-
+    loss = partial(fusion_loss, fusion=variant.fusion, recipe=config.fusion)
     for number, first in enumerate(range(0, config.fusion.epochs, every)):
         last = min(first + every, config.fusion.epochs)
         checkpoint = newest_checkpoint(folder) or {"epoch": 0, "step": 0}
@@ -126,8 +113,7 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
             new = CachedVolumes(fresh, "train", variant._replace(fusion="late"))  # reads no context volumes
         data = TrainingData(_loader(volumes, new, wanted, stored), len(places), loss, label)
         torch.manual_seed(config.seed)
-        # fit goes on from the newest checkpoint
-        network = build_base(stores.base_weights).to(pick_device(config.device))
+        network = build_base(stores.base_weights).to(pick_device(config.device))  # fit loads the newest checkpoint
         fit(network, data, config.fusion, folder, config.seed, last)
         generations.drop_before(folder, number)
     return network, len(places)
@@ -136,13 +122,13 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
 def _loader(
     volumes: CachedVolumes, new: CachedVolumes | None, wanted: list[int], stored: int
 ) -> Callable[[int, list[int]], FusionBatch]:
-    """Return `load` of `fit`.
+    """Return `load` of `TrainingData`.
 
     Args:
         volumes: of the run's own caches, which have `stored` augmentations of each video.
         new: focused volumes of the generation, with the `wanted` augmentations; None for generation 0.
     Raises:
-        StageError: a video could be read when the run's caches were made, and now cannot.
+        StageError: a video that the run's caches have is missing from the generation.
     """
     rows = list(volumes.places().items())
     fresh = new.places() if new else {}
@@ -161,8 +147,8 @@ def _loader(
 
 
 def _record(folder: Path, number: int, epoch: int, weights: str) -> None:
-    """Add a generation to generations.csv: its number, the first epoch that uses it, SHA-256 of its weights."""
+    """Add a generation to generations.csv: its number, from 1 on, its first epoch, and SHA-256 of its weights."""
     path, lines = folder / "generations.csv", ["generation,epoch,weights"]
     if path.exists():
-        lines += [line for line in path.read_text().splitlines()[1:] if int(line.split(",")[0]) < number]
+        lines = path.read_text().splitlines()[:number]
     write_file(path, "\n".join([*lines, f"{number},{epoch},{weights}", ""]).encode())

@@ -1,4 +1,4 @@
-"""What all tables share: run what is missing for every seed of a config, and compare the stored results."""
+"""What all tables share: run what is missing for every seed, and compare the stored results."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,12 @@ ORACLE_NOTE = (
     "the number is no prediction and compares with nothing that has not seen them."
 )
 
+_resamples = lru_cache(maxsize=1)(resamples)
+
 
 @dataclass(frozen=True)
 class Result:
-    """One result file: its JSON, the mAP and its value on resampled videos, and the ids of the videos."""
+    """One result file: its JSON, its mAP on all videos and on resamples of them, and the ids of the videos."""
 
     facts: dict
     scored: Scored
@@ -37,8 +39,8 @@ class Result:
 
 
 BySeed = dict[int, Result]
-# Takes the config of one seed and the run folder; returns the result file of every variant, None for one that was not
-# run, and the number of videos left out.
+# From the config of one seed and the run folder: the result file of every variant (None if it was not run), and the
+# number of videos left out.
 RunSeed = Callable[[Config, Path], tuple[Mapping[Hashable, Path | None], int]]
 
 
@@ -48,8 +50,8 @@ class Study:
 
     Attributes:
         results: by variant (a row of Table 2, a way to compute saliency, ...) and by seed.
-        note: what stands under the table: protocol, and the weights of each seed's Base.
-        num_skipped: videos that a stage had to leave out, at most.
+        note: for the table: protocol, and the weights of each seed's Base.
+        num_skipped: the largest number of videos that a stage left out.
     """
 
     results: dict[Hashable, BySeed]
@@ -74,15 +76,13 @@ def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, 
         for variant, path in paths.items():
             results.setdefault(variant, {}).update({one.seed: read[path]} if path else {})
     weights = ", ".join(f"seed {one.seed} {load_base(run, one).sha256[:12]}" for one in configs)
-    note = (
-        f"mAP in per cent; {protocol(config)}. Always the last epoch's weights, nothing "
-        f"is chosen on evaluation videos. Base: {weights}."
-    )
+    note = f"mAP in per cent; {protocol(config)}. Always the last epoch's weights, nothing "
+    note += f"is chosen on evaluation videos. Base: {weights}."
     return Study(results, note, num_skipped)
 
 
 def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
-    """Run rows of Table 2; the results are those of all `shown` rows that were run at any time, or of `rows`."""
+    """Run rows of Table 2. The results are those of the rows in `shown`, () for `rows`, also of earlier runs."""
 
     def run_seed(config: Config, run_dir: Path) -> tuple[dict[Row, Path | None], int]:
         skipped = run_rows(config, run_dir, rows)
@@ -92,19 +92,14 @@ def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
 
 
 def read_scored(path: Path, annotations: Annotations) -> Result:
-    """A result file; results of the same videos are scored on the same resamples of them."""
+    """Read a result file; results of the same videos are scored on the same resamples of them."""
     facts, ids, scores = read_result(path)
     maps = resampled_maps(scores, annotations.video_targets(ids), _resamples(len(ids)))
     return Result(facts, Scored(facts["map"], maps), tuple(ids))
 
 
-@lru_cache(maxsize=1)
-def _resamples(num_videos: int) -> np.ndarray:
-    return resamples(num_videos)
-
-
 def compare(a: BySeed, b: BySeed) -> Contrast:
-    """Variant a minus variant b over the seeds that both have, see `metrics.contrast`.
+    """Compare variant a with variant b over the seeds that both have; see `metrics.contrast`.
 
     Raises:
         StageError: two results are of different videos.
@@ -118,13 +113,13 @@ def compare(a: BySeed, b: BySeed) -> Contrast:
 
 
 def difference(found: Contrast, *columns: str) -> dict[str, Cell]:
-    """Cells of a difference and of both ends of its interval, in per cent of mAP; None for NaN."""
+    """Three cells: a difference and both ends of its interval, in per cent of mAP; None for NaN."""
     values = (found.delta, found.low, found.high)
     return {name: None if np.isnan(value) else 100 * value for name, value in zip(columns, values, strict=True)}
 
 
 def spread(by_seed: BySeed) -> dict[str, Cell]:
-    """Cells num_seeds, map_mean and map_std: mAP in per cent, deviation over n - 1; None where seeds are too few."""
+    """Cells num_seeds, map_mean, map_std (over n - 1): mAP in per cent; None where there are too few seeds."""
     maps = [one.facts["map"] for one in by_seed.values()]
     return {
         "num_seeds": len(maps),

@@ -18,7 +18,7 @@ MINIATURE_FRAMES = (4, 8, 16)
 def table1(config: Config, run_dir: Path, num_seeds: int = 1, frames: Sequence[int] = ()) -> Outcome:
     """Train and evaluate Base at several T_in; write report/table1.csv, .md and .html.
 
-    The config's own T_in is that of the run; every other has a run of its own beside it, <run>-t<T_in>.
+    The run itself has the config's T_in; every other T_in has a run of its own beside it, <run>-t<T_in>.
 
     Args:
         frames: values of T_in; none for the paper's, or the miniature's.
@@ -29,17 +29,16 @@ def table1(config: Config, run_dir: Path, num_seeds: int = 1, frames: Sequence[i
         study = run_study(*_with_frames(config, run_dir, length), num_seeds, of_rows([BASE]))
         found = study.results[BASE]
         official = config.data.format == "charades" and not config.data.eval_ids
-        official = official and not any(result.facts["num_missing"] for result in found.values())
-        lines.append(
-            {"frames": length} | spread(found) | {"paper_map": PAPER_TABLE_1.get(length) if official else None}
-        )
+        complete = not any(result.facts["num_missing"] for result in found.values())
+        paper = {"paper_map": PAPER_TABLE_1.get(length) if official and complete else None}
+        lines.append({"frames": length} | spread(found) | paper)
         notes.append(study.note)
         skipped = max(skipped, study.num_skipped)
     return write_tables(run_dir, {"table1": Table("Table 1: Base at several T_in", lines, tuple(notes))}, skipped)
 
 
 def _with_frames(config: Config, run_dir: Path, length: int) -> tuple[Config, Path]:
-    """Config and run folder of one T_in; Charades takes the paper's batch for it."""
+    """Config and run folder of one T_in; on Charades with the paper's batch size."""
     if length == config.clips.num_frames:
         return config, run_dir
     base = config.base

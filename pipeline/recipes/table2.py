@@ -39,10 +39,10 @@ def table2(
 
     Args:
         num_seeds: seeds config.seed, config.seed + 1, ..., each with its own Base, maps and crops.
-        only: names of the rows to run, none for all; Base always is. Rows that were run before are shown too.
+        only: names of the rows to run besides Base; () for all. Rows that were run before are shown too.
         share_base: all seeds use the Base of the first.
     Raises:
-        StageError: a row has another name, or a stage cannot start.
+        StageError: there is no row of a name, or a stage cannot start.
     """
     names = tuple(dict.fromkeys(row.name for row in TABLE_2))
     if unknown := set(only) - set(names):

@@ -1,4 +1,4 @@
-"""Box sizes compared on a part of the training videos."""
+"""Box sizes, compared on a part of the training videos."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from pipeline.run.outcome import Outcome
 def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence[int] = ()) -> Outcome:
     """Train late fusion with entropy boxes of several sizes; write report/table-box.csv, .md and .html.
 
-    Sizes are compared on a fifth of the training videos, held out of everything in a run of its own, <run>-box. The
-    evaluation videos take no part.
+    A run of its own, <run>-box, trains on four fifths of the training videos and evaluates on the rest; the evaluation
+    videos take no part.
 
     Args:
-        sides: pixels of the input; none for 2/7 to 6/7 of it (the paper chose 4/7, 128 of 224).
+        sides: in pixels of the input; () for 2/7 to 6/7 of its side (the paper chose 4/7, 128 of 224).
     """
     sides = sides or tuple(round(config.clips.input_side * part / 7) for part in range(2, 7))
     skipped = ensure_prepared(config, run_dir)
@@ -41,12 +41,12 @@ def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence
 
 
 def held_out(video_id: str) -> bool:
-    """Whether a training video belongs to the fifth that validates; it follows from the id alone."""
+    """Whether a training video belongs to the fifth that is evaluated; decided by its id alone."""
     return hashlib.sha256(video_id.encode()).digest()[0] % 5 == 0
 
 
 def _validation_config(config: Config, run_dir: Path, folder: Path) -> Config:
-    """The config whose evaluation videos are held out of the training videos of a prepared run."""
+    """The config of a run on the training videos of a prepared run, a fifth of them for evaluation."""
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
     videos = annotations.videos[annotations.videos.split == "train"].copy()
     videos["split"] = ["test" if held_out(video_id) else "train" for video_id in videos.video_id]

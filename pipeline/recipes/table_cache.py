@@ -1,4 +1,4 @@
-"""What the cache costs in accuracy: trained on the fly, from 1, 4 or one stored augmentation an epoch, or refreshed."""
+"""What the caches cost in accuracy: training on the fly, from few or many stored augmentations, and refreshed."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,10 +19,10 @@ from pipeline.stages import crops, evaluate, saliency, train_base, train_fusion,
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to get the training boxes and pixels; from the caches of the run unless it says otherwise.
+    """One way to get the training boxes and pixels, from caches unless `online` or `refresh_every` says otherwise.
 
     Attributes:
-        aug_seeds: S of the plan; training on the fly draws a new augmentation every epoch, whatever the plan has.
+        aug_seeds: S of the plan; training on the fly draws a new augmentation every epoch all the same.
         codec: of the volumes, at evaluation too.
         online: train on the fly, with the saliency of "base" or of the "current" network.
         refresh_every: epochs after which the caches are made anew.
@@ -36,8 +36,8 @@ class Variant:
 
 
 def variants(epochs: int, refresh_every: int) -> list[Variant]:
-    """The rows of the table; the first one is what all others are compared with."""
-    counts = tuple(dict.fromkeys((epochs, min(4, epochs), 1)))
+    """The rows of the table; all are compared with the first."""
+    counts = dict.fromkeys((epochs, min(4, epochs), 1))
     refreshed = f"refreshed every {refresh_every} epochs, jpeg"
     return [
         Variant("online, Base looks", epochs, "png", online="base"),
@@ -56,7 +56,7 @@ def table_cache(
     Each number of stored augmentations S has a run of its own beside this one, <run>-s<S>, with the same Base.
 
     Args:
-        every: epochs of a refresh; none for a quarter of them.
+        every: epochs after which caches are refreshed; None for a quarter of all epochs.
     """
     every = every or max(1, config.fusion.epochs // 4)
     config = replace(config, saliency=replace(config.saliency, objectives=("entropy",)))
@@ -83,15 +83,11 @@ def table_cache(
 def _run_seed(
     main: Config, main_dir: Path, variant: Variant, fusion: Fusion, config: Config, run_dir: Path
 ) -> tuple[dict[Variant, Path], int]:
-    """Run what a variant still needs for the seed of `config`, with the Base that is trained in main_dir.
-
-    Returns:
-        the result file of the variant, and the number of videos left out.
-    """
+    """Run what a variant still needs for the seed of `config`, with the Base that is trained in main_dir."""
     main = replace(main, seed=config.seed)
     train_base.run(main, main_dir)
-    folders = (base_folder(open_folder(*one), one[1]) for one in ((main_dir, main), (run_dir, config)))
-    _copy_base(*folders)
+    runs = ((main, main_dir), (config, run_dir))
+    _copy_base(*(base_folder(open_folder(folder, one), one) for one, folder in runs))
     splits = ("test",) if variant.online else ("train", "test")  # evaluation always reads the caches
     outcomes = [saliency.run(config, run_dir, splits=splits), crops.run(config, run_dir, ("entropy",), splits=splits)]
     if variant.online:
@@ -107,7 +103,7 @@ def _run_seed(
 
 
 def _copy_base(source: Path, target: Path) -> None:
-    """Copy Base to a run with another number of augmentations. Its recipe, hence its name, is the same there."""
+    """Copy Base to a run with another number of augmentations, where its folder has the same name."""
     target.mkdir(parents=True, exist_ok=True)
     for name in ("weights.pt", "base.json"):  # base.json comes last: with it Base counts as trained
         if not (target / name).exists():

@@ -16,7 +16,7 @@ STYLE = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align
 
 @dataclass(frozen=True)
 class Table:
-    """A title, lines of cells by column (None: no value), notes. All lines have the same columns, one is num_seeds."""
+    """A title; lines of cells by column, None for no value, all with the same columns, one of them num_seeds; notes."""
 
     title: str
     lines: list[dict[str, Cell]]
@@ -26,7 +26,7 @@ class Table:
 def write_tables(run_dir: Path, tables: Mapping[str, Table], num_skipped: int) -> Outcome:
     """Write every table to report/<name>.csv, and all together to .md and .html files named after the first.
 
-    The CSV files have four digits and empty cells for missing values. The page of HTML needs no other file.
+    The CSV files have four digits and empty cells for missing values.
 
     Returns:
         Outcome with the Markdown file and num_skipped, the number of videos left out.
@@ -34,7 +34,7 @@ def write_tables(run_dir: Path, tables: Mapping[str, Table], num_skipped: int) -
     folder = run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        write_file(folder / f"{name}.csv", _frame(table, 4).to_csv(index=False, lineterminator="\n").encode())
+        write_file(folder / f"{name}.csv", _frame(table).to_csv(index=False, lineterminator="\n").encode())
     name, first = next(iter(tables.items()))
     write_file(folder / f"{name}.md", "\n".join(map(_markdown, tables.values())).encode())
     head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(first.title)}</title><style>{STYLE}</style>'
@@ -42,9 +42,9 @@ def write_tables(run_dir: Path, tables: Mapping[str, Table], num_skipped: int) -
     return Outcome(folder / f"{name}.md", f"{len(first.lines)} lines", num_skipped)
 
 
-def _frame(table: Table, digits: int, readable: bool = False) -> pd.DataFrame:
-    """All cells as text. A missing value is "", or for readers "not run" in the lines without a training, else "-"."""
-    rows = []
+def _frame(table: Table, readable: bool = False) -> pd.DataFrame:
+    """All cells as text: for programs with four digits, for readers with two and a word for a missing value."""
+    rows, digits = [], 2 if readable else 4
     for line in table.lines:
         missing = "" if not readable else "not run" if line["num_seeds"] == 0 else "-"
         rows.append({name: missing if cell is None else _text(cell, digits) for name, cell in line.items()})
@@ -58,7 +58,7 @@ def _text(cell: Cell, digits: int) -> str:
 
 
 def _markdown(table: Table) -> str:
-    frame = _frame(table, 2, readable=True)
+    frame = _frame(table, readable=True)
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.to_numpy()]
     text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return f"## {table.title}\n\n{text}" + "".join(f"\n{note}\n" for note in table.notes)
@@ -66,6 +66,6 @@ def _markdown(table: Table) -> str:
 
 def _html(table: Table) -> str:
     with pd.option_context("display.max_colwidth", None):  # pandas shortens long cells by default
-        body = _frame(table, 2, readable=True).to_html(index=False, border=0)
+        body = _frame(table, readable=True).to_html(index=False, border=0)
     notes = [f"<p>{html.escape(note)}</p>" for note in table.notes]
     return "\n".join([f"<h2>{html.escape(table.title)}</h2>", body, *notes])

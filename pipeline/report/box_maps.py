@@ -1,4 +1,4 @@
-"""Statistics of boxes: where they fall, their sizes in source pixels, how much those of two stores overlap."""
+"""Statistics of boxes: where they lie, how large they are, how much those of two stores overlap."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,8 @@ def coverage(box_input: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     corners = np.zeros((size[0] + 1, size[1] + 1), np.int64)
     top, left, height, width = box_input.astype(np.int64).T
-    for rows, columns, sign in (
-        (top, left, 1),
-        (top + height, left + width, 1),
-        (top + height, left, -1),
-        (top, left + width, -1),
-    ):
+    bottom, right = top + height, left + width
+    for rows, columns, sign in ((top, left, 1), (bottom, right, 1), (bottom, left, -1), (top, right, -1)):
         np.add.at(corners, (rows, columns), sign)
     return corners.cumsum(0).cumsum(1)[:-1, :-1] / max(len(box_input), 1)
 
@@ -49,27 +45,15 @@ def overlap(a: Boxes, b: Boxes) -> Overlap | None:
     return Overlap(len(found), float(found.mean()), float((found >= 0.5).mean()))
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Boxes in source pixels.
+def sizes(boxes: Boxes, focus_size: tuple[int, int]) -> dict[str, float | list[float]]:
+    """Sizes of the boxes of a store in source pixels; focus_size is (height, width) of the focused volume.
 
-    Attributes:
-        height, width: 5 %, 50 % and 95 % points.
-        short: share of the boxes with fewer source pixels along an axis than the focused volume has, so that they are
-            enlarged.
-        share: mean share of the saliency inside; NaN without maps.
+    Returns:
+        height, width: 5 %, 50 % and 95 % points. short: share of the boxes that have fewer pixels along an axis than
+        the focused volume, so that they are enlarged. share: mean share of the saliency inside; NaN without maps.
     """
-
-    height: tuple[float, ...]
-    width: tuple[float, ...]
-    short: float
-    share: float
-
-
-def sizes(boxes: Boxes, focus_size: tuple[int, int]) -> Sizes:
-    """Sizes of the boxes of a store; focus_size is (height, width) of the focused volume."""
     extent = boxes.box_source[:, 2:]
-    height, width = (tuple(np.quantile(column, QUANTILES).tolist()) for column in extent.T)
-    known = boxes.share[~np.isnan(boxes.share)]
-    short = float((extent < np.array(focus_size)).any(axis=1).mean())
-    return Sizes(height, width, short, float(known.mean()) if len(known) else float("nan"))
+    height, width = (np.quantile(column, QUANTILES).tolist() for column in extent.T)
+    known, short = boxes.share[~np.isnan(boxes.share)], (extent < focus_size).any(axis=1).mean()
+    share = float(known.mean()) if len(known) else float("nan")
+    return {"height": height, "width": width, "short": float(short), "share": share}

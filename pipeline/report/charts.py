@@ -1,4 +1,4 @@
-"""Small charts as SVG. They hold numbers only, so nothing in them needs escaping."""
+"""Small charts as SVG, of numbers alone, so that nothing needs escaping."""
 
 import math
 from collections.abc import Sequence
@@ -6,38 +6,37 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-CURVE = (240, 96)  # width, height of the area with the line
-LEFT, BELOW = 44, 20  # room for the numbers of the axes
+WIDTH, HEIGHT = 240, 96  # of the area with the line or the bars
+LEFT, ABOVE, BELOW = 44, 8, 20  # room for the numbers of the axes
+BOTTOM = ABOVE + HEIGHT
+AXIS = f'<line class="axis" x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{BOTTOM}" y2="{BOTTOM}"/>'
 
 
 def curve(epochs: Sequence[float], values: Sequence[float], drops: Sequence[float] = ()) -> Markup:
-    """A line over epochs, with the highest and lowest value on its axis; dashed lines where the rate was lowered."""
-    width, height = CURVE
+    """A line over epochs, with its highest and lowest value; dashed lines where the rate was lowered, at `drops`."""
     low, high = min(values), max(values)
     first, last = epochs[0], max(epochs[-1], epochs[0] + 1)
 
     def x(epoch: float) -> float:
-        return LEFT + width * (epoch - first) / (last - first)
+        return LEFT + WIDTH * (epoch - first) / (last - first)
 
     def y(value: float) -> float:
-        return 8 + height * (1 - (value - low) / ((high - low) or 1))
+        return ABOVE + HEIGHT * (1 - (value - low) / ((high - low) or 1))
 
     line = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in zip(epochs, values, strict=True))
-    parts = [f'<line class="drop" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="8" y2="{8 + height}"/>' for at in drops]
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + width}" y1="{8 + height}" y2="{8 + height}"/>')
-    parts.append(f'<polyline class="line" points="{line}"/>')
+    parts = [f'<line class="drop" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{ABOVE}" y2="{BOTTOM}"/>' for at in drops]
+    parts += [AXIS, f'<polyline class="line" points="{line}"/>']
     parts.append(f'<circle class="end" cx="{x(epochs[-1]):.1f}" cy="{y(values[-1]):.1f}" r="3"/>')
     for value in dict.fromkeys((high, low)):
-        parts.append(f'<text class="y" x="{LEFT - 6}" y="{y(value) + 4:.1f}">{short(value)}</text>')
+        parts.append(f'<text class="y" x="{LEFT - 6}" y="{y(value) + 4:.1f}">{value:.3g}</text>')
     for epoch in dict.fromkeys((epochs[0], epochs[-1])):
-        parts.append(f'<text class="x" x="{x(epoch):.1f}" y="{8 + height + 15}">{epoch:g}</text>')
-    return _svg(
-        LEFT + width + 8, 8 + height + BELOW, "curve", parts, f"loss from {short(values[0])} to {short(values[-1])}"
-    )
+        parts.append(f'<text class="x" x="{x(epoch):.1f}" y="{BOTTOM + 15}">{epoch:g}</text>')
+    label = f"loss from {values[0]:.3g} to {values[-1]:.3g}"
+    return _svg(LEFT + WIDTH + 8, BOTTOM + BELOW, "curve", parts, label)
 
 
 def whisker(value: float, low: float, high: float, span: tuple[float, float]) -> Markup:
-    """A difference with its interval, on an axis from span[0] to span[1] with a line at zero."""
+    """A difference with its interval, on an axis over `span` with a line at zero."""
 
     def x(at: float) -> float:
         return 4 + 112 * (at - span[0]) / ((span[1] - span[0]) or 1)
@@ -51,26 +50,20 @@ def whisker(value: float, low: float, high: float, span: tuple[float, float]) ->
 
 
 def histogram(values: np.ndarray, bins: int = 24) -> Markup:
-    """How often whole numbers occur, in bins of equal width; with both ends and the share of the highest bar."""
-    width, height = CURVE
+    """How often whole numbers (N,) occur, in bins of equal width; with both ends and the share of the highest bar."""
     low, high = int(values.min()), int(values.max()) + 1
     step = max(1, math.ceil((high - low) / bins))
     edges = np.arange(low, high + step, step)
     counts, _ = np.histogram(values, edges)
-    bar = width / len(counts)
-    parts = []
-    for number, count in enumerate(counts):
-        tall = height * count / counts.max()
-        parts.append(
-            f'<rect class="bar" x="{LEFT + number * bar + 0.5:.1f}" y="{8 + height - tall:.1f}" '
-            f'width="{max(bar - 1, 1):.1f}" height="{tall:.1f}"/>'
-        )
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + width}" y1="{8 + height}" y2="{8 + height}"/>')
-    parts.append(f'<text class="y" x="{LEFT - 6}" y="12">{counts.max() / len(values):.0%}</text>')
-    for at, place in ((int(edges[0]), LEFT), (int(edges[-1]), LEFT + width)):
-        parts.append(f'<text class="x" x="{place}" y="{8 + height + 15}">{at}</text>')
-    label = f"{len(values)} values from {low} to {high - 1}, most often {int(edges[counts.argmax()])}"
-    return _svg(LEFT + width + 12, 8 + height + BELOW, "histogram", parts, label)
+    bar, parts = WIDTH / len(counts), []
+    for number, tall in enumerate(HEIGHT * counts / counts.max()):
+        place = f'x="{LEFT + number * bar + 0.5:.1f}" y="{BOTTOM - tall:.1f}"'
+        parts.append(f'<rect class="bar" {place} width="{max(bar - 1, 1):.1f}" height="{tall:.1f}"/>')
+    parts += [AXIS, f'<text class="y" x="{LEFT - 6}" y="12">{counts.max() / len(values):.0%}</text>']
+    for at, place in ((edges[0], LEFT), (edges[-1], LEFT + WIDTH)):
+        parts.append(f'<text class="x" x="{place}" y="{BOTTOM + 15}">{at}</text>')
+    label = f"{len(values)} values from {low} to {high - 1}, most often {edges[counts.argmax()]}"
+    return _svg(LEFT + WIDTH + 12, BOTTOM + BELOW, "histogram", parts, label)
 
 
 def tone(value: float) -> str:
@@ -78,14 +71,7 @@ def tone(value: float) -> str:
     return "even" if abs(value) < 5e-4 else "up" if value > 0 else "down"
 
 
-def short(value: float) -> str:
-    """A number with three significant digits."""
-    return f"{value:.3g}"
-
-
 def _svg(width: float, height: float, kind: str, parts: Sequence[str], label: str) -> Markup:
     role = f'role="img" aria-label="{label}"' if label else 'aria-hidden="true"'
-    body = "".join(parts)
-    return Markup(
-        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {role}>{body}</svg>'
-    )
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return Markup(f'<svg class="{kind}" {size} {role}>{"".join(parts)}</svg>')

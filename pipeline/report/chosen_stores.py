@@ -1,4 +1,4 @@
-"""Choose the stores of a run that pictures are made from: maps, boxes and volumes that belong together."""
+"""Choose the stores that pictures are made from: maps, boxes and volumes that belong together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,13 @@ from pipeline.errors import StageError
 
 @dataclass(frozen=True)
 class Sources:
-    """A run opened with one store of each product that it has.
-
-    Attributes:
-        run: opened with exactly these stores.
-        stores: by product; maps are left out where the boxes were found without any.
-    """
+    """A run, opened with one store of each product that it has; no maps where the boxes were found without any."""
 
     run: Run
     stores: dict[str, Store]
 
     def rows_done(self, *products: str, split: str | None = None) -> np.ndarray:
-        """Global rows of a split (None: of both) for which all these products are stored, int64 ascending."""
+        """Global rows of a split (None: of both) for which all these products are stored: int64, ascending."""
         found = [np.empty(0, np.int64)]
         for part in self.run.parts:
             if split not in (None, part.split):
@@ -46,7 +41,7 @@ class Boxes:
     Attributes:
         rows: global, int64 (N,).
         box_input, box_source: int32 (N, 4), top, left, height, width in the input frame and in the source frame.
-        share: of the saliency inside, float32 (N,), NaN without maps.
+        share: saliency inside as a share of the map, float32 (N,), NaN without maps.
     """
 
     name: str
@@ -63,38 +58,32 @@ def require_plan(run_dir: Path) -> None:
 
 
 def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source", base_weights: str = "") -> Sources:
-    """Open a run with the crops of this policy and these pixels, or with other stores where it lacks them.
+    """Open a run with the crops of this policy and these pixels, or with other crops where it lacks them.
 
     Args:
         base_weights: SHA-256 of the Base whose maps are wanted; "" for any.
     """
     stores = find_stores(run_dir, {part.name: part for part in read_plan(run_dir)})
 
-    def nearest(product: str, fixed: list[Store]) -> Store | None:
-        fitting = [one for one in stores if one.product == product and all(one.agrees(other) for other in fixed)]
-        names = (f"{policy}/{pixels}", policy, "base")
-
-        def distance(one: Store) -> tuple[bool, bool]:
-            weights = one.lineage.get("base", {}).get("weights", base_weights)
-            return one.name not in names, base_weights not in ("", weights)
-
-        fitting.sort(key=distance)
-        return fitting[0] if fitting else None
+    def distance(one: Store) -> tuple[bool, bool]:
+        weights = one.lineage.get("base", {}).get("weights", base_weights)
+        return one.name not in (f"{policy}/{pixels}", policy, "base"), base_weights not in ("", weights)
 
     chosen: dict[str, Store] = {}
     for product in ("crops", "boxes", "maps", "base", "context"):
+        fitting = [one for one in stores if one.product == product and all(map(one.agrees, chosen.values()))]
         without_maps = product == "maps" and "boxes" in chosen and "maps" not in chosen["boxes"].lineage
-        if not without_maps and (store := nearest(product, list(chosen.values()))):
-            chosen[product] = store
+        if fitting and not without_maps:
+            chosen[product] = min(fitting, key=distance)
     keys = {product: fingerprint(store.lineage[product]) for product, store in chosen.items()}
     return Sources(cache.open(run_dir, **keys), chosen)
 
 
 def all_boxes(run_dir: Path, split: str) -> list[Boxes]:
-    """The boxes of every store of the run in one split, in the order of their names.
+    """The boxes of every store of the run in one split, by name.
 
-    Names tell the policy, the saliency method where it is another than the input gradient, and the first digits of the
-    key where several stores have the same policy.
+    A name is the policy, then the saliency method unless it is the input gradient, then the first digits of the key
+    where several stores have the same policy.
     """
     parts = {part.name: part for part in read_plan(run_dir)}
     stores = [one for one in find_stores(run_dir, parts) if one.product == "boxes"]

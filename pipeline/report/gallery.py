@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 
@@ -12,15 +13,11 @@ from pipeline.report.scores import Result
 
 FRAMES, SIDE = 8, 224  # of a film on the page: frames at most, pixels of the longer side at most
 MOST_CLASSES = 6  # scores shown of a clip
-# what the clips shown are the extremes of: column, and whether the largest values are meant
-ENDS = (
-    ("gain", True), ("gain", False), ("entropy", True), ("entropy", False), ("share", True), ("share", False),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """Scores of a video for one class, in [0, 1], by Base and by the fusion model; whether it has the label."""
+    """Scores of a video for one class, in [0, 1], by Base and by the fusion model, and whether it has the label."""
 
     name: str
     before: float
@@ -34,7 +31,7 @@ def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.D
     Args:
         gains: by video id, see `scores.video_gains`.
     Returns:
-        the columns of `run.index`, and gain, share (of saliency in the box) and entropy (-sum y log y); NaN if unknown.
+        `run.index` with gain, share (of saliency in the box) and entropy (-sum y log y); NaN if unknown.
     """
     table = sources.run.index.loc[sources.rows_done("boxes", "context", "crops", split=split)]
     gain = table.video_id.map(gains).astype(float)
@@ -42,19 +39,18 @@ def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.D
 
 
 def choose(table: pd.DataFrame, count: int) -> list[int]:
-    """Rows of the clips to show: in turn the next best gain, worst loss, highest and lowest entropy and share.
+    """Rows of the clips to show, taken in turn: highest and lowest gain, entropy and share, and evenly from all.
 
-    Gains belong to videos: of each video the clip is taken whose box holds most saliency. Unknown values are left out;
-    at the end, and where all are unknown, clips are taken evenly from all.
+    Gains belong to videos: of each video the clip counts whose box holds most saliency. Unknown values do not count.
     """
     turns = []
-    for column, falling in ENDS:
+    for column, falling in product(("gain", "entropy", "share"), (True, False)):
         known = table[table[column].notna()]
         if column == "gain":
             known = known.sort_values("share", ascending=False, kind="stable").drop_duplicates("video_id")
         if len(known):
             turns.append(iter(known.sort_values(column, ascending=not falling, kind="stable").index.tolist()))
-    turns.append(iter(table.index[evenly(len(table), count)].tolist() if len(table) else []))
+    turns.append(iter(table.index[evenly(len(table), count)].tolist()))
     chosen: dict[int, None] = {}
     while turns and len(chosen) < min(count, len(table)):
         turn = turns.pop(0)
@@ -69,22 +65,17 @@ def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
     """Add to clips, rows of `candidates`, what the page draws.
 
     Returns:
-        the table with more columns: clip (its name), left, top, width and height of the box in shares of the input
-        frame, the films context, focus and saliency ("" without a map) as data addresses, and of the films frames and
-        seconds.
+        the table with more columns: clip (its name); the films context, focus and saliency ("" without a map) as data
+        addresses; their frames and seconds.
     """
     run, with_map, found = sources.run, set(sources.rows_done("maps").tolist()), []
     for row, facts in table.iterrows():
         context, focus = run.context(row), run.focus(row)
-        chosen, (height, width) = evenly(len(context), FRAMES), context.shape[1:3]
+        chosen = evenly(len(context), FRAMES)
         codes = run.read("maps", "codes", [row]) if row in with_map else ()  # without their scale, which does not show
         found.append(
             {
                 "clip": clip_name(facts),
-                "left": facts.box_input_left / width,
-                "top": facts.box_input_top / height,
-                "width": facts.box_input_width / width,
-                "height": facts.box_input_height / height,
                 "frames": len(chosen),
                 "seconds": len(context) / facts.fps,
                 "context": data_uri(film(context[chosen], SIDE)),
@@ -106,11 +97,10 @@ def labels_of(annotations: Annotations, video_id: str) -> list[str]:
 
 
 def score_changes(result: Result | None, base: Result | None, classes: list[str], video_id: str) -> list[ScoreChange]:
-    """The scores of a video's labels and the largest other changes; none where a result does not have the video."""
+    """The scores of a video's labels, then the largest other changes; none where a result lacks the video."""
     if result is None or base is None or video_id not in result.ids:
         return []
     place = result.ids.index(video_id)
     before, after, labels = base.scores[place], result.scores[place], result.targets[place].astype(bool)
-    order = sorted(range(len(classes)), key=lambda c: (not labels[c], -abs(after[c] - before[c])))
-    shown = order[:MOST_CLASSES]
-    return [ScoreChange(classes[c], float(before[c]), float(after[c]), bool(labels[c])) for c in shown]
+    order = sorted(range(len(classes)), key=lambda c: (not labels[c], -abs(after[c] - before[c])))[:MOST_CLASSES]
+    return [ScoreChange(classes[c], float(before[c]), float(after[c]), bool(labels[c])) for c in order]

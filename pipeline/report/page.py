@@ -1,7 +1,8 @@
-"""The command `report`: one page about a run, written into one file that needs no other; see `run`."""
+"""The command `report`: one page about a run, in one file that needs no other."""
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from cache.commit import write_file
 from cache.plan_files import read_plan
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
-from pipeline.errors import StageError
 from pipeline.metrics import RESAMPLES
 from pipeline.report import box_maps, charts, gallery, scores
 from pipeline.report.chosen_stores import all_boxes, open_sources, require_plan
@@ -20,48 +20,42 @@ from pipeline.report.pictures import CIVIDIS, data_uri, heat
 from pipeline.report.scores import Result
 from pipeline.run.outcome import Outcome
 
-NUM_CLIPS = 48
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 @dataclass
 class Page:
-    """The values of the template, filled section by section.
-
-    `missing` holds what the run lacks, each with the commands that make it.
-    """
+    """The values of the template, filled section by section; `missing`: what the run lacks, and the commands for it."""
 
     run_dir: Path
     missing: list[tuple[str, str]] = field(default_factory=list)
     values: dict = field(default_factory=dict)
 
     def lacks(self, what: str, *commands: str) -> None:
-        """Note something that is missing, and the commands that make it (without --config and --run)."""
+        """Note what is missing, and the commands that make it, without --config and --run."""
         config = self.run_dir / "config.toml"
         lines = [f"python -m pipeline {command} --config {config} --run {self.run_dir}" for command in commands]
         self.missing.append((what, "\n".join(lines)))
 
 
-def run(run_dir: Path, num_clips: int = NUM_CLIPS, experiment: str | None = None, out: Path | None = None) -> Outcome:
-    """Write the page of a run.
+def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: Path | None = None) -> Outcome:
+    """Write the page of a run to report/index.html, or to `out`.
 
-    Reads the plan, labels, results, metrics.csv and the caches; of the volumes only those of the clips that are shown.
-    Reads no video and no weights. Writes report/index.html, or `out`.
+    Reads the plan, labels, results, metrics.csv and the caches, of the volumes only those of the clips that are shown;
+    no video and no weights.
 
     Args:
         num_clips: clips in the gallery, at most.
         experiment: name or key of the result that is compared with Base; None for the highest that is no oracle.
     Raises:
-        StageError: the run has no plan, or no result of that name. CacheError: a file is damaged.
+        StageError: the run has no plan, or no result of that name.
+        CacheError: a file is damaged.
     """
     require_plan(run_dir)
     annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
     page = Page(run_dir)
     results = scores.read_results(run_dir, annotations)
-    try:
-        chosen = scores.best(results, experiment)
-    except ValueError as error:
-        raise StageError(f"{run_dir}: {error}") from error
+    chosen = scores.best(results, experiment)
     base = scores.base_of(chosen, results) if chosen else None
     _summary(page)
     _results(page, results, chosen, base)
@@ -80,14 +74,9 @@ def run(run_dir: Path, num_clips: int = NUM_CLIPS, experiment: str | None = None
 def _summary(page: Page) -> None:
     parts = read_plan(page.run_dir)
     counts = {split: sum(part.num_videos for part in parts if part.split == split) for split in ("train", "test")}
-    size = next((part.input_size for part in parts if part.num_rows), (0, 0))
-    page.values |= {
-        "title": page.run_dir.resolve().name,
-        "counts": counts,
-        "num_rows": sum(part.num_rows for part in parts),
-        "settings": parts[0].settings,
-        "size": size,
-    }
+    page.values |= {"title": page.run_dir.resolve().name, "counts": counts, "settings": parts[0].settings}
+    page.values["num_rows"] = sum(part.num_rows for part in parts)
+    page.values["size"] = next((part.input_size for part in parts if part.num_rows), (0, 0))
 
 
 def _results(page: Page, results: list[Result], chosen: Result | None, base: Result | None) -> None:
@@ -107,15 +96,14 @@ def _results(page: Page, results: list[Result], chosen: Result | None, base: Res
 
 
 def _classes(page: Page, results: list[Result], chosen: Result | None, annotations: Annotations) -> None:
-    """A table for every fusion result that can be compared; the chosen one first."""
+    """A table for every fusion result that can be compared with Base; the chosen one first."""
     tables = []
     for one in sorted(results, key=lambda one: one is not chosen):
         other = scores.base_of(one, results)
         if other and not one.is_base:
             gains = scores.class_gains(one, other, annotations.classes)
-            ends = [end for gain in gains for end in (gain.gain.value, gain.gain.low, gain.gain.high)]
-            ends = [0.0, *(end for end in ends if not math.isnan(end))]
-            tables.append({"result": one, "gains": gains, "span": (min(ends), max(ends))})
+            ends = [0.0, *(end for gain in gains for end in (gain.gain.value, gain.gain.low, gain.gain.high))]
+            tables.append({"result": one, "gains": gains, "span": (np.nanmin(ends), np.nanmax(ends))})
     page.values["class_tables"] = tables
 
 
@@ -145,12 +133,11 @@ def _gallery(page: Page, chosen: Result | None, base: Result | None, annotations
     labels = [gallery.labels_of(annotations, video_id) for video_id in picked.video_id]
     changes = [gallery.score_changes(chosen, base, annotations.classes, video_id) for video_id in picked.video_id]
     cards = list(picked.assign(labels=labels, changes=changes).itertuples())
-    present = sorted(set().union(*labels))
-    page.values |= {"gallery": cards, "gallery_split": split, "present": present, "num_candidates": len(table)}
-    page.values["crops"] = sources.stores.get("crops")
-    shown_name = page.values["crops"].name if page.values["crops"] else ""
-    if chosen and not repeat and shown_name not in ("", f"{policy}/{pixels}"):
-        what = f"The crops {policy}/{pixels} of {chosen.name} are not stored, shown are {shown_name}."
+    present, crops = sorted(set().union(*labels)), sources.stores.get("crops")
+    page.values |= {"gallery": cards, "gallery_split": split, "num_candidates": len(table)}
+    page.values |= {"present": present, "crops": crops}
+    if chosen and not repeat and crops and crops.name != f"{policy}/{pixels}":
+        what = f"The crops {policy}/{pixels} of {chosen.name} are not stored, shown are {crops.name}."
         page.lacks(what, f"crops --boxes {policy} --pixels {pixels}")
     if not len(table):
         page.lacks("No clip has its context and focused volume stored: no pictures.", "saliency", "crops")
@@ -159,23 +146,16 @@ def _gallery(page: Page, chosen: Result | None, base: Result | None, annotations
 
 
 def _boxes(page: Page) -> None:
-    split = "test" if page.values["counts"]["test"] else "train"
+    split, size = "test" if page.values["counts"]["test"] else "train", page.values["size"]
     stores = all_boxes(page.run_dir, split)
-    size = page.values["size"]
     maps = [box_maps.coverage(one.box_input, size) for one in stores]
     highest = max((float(density.max()) for density in maps), default=0)
     shown = []
     for one, density in zip(stores, maps, strict=True):
         sides = np.rint(np.sqrt(one.box_source[:, 2:].astype(float).prod(1))).astype(int)
-        shown.append(
-            {
-                "name": one.name,
-                "count": len(one.rows),
-                "picture": data_uri(heat(density, highest), lossless=True),
-                "sizes": box_maps.sizes(one, size),
-                "histogram": charts.histogram(sides),
-            }
-        )
+        values = {"sizes": box_maps.sizes(one, size), "histogram": charts.histogram(sides)}
+        values["picture"] = data_uri(heat(density, highest), lossless=True)
+        shown.append({"name": one.name, "count": len(one.rows)} | values)
     overlaps = [[box_maps.overlap(a, b) for b in stores] for a in stores]
     scale = ", ".join(f"rgb({red:.0f} {green:.0f} {blue:.0f})" for red, green, blue in CIVIDIS)
     page.values |= {"boxes": shown, "overlaps": overlaps, "highest": highest, "scale": scale, "boxes_split": split}
@@ -184,7 +164,7 @@ def _boxes(page: Page) -> None:
 
 
 def _render(page: Page) -> str:
-    """The template, with everything escaped that comes from outside; style and script are parts of the page."""
+    """Fill the template, with everything escaped that comes from outside."""
     loader = PackageLoader("pipeline.report", "")
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, autoescape=True, **options)
@@ -194,17 +174,15 @@ def _render(page: Page) -> str:
     return environment.get_template("page.html").render(page.values, missing=page.missing, css=css, js=js)
 
 
-def _percent(value: float | None, digits: int = 1) -> str:
-    return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+def _number(value: float, digits: int = 2, sign: str = "") -> str:
+    return DASH if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("-", MINUS)
 
 
-def _signed(value: float | None, digits: int = 1) -> str:
-    """In per cent with its sign, the minus as long as the plus."""
-    return DASH if value is None or math.isnan(value) else f"{100 * value:+.{digits}f}".replace("-", MINUS)
+def _percent(value: float | None, digits: int = 1, sign: str = "") -> str:
+    return DASH if value is None else _number(100 * value, digits, sign)
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return DASH if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
+_signed = partial(_percent, sign="+")
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Pictures from arrays: film strips, saliency as a transparent layer of colour (the veil), heat maps."""
+"""Pictures from arrays: films, saliency as a transparent layer of colour (the veil), heat maps."""
 
 import base64
 import io
@@ -9,9 +9,9 @@ from PIL import Image
 
 QUALITY = 80  # of WebP, in [0, 100]
 PATCHES = 56  # of a map as it is shown, along the longer side
-# From vermillion to yellow of the Okabe-Ito palette: from dark to bright also without colour vision.
+# vermillion to yellow of the Okabe-Ito palette: dark to bright also without colour vision
 VEIL = np.array([(0xD5, 0x5E, 0x00), (0xE6, 0x9F, 0x00), (0xF0, 0xE4, 0x42)], np.float64)
-# Cividis in six steps: blue to yellow, evenly brighter (Nunez, Anderton, Renslow 2018).
+# cividis in six steps: blue to yellow, evenly brighter (Nunez, Anderton, Renslow 2018)
 CIVIDIS = np.array(
     [(0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102), (254, 232, 56)], np.float64
 )
@@ -19,14 +19,12 @@ CIVIDIS = np.array(
 
 def ramp(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Values in [0, 1] as colours, linear between those given: float64 (..., 3)."""
-    places = np.clip(values, 0, 1) * (len(colours) - 1)
-    low = np.minimum(places.astype(int), len(colours) - 2)
-    part = (places - low)[..., None]
-    return colours[low] * (1 - part) + colours[low + 1] * part
+    places = np.linspace(0, 1, len(colours))
+    return np.stack([np.interp(values, places, channel) for channel in colours.T], -1)
 
 
 def pooled(saliency: np.ndarray) -> np.ndarray:
-    """A map averaged over square patches, at most PATCHES along a side, so that regions show instead of the grain."""
+    """A map (H, W) averaged over square patches, at most PATCHES along a side: regions show, single pixels do not."""
     size = tuple(math.ceil(side / math.ceil(max(saliency.shape) / PATCHES)) for side in saliency.shape)
     if size == saliency.shape:
         return saliency
@@ -35,20 +33,20 @@ def pooled(saliency: np.ndarray) -> np.ndarray:
 
 
 def relative(saliency: np.ndarray) -> np.ndarray:
-    """Square roots of a map's shares of its maximum, so that weak regions show: float64 (H, W) in [0, 1]."""
+    """Square root of a map over its maximum, so that weak regions show: float64 (H, W) in [0, 1]."""
     highest = float(saliency.max(initial=0))
     return np.sqrt(saliency / highest) if highest > 0 else np.zeros(saliency.shape)
 
 
 def veil(saliency: np.ndarray) -> np.ndarray:
-    """A map (H, W) as a transparent layer of colour, uint8 (h, w, 4) RGBA, see `pooled`; nothing without saliency."""
+    """A map (H, W), pooled, as a layer of colour, uint8 (h, w, 4) RGBA; transparent where there is no saliency."""
     strength = relative(pooled(saliency))
     layer = np.concatenate([ramp(strength, VEIL), 200 * strength[..., None] ** 2], -1)
     return np.rint(layer).astype(np.uint8)
 
 
 def under_veil(frames: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """Frames, uint8 (T, H, W, 3), seen through a layer, uint8 (h, w, 4), that is enlarged to their size."""
+    """Frames, uint8 (T, H, W, 3), under a layer, uint8 (h, w, 4), that is enlarged to their size."""
     size = frames.shape[2:0:-1]
     layer = np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.BILINEAR))
     opaque = layer[..., 3:] / 255
@@ -66,7 +64,7 @@ def evenly(count: int, wanted: int) -> list[int]:
 
 
 def film(frames: np.ndarray, longest_side: int) -> np.ndarray:
-    """Frames side by side, left to right: uint8 (T, H, W, 3) to (h, T w, 3), shrunk where a side is too long."""
+    """Frames from left to right, shrunk where a side is too long: uint8 (T, H, W, 3) to (h, T w, 3)."""
     height, width = frames.shape[1:3]
     scale = min(1, longest_side / max(height, width))
     if scale < 1:
@@ -76,7 +74,7 @@ def film(frames: np.ndarray, longest_side: int) -> np.ndarray:
 
 
 def data_uri(pixels: np.ndarray, lossless: bool = False) -> str:
-    """A picture, uint8 (H, W, 3 or 4), as a data address with a WebP file inside: a page that has it loads no file."""
+    """A picture, uint8 (H, W, 3 or 4), as a data: address that holds a WebP file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "webp", quality=QUALITY, lossless=lossless, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -9,7 +9,8 @@ import pandas as pd
 
 from cache.sealed import read_record
 from pipeline.data.annotations import Annotations
-from pipeline.metrics import LEVELS, mean_average_precision, mean_over_classes, resampled_precisions, resamples
+from pipeline.errors import StageError
+from pipeline.metrics import LEVELS, MAP, mean_average_precision, mean_over_classes, resampled_precisions, resamples
 from pipeline.run.results import read_result
 
 TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
@@ -29,7 +30,8 @@ class Result:
     """One result file.
 
     Attributes:
-        facts: its JSON. base_weights: SHA-256 of the Base behind it, "" where its model is gone.
+        facts: its JSON.
+        base_weights: SHA-256 of the Base behind it, "" where its model is gone.
         ids: its V videos. scores: float64 (V, C). targets: 0 or 1, (V, C), by the labels of the run.
     """
 
@@ -48,21 +50,23 @@ class Result:
         return self.facts["fusion"] == "none"
 
     @cached_property
-    def by_class(self) -> np.ndarray:
-        """AP of every class, float64 (C,), NaN without positives."""
-        return mean_average_precision(self.scores, self.targets).per_class
+    def by_labels(self) -> MAP:
+        """mAP by the labels of the run, which may have been corrected since the result was scored."""
+        return mean_average_precision(self.scores, self.targets)
+
+    @property
+    def stored_map(self) -> float:
+        """mAP in [0, 1] as it was scored; NaN where no class had a positive."""
+        return float("nan") if self.facts["map"] is None else self.facts["map"]
 
     @property
     def fits_labels(self) -> bool:
-        """Whether the labels of the run are those it was scored with: they may have been corrected since."""
-        known, stored = self.by_class[~np.isnan(self.by_class)], self.facts["map"]
-        if stored is None or not len(known):
-            return stored is None and not len(known)
-        return abs(float(known.mean()) - stored) < TOLERANCE
+        """Whether it was scored with the labels that the run has now."""
+        return bool(np.isclose(self.by_labels.map, self.stored_map, rtol=0, atol=TOLERANCE, equal_nan=True))
 
     @cached_property
     def precisions(self) -> np.ndarray:
-        """AP of every class on the resamples that all results of V videos share, float64 (C, R)."""
+        """AP of every class on the resamples that all results of V videos share: float64 (C, R)."""
         return resampled_precisions(self.scores, self.targets, resamples(len(self.ids)))
 
     @property
@@ -72,13 +76,12 @@ class Result:
 
     def map(self) -> Interval:
         """mAP in [0, 1]."""
-        value = float("nan") if self.facts["map"] is None else self.facts["map"]
-        return _interval(value, mean_over_classes(self.precisions)) if self.has_intervals else Interval(value)
+        return _interval(self.stored_map, mean_over_classes(self.precisions) if self.has_intervals else None)
 
 
 @dataclass(frozen=True, eq=False)
 class ClassGain:
-    """One class in two results: AP in [0, 1], the difference with its paired interval, and positive videos."""
+    """One class in two results: number of positive videos, AP in [0, 1], and its paired difference."""
 
     name: str
     positives: int
@@ -111,36 +114,35 @@ def base_of(result: Result, results: list[Result]) -> Result | None:
 
 
 def gain(result: Result, base: Result) -> Interval:
-    """Difference in mAP in [0, 1], with a paired bootstrap over the videos."""
-    value = result.facts["map"] - base.facts["map"]
-    if not result.has_intervals:
-        return Interval(value)
-    return _interval(value, mean_over_classes(result.precisions) - mean_over_classes(base.precisions))
+    """Difference in mAP in [-1, 1], with a paired bootstrap over the videos."""
+    spread = None
+    if result.has_intervals:
+        spread = mean_over_classes(result.precisions) - mean_over_classes(base.precisions)
+    return _interval(result.stored_map - base.stored_map, spread)
 
 
 def class_gains(result: Result, base: Result, classes: list[str]) -> list[ClassGain]:
     """Gains of all classes that have a positive video, the largest first."""
     gains = []
     for number in np.flatnonzero(result.targets.any(axis=0)).tolist():
-        before, after = base.by_class[number], result.by_class[number]
-        spread = result.precisions[number] - base.precisions[number] if result.has_intervals else np.array([np.nan])
-        difference = _interval(after - before, spread)
+        before, after = base.by_labels.per_class[number], result.by_labels.per_class[number]
+        spread = result.precisions[number] - base.precisions[number] if result.has_intervals else None
         positives = int(result.targets[:, number].sum())
-        gains.append(ClassGain(classes[number], positives, before, after, difference))
+        gains.append(ClassGain(classes[number], positives, before, after, _interval(after - before, spread)))
     return sorted(gains, key=lambda one: -one.gain.value)
 
 
 def best(results: list[Result], experiment: str | None = None) -> Result | None:
-    """The fusion result that the page is about: the one asked for, or the highest that does not know the labels.
+    """The fusion result that the page is about: the one asked for, or the highest that is no oracle.
 
     Raises:
-        ValueError: no result has this name or key; the message lists them.
+        StageError: no result has this name or key; lists those there are.
     """
     if experiment is not None:
         fitting = [one for one in results if experiment in (one.name, one.facts["key"]) and not one.is_base]
         if not fitting:
             names = ", ".join(dict.fromkeys(one.name for one in results if not one.is_base))
-            raise ValueError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
+            raise StageError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
     else:
         fitting = [one for one in results if not one.is_base and not one.facts["oracle"]]
     with_base = [one for one in fitting if base_of(one, results)]
@@ -168,8 +170,8 @@ def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return np.where(chosen, values, 0).sum(1) / np.maximum(chosen.sum(1), 1)
 
 
-def _interval(value: float, spread: np.ndarray) -> Interval:
-    if np.isnan(spread).all():
+def _interval(value: float, spread: np.ndarray | None) -> Interval:
+    if spread is None or np.isnan(spread).all():
         return Interval(float(value))
     low, high = np.nanquantile(spread, LEVELS)
     return Interval(float(value), float(low), float(high))

@@ -4,6 +4,7 @@ import difflib
 import io
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,7 @@ GROUND, INK, SOFT = (251, 250, 247), (29, 33, 37), (92, 102, 112)
 
 @dataclass(frozen=True)
 class Panels:
-    """A clip as it is drawn.
-
-    Attributes:
-        heading: one line about the clip.
-        volumes: uint8 (T, H, W, 3), all of one size with even H and W, by the word that is written beside each.
-    """
+    """A clip as it is drawn: a heading, and by name volumes, uint8 (T, H, W, 3), of one size with even H and W."""
 
     heading: str
     volumes: dict[str, np.ndarray]
@@ -45,8 +41,7 @@ def run(
     """Write <video_id>.png and <video_id>.mp4 into report/show/ of the run, or into `out`. Reads only the caches.
 
     Args:
-        clips: which clips of an evaluation video, or which stored augmentations of a training video; () for three,
-            evenly spaced.
+        clips: of an evaluation video, or stored augmentations of a training video; () for three, evenly spaced.
         policy: of the boxes; focused volumes are shown with source pixels where these are stored.
     Raises:
         StageError: the plan lacks the video or the clip, or nothing of them is stored.
@@ -69,7 +64,7 @@ def run(
 
 
 def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
-    """The volumes of a row: the input with saliency and box, the box enlarged from it, and the focused volume."""
+    """Draw the volumes of a row: the input with saliency and box, the box enlarged from it, the focused volume."""
     run = sources.run
     number, local = run.locate(row)
     facts = run.parts[number].rows.iloc[local]
@@ -91,14 +86,13 @@ def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
     share = float(run.read("boxes", "saliency_share", [row])[0])
     if not math.isnan(share):
         words.append(f"{share:.0%} of saliency in the box")
-    words.append(
-        f"box {box_source.height} x {box_source.width} of {facts.source_height} x {facts.source_width} source pixels"
-    )
+    sizes = f"{box_source.height} x {box_source.width} of {facts.source_height} x {facts.source_width}"
+    words.append(f"box {sizes} source pixels")
     return Panels("; ".join([*words, ", ".join(labels) or "no label"]), volumes)
 
 
 def strip(shown: list[Panels]) -> np.ndarray:
-    """Clips one below the other, in each a row a volume, frames from left to right: uint8 (H, W, 3)."""
+    """Clips one below the other, each with a row of frames for every volume: uint8 (H, W, 3)."""
     bands = []
     for one in shown:
         frames = next(iter(one.volumes.values()))
@@ -115,8 +109,8 @@ def strip(shown: list[Panels]) -> np.ndarray:
     return np.concatenate(bands)
 
 
-def film(one: Panels):
-    """Frames of the film, uint8 (H, W, 3): the volumes side by side, named."""
+def film(one: Panels) -> Iterator[np.ndarray]:
+    """Yield the frames of a clip's film, uint8 (H, W, 3): the volumes side by side, with their names."""
     height, width = next(iter(one.volumes.values())).shape[1:3]
     total = (len(one.volumes) * (width + GAP) - GAP, height + 2 * LINE)
     empty = Image.new("RGB", total, GROUND)
@@ -136,7 +130,7 @@ def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def outlined(frame: np.ndarray, box_input: Box, scale: int) -> np.ndarray:
-    """A frame enlarged `scale` times with the outline of a box of the input: white, black at both sides of it."""
+    """Outline a box of the input in a frame that is enlarged `scale` times: a white line between black ones."""
     picture = Image.fromarray(frame)
     edges = (box_input.left * scale, box_input.top * scale, box_input.right * scale - 1, box_input.bottom * scale - 1)
     draw = ImageDraw.Draw(picture)
@@ -148,7 +142,7 @@ def outlined(frame: np.ndarray, box_input: Box, scale: int) -> np.ndarray:
 
 
 def write(picture: Image.Image, place: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
-    """One line of text, cut off where the picture ends."""
+    """Write one line of text, cut off where the picture ends."""
     font = ImageFont.load_default(size=14)
     room = picture.width - place[0] - 4
     if font.getlength(text) > room:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cache.fingerprint import fingerprint
 from cache.sealed import write_record
-from pipeline.config import Config, Policy
+from pipeline.config import Config, Focus, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
 from pipeline.metrics import map_official, mean_average_precision, submission
@@ -62,14 +62,14 @@ def run(
 
 
 def run_model(
-    config: Config, run_dir: Path, folder: Path | None, boxes_eval: Policy | None = None, use_labels: bool = False
+    config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None, use_labels: bool = False
 ) -> Path:
     """Evaluate the model in `folder`, None for Base, unless that is done; return its results/<key>.json. See `run`."""
     stores = open_run(run_dir, config)
     return _result(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()), use_labels)
 
 
-def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: Policy | None = None) -> Path:
+def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None) -> Path:
     """Return where `run_model` writes its result. Base, and the model in `folder`, must be trained."""
     stores = open_run(run_dir, config)
     facts = _experiment(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()))
@@ -95,7 +95,7 @@ def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
 
 
 def _result(
-    stores: Stores, model: TrainedModel | None, boxes_eval: Policy | None, ids: list[str], use_labels: bool
+    stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None, ids: list[str], use_labels: bool
 ) -> Path:
     """Return the result file of one model, None for Base; compute it if it is not there."""
     facts = _experiment(stores, model, boxes_eval, ids)
@@ -107,7 +107,7 @@ def _result(
     return path
 
 
-def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Policy | None, ids: list[str]) -> dict:
+def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None, ids: list[str]) -> dict:
     """Return what a result is about, and its key: the fields of its JSON file that are known before scoring."""
     run, config, part = stores.run, stores.config, stores.run.parts_of("test")[0]
     if model is None:

@@ -15,6 +15,7 @@ from pipeline.config import Config, clip_settings
 from pipeline.config_file import to_toml
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
+from pipeline.data.miniature import generate
 from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
@@ -33,15 +34,17 @@ SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
 def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LOCAL) -> Outcome:
     """Probe all annotated videos and fix every row of the run.
 
-    Reads the annotation files and every video, whole. Writes config.toml, videos.csv, skipped.csv, labels.csv,
-    classes.txt and plan/. The same command again changes nothing. With `extend`, new videos and further augmentation
-    seeds become new parts of the plan; no earlier part is touched. Where more videos fail than `data.max_skipped`
-    allows, only skipped.csv is written.
+    Reads the annotation files and every video, whole; those of the miniature are generated first. Writes config.toml,
+    videos.csv, skipped.csv, labels.csv, classes.txt and plan/. The same command again changes nothing. With `extend`,
+    new videos and further augmentation seeds become new parts of the plan; no earlier part is touched. Where more
+    videos fail than `data.max_skipped` allows, only skipped.csv is written.
 
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
         StaleCacheError: the run holds another plan.
     """
+    if config.data.format == "miniature":
+        generate.generate(config.data, config.workers)
     annotations = read_annotations(config.data)
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)

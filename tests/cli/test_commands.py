@@ -16,7 +16,7 @@ from cache.errors import DamagedError, StaleCacheError, StorageError
 from cache.sealed import read_sealed, seal
 from models.checkpoint import WeightsError
 from pipeline.cli.main import main
-from pipeline.cli.options import run_option
+from pipeline.cli.options import Commands, run_option
 from pipeline.config_file import load, to_toml
 from pipeline.errors import AnnotationError, ConfigError, StageError, VideoTruncated
 from tests.helpers.tiny_data import change
@@ -97,7 +97,7 @@ def test_errors_have_exit_codes(error, code):
     def fails(run_dir):
         raise error
 
-    result = CliRunner().invoke(fails, [])
+    result = CliRunner().invoke(Commands(commands=[fails]), ["fails"])
     name = "StorageError" if isinstance(error, OSError) else type(error).__name__
     assert result.exit_code == code and result.output == f"error: {name}: {error}\n"
 
@@ -109,7 +109,7 @@ def test_errors_that_are_bugs_come_through(error):
     def fails(run_dir):
         raise error
 
-    assert CliRunner().invoke(fails, []).exception is error
+    assert CliRunner().invoke(Commands(commands=[fails]), ["fails"]).exception is error
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_the_chosen_result_is_the_highest_that_does_not_know_the_labels():
     assert scores.best([BASE, LATE, oracle]) is LATE
     assert scores.best([BASE, LATE, oracle], "k") is oracle
     assert scores.best([BASE]) is None
-    with pytest.raises(ValueError, match="'nothing' has no result; there are: late, concat"):
+    with pytest.raises(StageError, match="'nothing' has no result; there are: late, concat"):
         scores.best([BASE, LATE, oracle], "nothing")
 
 
@@ -127,9 +127,9 @@ def test_overlap_is_of_the_same_rows():
 def test_sizes_by_hand():
     source = np.array([[0, 0, 10, 40], [0, 0, 30, 40], [0, 0, 20, 40], [0, 0, 29, 50]])
     found = box_maps.sizes(Boxes("a", np.arange(4), source, source, np.array([0.2, 0.4, np.nan, 0.6])), (20, 40))
-    assert found.height[1] == 24.5 and found.width[1] == 40 and found.short == 1 / 4
-    assert found.share == pytest.approx(0.4)
-    assert box_maps.sizes(Boxes("a", np.arange(4), source, source, np.full(4, np.nan)), (20, 41)).short == 3 / 4
+    assert found["height"][1] == 24.5 and found["width"][1] == 40 and found["short"] == 1 / 4
+    assert found["share"] == pytest.approx(0.4)
+    assert box_maps.sizes(Boxes("a", np.arange(4), source, source, np.full(4, np.nan)), (20, 41))["short"] == 3 / 4
 
 
 def test_extremes_take_turns():

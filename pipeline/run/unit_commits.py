@@ -38,18 +38,18 @@ class UnitWork:
     run_dir: Path
     config: Config
 
-    def stores_of(self, part: Part) -> dict[str, Store]:
-        """Return the stores of a part that this work fills, by a name of its own."""
+    def stores_of(self, part: Part) -> list[Store]:
+        """Return the stores of a part that this work fills."""
         raise NotImplementedError
 
-    def compute(self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]) -> dict[str, object]:
-        """Compute a unit for the stores that lack it, by name, as `write_unit` of each takes it.
+    def compute(self, part: Part, unit: Unit, wanted: list[Store], skipped: list[dict]) -> dict[Store, object]:
+        """Compute a unit for the stores that lack it, as `write_unit` of each takes it.
 
         `skipped` gets an entry, see `skip`, for each video that cannot be read.
         """
         raise NotImplementedError
 
-    def blank(self, part: Part, unit: Unit, wanted: dict[str, Store]) -> dict[str, object]:
+    def blank(self, part: Part, unit: Unit, wanted: list[Store]) -> dict[Store, object]:
         """Return what `compute` would where every video of the unit is skipped."""
         raise NotImplementedError
 
@@ -75,9 +75,9 @@ class UnitWork:
                     skipped = []
                     values = self.compute(part, unit, wanted, skipped)
                 with phases.phase("write"):
-                    for name, store in wanted.items():
-                        store.write_unit(unit.number, values[name], skipped)
-            if not all(store.product.is_done(unit.number) for store in stores.values()):
+                    for store in wanted:
+                        store.write_unit(unit.number, values[store], skipped)
+            if not all(store.product.is_done(unit.number) for store in stores):
                 return None
             return len(part.unit_rows(unit.number)) if wanted else 0
 
@@ -96,12 +96,11 @@ class UnitWork:
         return {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("travels", True)}
 
 
-def _take(stores: dict[str, Store], unit: int, locks: ExitStack, wait: bool) -> dict[str, Store]:
+def _take(stores: list[Store], unit: int, locks: ExitStack, wait: bool) -> list[Store]:
     """Lock a unit of every store, always in the same order; return the stores whose unit is ours to do."""
-    order = sorted(stores, key=lambda name: str(stores[name].product.path))
+    order = sorted(stores, key=lambda store: str(store.product.path))
     with phases.phase("wait"):
-        mine = {name for name in order if locks.enter_context(stores[name].product.lock(unit, wait))}
-    return {name: store for name, store in stores.items() if name in mine}
+        return [store for store in order if locks.enter_context(store.product.lock(unit, wait))]
 
 
 def withdraw_skipped(stores: Iterable[Store]) -> None:

@@ -45,7 +45,7 @@ def units_to_do(
     units, num_bytes, num_files = [], 0, 0
     for part in parts:
         todo = set()
-        for store in work.stores_of(part).values():
+        for store in work.stores_of(part):
             lacking = share.units(store.product.todo())
             of_store = size(store, lacking)
             num_bytes, num_files = num_bytes + of_store[0], num_files + of_store[1]

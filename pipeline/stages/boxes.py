@@ -48,11 +48,11 @@ class BoxWork(UnitWork):
         """Do a unit; see `UnitWork.do`. A worker that died did not die of a video, so none is skipped."""
         return super().do(unit, wait)
 
-    def stores_of(self, part: Part) -> dict[str, Store]:
+    def stores_of(self, part: Part) -> list[Store]:
         """Return the store of the policy's boxes."""
-        return {"boxes": self.stores.boxes(part, self.policy)}
+        return [self.stores.boxes(part, self.policy)]
 
-    def compute(self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]) -> dict[str, object]:
+    def compute(self, part: Part, unit: Unit, wanted: list[Store], skipped: list[dict]) -> dict[Store, object]:
         """Find the box of every row whose video stage 1 could read."""
         rows = part.unit_rows(unit.number)
         box_input = np.zeros((len(rows), 4), np.int32)
@@ -71,4 +71,5 @@ class BoxWork(UnitWork):
             box_input[local] = (box.top, box.left, box.height, box.width)
             box = clip.theta.to_source(box)
             box_source[local] = (box.top, box.left, box.height, box.width)
-        return {"boxes": {"box_input": box_input, "box_source": box_source, "saliency_share": share}}
+        (store,) = wanted
+        return {store: {"box_input": box_input, "box_source": box_source, "saliency_share": share}}

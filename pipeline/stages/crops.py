@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def run(
     check_locks(run_dir, cluster=not engine.is_local)
     for policy in policies:
         boxes.run_policy(work.stores, policy, splits, share, engine)
-    filled = [store for part in parts for store in work.stores_of(part).values()]
+    filled = [store for part in parts for store in work.stores_of(part)]
     if retry:
         withdraw_skipped(filled)
     units = units_to_do(work, parts, share, _expected_size)
@@ -93,28 +94,35 @@ class CropWork(UnitWork):
     pixels: Pixels
     context: bool
 
-    def stores_of(self, part: Part) -> dict[str, VolumeStore]:
-        """Return the context store if asked for, and one of crops per policy, by name."""
-        stores = {"context": self.stores.context(part)} if self.context else {}
-        return stores | {policy: self.stores.crops(part, policy, self.pixels) for policy in self.policies}
+    def stores_of(self, part: Part) -> list[VolumeStore]:
+        """Return the context store if asked for, and one of crops per policy."""
+        context = [self.stores.context(part)] if self.context else []
+        return context + [self.stores.crops(part, policy, self.pixels) for policy in self.policies]
 
-    def blank(self, part: Part, unit: Unit, wanted: dict[str, VolumeStore]) -> dict[str, EncodedRows]:
+    def blank(self, part: Part, unit: Unit, wanted: list[VolumeStore]) -> dict[VolumeStore, EncodedRows]:
         """Return a unit without volumes."""
-        return {name: [None] * len(part.unit_rows(unit.number)) for name in wanted}
+        return {store: [None] * len(part.unit_rows(unit.number)) for store in wanted}
 
     def compute(
-        self, part: Part, unit: Unit, wanted: dict[str, VolumeStore], skipped: list[dict]
-    ) -> dict[str, EncodedRows]:
+        self, part: Part, unit: Unit, wanted: list[VolumeStore], skipped: list[dict]
+    ) -> dict[VolumeStore, EncodedRows]:
         """Decode each video of the unit once; cut and encode the volumes of every store."""
-        volumes, found = {name: [] for name in wanted}, self._found_by_saliency(part, unit)
+        crops = {policy: self.stores.crops(part, policy, self.pixels) for policy in self.policies}
+        context = self.stores.context(part) if self.context else None
+        targets = _Targets(
+            context if context in wanted else None,
+            {policy: store for policy, store in crops.items() if store in wanted},
+            self.pixels,
+        )
+        volumes, found = {store: [] for store in wanted}, self._found_by_saliency(part, unit)
         for video_id, rows in video_rows(part, unit.number):
             try:
-                encoded = _cut_video(part, rows, wanted, self.pixels, found, self.videos)
+                encoded = _cut_video(part, rows, targets, found, self.videos)
             except VideoError as error:
                 skipped.append(skip(video_id, error))
-                encoded = {name: [None] * len(rows) for name in wanted}
-            for name in wanted:
-                volumes[name] += encoded[name]
+                encoded = {store: [None] * len(rows) for store in wanted}
+            for store in wanted:
+                volumes[store] += encoded[store]
         return volumes
 
     def _found_by_saliency(self, part: Part, unit: Unit) -> "_Found":
@@ -124,6 +132,14 @@ class CropWork(UnitWork):
             found[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
         base = self.stores.base(part)
         return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.is_done(unit.number) else None)
+
+
+class _Targets(NamedTuple):
+    """The stores that lack a unit, and what the pixels of the crops are cut from."""
+
+    context: VolumeStore | None
+    crops: dict[Policy, VolumeStore]
+    pixels: Pixels
 
 
 @dataclass(frozen=True)
@@ -147,8 +163,8 @@ def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
 
 
 def _cut_video(
-    part: Part, rows: list[int], stores: dict[str, VolumeStore], pixels: Pixels, found: _Found, videos: Path
-) -> dict[str, list[list[bytes]]]:
+    part: Part, rows: list[int], targets: _Targets, found: _Found, videos: Path
+) -> dict[VolumeStore, list[list[bytes]]]:
     """Encode the frames of one video by store, row and frame, while one source frame is alive at a time.
 
     Raises:
@@ -158,7 +174,8 @@ def _cut_video(
     clips = {row: part.clip(row) for row in rows}
     if not all(found.has(row) for row in rows):
         raise FramesDiffer(f"{clips[rows[0]].video_id} was left out by saliency")
-    encoded = {name: {row: [b""] * part.num_frames for row in rows} for name in stores}
+    stores = [*targets.crops.values(), *([targets.context] if targets.context else [])]
+    encoded = {store: {row: [b""] * part.num_frames for row in rows} for store in stores}
     for index, frame, checksum in source_frames(part, rows, videos):
         for row, clip in clips.items():
             places = [place for place, wanted in enumerate(clip.frame_indices) if wanted == index]
@@ -167,24 +184,25 @@ def _cut_video(
             if found.frames is not None and found.frames[row][places[0]] != checksum:
                 where = f"{clip.video_id}, frame {index}"
                 raise FramesDiffer(f"{where}: not the pixels that saliency saw; was the file changed?")
-            boxes_of_row = {name: by_row[row] for name, by_row in found.boxes.items() if name in stores}
+            boxes_of_row = {policy: found.boxes[policy][row] for policy in targets.crops}
             with phases.phase("resize"):
-                pictures = _cut_frame(frame, clip, boxes_of_row, pixels, "context" in stores)
+                pictures = _cut_frame(frame, clip, boxes_of_row, targets)
             with phases.phase("encode"):
-                for name, picture in pictures.items():
-                    (content,) = encode_volume(picture[None], stores[name].codec, stores[name].quality)
+                for store, picture in pictures.items():
+                    (content,) = encode_volume(picture[None], store.codec, store.quality)
                     for place in places:
-                        encoded[name][row][place] = content
-    return {name: list(by_row.values()) for name, by_row in encoded.items()}
+                        encoded[store][row][place] = content
+    return {store: list(by_row.values()) for store, by_row in encoded.items()}
 
 
 def _cut_frame(
-    frame: np.ndarray, clip: Clip, boxes_input: dict[str, Box], pixels: Pixels, context: bool
-) -> dict[str, np.ndarray]:
-    """Return the pictures of one source frame by store, uint8 (H_in, W_in, 3): one a box, and the frame of V_in."""
-    size, from_input = clip.theta.input_size, pixels == "input"
-    frame_input = apply_theta(frame, clip.theta) if context or from_input else None
-    pictures = {"context": frame_input} if context else {}
-    for name, box in boxes_input.items():
-        pictures[name] = cut_input(frame_input, box, size) if from_input else cut_source(frame, clip.theta, box, size)
+    frame: np.ndarray, clip: Clip, boxes_input: dict[Policy, Box], targets: _Targets
+) -> dict[VolumeStore, np.ndarray]:
+    """Return the picture of one source frame for each store, uint8 (H_in, W_in, 3)."""
+    size, from_input = clip.theta.input_size, targets.pixels == "input"
+    frame_input = apply_theta(frame, clip.theta) if targets.context or from_input else None
+    pictures = {targets.context: frame_input} if targets.context else {}
+    for policy, store in targets.crops.items():
+        box = boxes_input[policy]
+        pictures[store] = cut_input(frame_input, box, size) if from_input else cut_source(frame, clip.theta, box, size)
     return pictures

@@ -67,7 +67,7 @@ def run(
     check_locks(run_dir, cluster=not engine.is_local)
     if retry:
         for part in parts:
-            withdraw_skipped([*work.stores_of(part).values(), *(stores.boxes(part, name) for name in objectives)])
+            withdraw_skipped([*work.stores_of(part), *(stores.boxes(part, name) for name in objectives)])
     units, workers = units_to_do(work, parts, share, _expected_size), _num_workers(config, engine)
     agreement = None
     with ExitStack() as stack:
@@ -138,25 +138,27 @@ class SaliencyWork(UnitWork):
         """Base with its weights on the device: frozen, batch-norm folded."""
         return fold(build_base(self.stores.base_weights)).to(self.device)
 
-    def stores_of(self, part: Part) -> dict[str, Store]:
-        """Return Base's store and one of maps per objective, by name."""
-        maps = {name: self.stores.maps(part, name) for name in self.config.saliency.objectives}
-        return {"base": self.stores.base(part), **maps}
+    def stores_of(self, part: Part) -> list[Store]:
+        """Return Base's store and one of maps per objective."""
+        return [self.stores.base(part), *(self.stores.maps(part, name) for name in self.config.saliency.objectives)]
 
-    def blank(self, part: Part, unit: Unit, wanted: dict[str, Store]) -> dict[str, dict[str, np.ndarray]]:
-        """Return all arrays of a unit, by store and name, as they are where nothing is computed."""
+    def blank(self, part: Part, unit: Unit, wanted: list[Store]) -> dict[Store, dict[str, np.ndarray]]:
+        """Return all arrays of a unit, by name, as they are where nothing is computed."""
         num_rows = len(part.unit_rows(unit.number))
 
         def blank(stored):
             return np.full((num_rows, *stored.shape[1:]), stored.fill_value, stored.dtype)
 
-        return {name: {array: blank(one) for array, one in store.arrays.items()} for name, store in wanted.items()}
+        return {store: {array: blank(one) for array, one in store.arrays.items()} for store in wanted}
 
     def compute(
-        self, part: Part, unit: Unit, wanted: dict[str, Store], skipped: list[dict]
-    ) -> dict[str, dict[str, np.ndarray]]:
+        self, part: Part, unit: Unit, wanted: list[Store], skipped: list[dict]
+    ) -> dict[Store, dict[str, np.ndarray]]:
         """Run the network over the unit's clips; rows of videos that fail stay blank."""
         arrays, first = self.blank(part, unit, wanted), part.unit_rows(unit.number).start
+        base = arrays.get(self.stores.base(part))  # None where it is done
+        every = {name: self.stores.maps(part, name) for name in self.config.saliency.objectives}
+        of_maps = {name: arrays[store] for name, store in every.items() if store in arrays}
         with ExitStack() as stack:
             stack.enter_context(cpu_threads(self.device, self.config.saliency.threads))
             decoded = self.decoded or stack.enter_context(decode_ahead([(part, unit.number)], self.videos))
@@ -167,20 +169,20 @@ class SaliencyWork(UnitWork):
                     skipped.append(skip(batch.video_id, batch.error))
                     continue
                 local = [row - first for row in batch.rows]
-                logits, maps = self._forward(part, batch, [name for name in wanted if name != "base"])
+                logits, maps = self._forward(part, batch, list(of_maps))
                 with phases.phase("encode"):
-                    if "base" in wanted:
-                        arrays["base"]["logits"][local] = logits.cpu().numpy()
-                        arrays["base"]["entropy"][local] = entropy(logits).cpu().numpy()
-                        arrays["base"]["frame_crc"][local] = batch.crc
+                    if base is not None:
+                        base["logits"][local] = logits.cpu().numpy()
+                        base["entropy"][local] = entropy(logits).cpu().numpy()
+                        base["frame_crc"][local] = batch.crc
                     for name, batch_maps in maps.items():
                         for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
-                            arrays[name]["codes"][row], arrays[name]["scale"][row] = quantise(saliency)
+                            of_maps[name]["codes"][row], of_maps[name]["scale"][row] = quantise(saliency)
         failed = {entry["video_id"] for entry in skipped}
         rows = [row - first for row in part.unit_rows(unit.number) if part.video_ids[row] in failed]
-        for name, store in wanted.items():  # some of these rows may have been filled before their video failed
+        for store in wanted:  # some of these rows may have been filled before their video failed
             for array, stored in store.arrays.items():
-                arrays[name][array][rows] = stored.fill_value
+                arrays[store][array][rows] = stored.fill_value
         return arrays
 
     def _forward(self, part: Part, batch: InputBatch, objectives: list[str]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""`plan`: what every stage will take, before anything runs; as a table, as JSON, or as job scripts for Slurm."""
+"""Commands before a long run: `plan` estimates what every stage will take, `doctor` looks for faults."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ STAGES = ("prepare", "train-base", "saliency", "crops", "train-fusion", "evaluat
 
 
 def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
-    """A callback of --rows-per-second: "20" for every stage, or "saliency=20"."""
+    """Parse --rows-per-second: "20" for every stage, or "saliency=20"."""
     rates = {}
     for text in texts:
         stage, equals, number = text.rpartition("=")
@@ -33,7 +33,7 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
 
 @click.command()
 @stage_options
-@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long to sample, about.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long to rehearse, about.")
 @click.option(
     *("--rows-per-second", "rates"),
     multiple=True,
@@ -46,10 +46,10 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
 @click.option("--tasks", type=click.IntRange(1), default=8, show_default=True, help="With --slurm: size of job arrays.")
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="With --slurm: GPUs of a training.")
 def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slurm: bool, tasks: int, gpus: int) -> None:
-    """Say what each stage will take: rows, files, bytes, hours, memory. Writes nothing.
+    """Estimate what each stage will take: rows, files, bytes, hours, memory. Writes nothing into the run folder.
 
-    Some of the videos go through decoder, network, codecs and stores, with a clock beside them. Works before `prepare`,
-    and exactly by the plan after it. Exits with 5 where the disk has no room.
+    Runs all stages on a few of the videos in a spare folder, and scales up. Works before `prepare`; after it, the plan
+    says how many rows there are. Exits with 5 where the disk has no room.
     """
     from pipeline.preflight.estimate import estimate
 
@@ -75,7 +75,7 @@ def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slur
 
 
 def _same_options(run_dir: Path) -> list[str]:
-    """--config, --run and --set as they were given to this command."""
+    """Return --config, --run and --set as they were given to this command."""
     given = click.get_current_context().params
     overrides = [argument for text in given["overrides"] for argument in ("--set", text)]
     return ["--config", given["config_name"], "--run", str(run_dir), *overrides]
@@ -106,12 +106,12 @@ def _print(config, run_dir: Path, found, rates: dict[str, float]) -> None:
 
 
 def _stated(stage, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds at the rate that the user states."""
+    """Seconds of a stage at the rate that the user states, by the name that they have in JSON."""
     return {"stated_seconds": stage.rows / rates[stage.stage]} if stage.stage in rates else {}
 
 
 def size(num_bytes: float) -> str:
-    """Bytes for people, in powers of 1000."""
+    """Format bytes for people, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -120,7 +120,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Format seconds for people."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length or (unit == "min" and seconds >= 60):
             return f"{seconds / length:.1f} {unit}"
@@ -144,7 +144,7 @@ def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
     for finding in examine(config, run_dir, videos):
         findings.append(finding)
         if not as_json:
-            mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])  # no colours where nobody looks
+            mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])  # click drops it off a terminal
             click.echo(f"{mark} {finding.check:<14} {finding.text}")
             if finding.fix:
                 click.echo(f"{'':<8} {'':<14} -> {finding.fix}")

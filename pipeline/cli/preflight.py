@@ -34,7 +34,7 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
 
 @click.command()
 @stage_options
-@click.option("--seconds", type=click.FloatRange(1), default=60, help="How long to sample, about.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, help="How long to rehearse, about.")
 @click.option(
     *("--rows-per-second", "rates"),
     multiple=True,

@@ -52,7 +52,7 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
     Args:
         config, run: of a spare run in which train-base has ended.
         batch: clips of a whole batch; the videos of the spare run are repeated to fill it.
-        seconds: for all steps, about; a few steps of one clip are made in any case.
+        seconds: for all steps, about; a few steps of one and of two clips are made in any case.
     """
     one = replace(config, workers=1)  # without the start of other processes
     folder, started = open_folder(run, one), time.perf_counter()
@@ -110,7 +110,8 @@ def _time_steps(network, load, loss, recipe, seconds: float) -> TrainingCost:
         if points:
             clips, step, memory = points[-1]
             growth = size / clips
-            if 2 * (epoch + growth * step) > left or growth * memory > 0.7 * _available_memory():
+            too_slow = len(points) > 1 and 2 * (epoch + growth * step) > left  # a line needs two points
+            if too_slow or growth * memory > 0.7 * _available_memory():
                 break
             train(1, size)
         reset_peak()

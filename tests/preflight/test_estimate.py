@@ -26,7 +26,7 @@ from tests.helpers.tiny_data import change, make_data, tiny_config
 @pytest.fixture(scope="module")
 def before(tiny_run, tmp_path_factory):
     """The estimate before anything ran: the same config, a run folder that is not there."""
-    return estimate(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=30)
+    return estimate(tiny_run.config, tmp_path_factory.mktemp("before") / "run", seconds=10)
 
 
 def test_every_stage_is_within_a_tenth_of_what_it_wrote(tiny_run, before):
@@ -51,7 +51,7 @@ def test_the_other_codec_is_within_a_tenth_as_well(looked, before):
 
 def test_with_a_plan_it_counts_by_the_plan_and_looks_with_base(tiny_copy):
     files = {path: path.stat().st_size for path in tiny_copy.path.rglob("*") if path.is_file()}
-    found = estimate(tiny_copy.config, tiny_copy.path, seconds=30)
+    found = estimate(tiny_copy.config, tiny_copy.path, seconds=10)
     assert found.counts.planned and not any("not trained" in note for note in found.notes)
     (stage,) = (stage for stage in found.stages if stage.stage == "saliency")
     assert stage.bytes["png"] == pytest.approx(written(tiny_copy.path, "saliency")[0], rel=0.1)
@@ -87,7 +87,7 @@ def test_the_miniature_is_planned_before_it_is_made(tmp_path):
         data={"videos": str(tmp_path / "data"), "annotations": (str(tmp_path / "a"), str(tmp_path / "b"))},
         workers=1,
     )
-    found = estimate(config, tmp_path / "run", seconds=12)
+    found = estimate(config, tmp_path / "run", seconds=5)
     rows = {stage.stage: stage.rows for stage in found.stages}
     assert rows["prepare"] == 24 + 12 and rows["saliency"] == 24 * 2 + 12 * 2
     assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()

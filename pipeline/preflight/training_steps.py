@@ -102,21 +102,22 @@ def _time_steps(network, load, loss, recipe, seconds: float) -> TrainingCost:
             fit(own, TrainingData(load, steps * size, loss, "plan"), one, Path(folder), 0)
         return time.perf_counter() - started
 
-    points, idle, deadline = [], resident_bytes(), time.monotonic() + seconds  # points: (clips, seconds, peak bytes)
+    points, idle, deadline = [], resident_bytes(), time.monotonic() + seconds  # points: (clips, seconds, bytes)
     for size in batch_sizes(recipe.batch_size):
         if points:
-            (clips, taken, peak), left = points[-1], deadline - time.monotonic()
-            if 2 * taken * size / clips > left or (peak - idle) * size / clips > 0.7 * _available_memory():
+            (clips, taken, taken_bytes), left = points[-1], deadline - time.monotonic()
+            if 2 * taken * size / clips > left or taken_bytes * size / clips > 0.7 * _available_memory():
                 break
         train(1, size)  # the first of a size is slower
         reset_peak()
-        points.append((size, train(1, size), peak_bytes()))
-    size, one, memory = points[-1]
+        points.append((size, train(1, size), peak_bytes() - idle))
+    size, one, taken_bytes = points[-1]
+    if size < recipe.batch_size:
+        step, more = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
+        return TrainingCost(step, 0.0, round(idle + more), is_exact=False)
+    memory = idle + taken_bytes
     if device.type == "cuda":
         memory = max(memory, torch.cuda.max_memory_allocated(device))
-    if size < recipe.batch_size:
-        step, memory = (extended([(point[0], point[kind]) for point in points], recipe.batch_size) for kind in (1, 2))
-        return TrainingCost(step, 0.0, round(memory), is_exact=False)
     steps = min(max(int((deadline - time.monotonic()) / one), 2), STEPS)
     step = max(train(steps, size) - one, 0.0) / (steps - 1)
     return TrainingCost(step, max(one - step, 0.0), memory, is_exact=True)

@@ -1,1 +1,1 @@
-"""Before a long run: `doctor` says what would stop or spoil it, `plan` estimates what every stage will take."""
+"""Before a long run: `doctor` finds what would stop it, `plan` estimates what it takes."""

@@ -1,10 +1,8 @@
 """Check the data of a run: annotations, weights, some of the videos, and what a second decoder makes of them."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -126,8 +124,9 @@ def check_videos(config: Config, counts: Counts, number: int) -> Generator[Findi
     Returns:
         rows of videos.csv of those that can be used.
     """
-    own = [spread(ids, math.ceil(number / 2)) for ids in counts.video_ids.values()]
-    ids = [video_id for pair in zip_longest(*own) for video_id in pair if video_id][:number]
+    train, test = counts.video_ids["train"], counts.video_ids["test"]
+    half = spread(test, max(number // 2, number - len(train)))
+    ids = spread(train, number - len(half)) + half
     rows, odd, failed = [], {}, {}
     with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
         for video_id in ids:

@@ -1,9 +1,11 @@
 """The settings of a run: typed and frozen, each with its default and its bounds."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
+
+from cache.layout import Codec
 
 Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
 Policy = Literal[Objective, "random", "center"]  # where to cut; an objective: where its saliency map is highest
@@ -12,13 +14,13 @@ Pixels = Literal["source", "input"]  # cut the focused volume from the source vi
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
-Codec = Literal["jpeg", "png"]  # of stored volumes
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get_args(Codec)
 
 # settings of Training that change no result; the keys of trained models leave them out
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
+LATER: frozenset[str] = frozenset()  # settings that came after the first keys: in no key while at their default
 
 Count = Annotated[int, Ge(1)]
 
@@ -151,6 +153,13 @@ def check_together(config: Config) -> Config:
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
     return config
+
+
+def key_settings(section: object, *without: str) -> dict:
+    """Return the settings of a section that belong to a key; see NO_NUMBERS and LATER, and `without` by name."""
+    left_out = {*NO_NUMBERS, *without}
+    left_out |= {one.name for one in fields(section) if one.name in LATER and getattr(section, one.name) == one.default}
+    return {name: value for name, value in asdict(section).items() if name not in left_out}
 
 
 def clip_settings(config: Config) -> dict:

@@ -1,9 +1,10 @@
 """Configs: the project's own files, round trip through TOML, overrides, and refusals that name file and field."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from pipeline import config as settings
 from pipeline.config import Base, Clips, Config, Data, FusionTraining
 from pipeline.config_file import CONFIGS, load, to_toml
 from pipeline.errors import ConfigError
@@ -246,3 +247,12 @@ def test_configs_are_frozen_and_can_be_keys():
     assert hash(config) == hash(load("miniature")) and config != replace(config, seed=1)
     with pytest.raises(AttributeError):
         config.seed = 1
+
+
+def test_a_setting_that_came_later_is_in_no_key_while_at_its_default(monkeypatch):
+    """So runs made before it keep their folders; another value gets a folder of its own."""
+    known = settings.key_settings(Base())
+    assert known.keys() == {one.name for one in fields(Base)} - set(settings.NO_NUMBERS)
+    monkeypatch.setattr(settings, "LATER", frozenset({"momentum"}))
+    assert settings.key_settings(Base()) == {name: value for name, value in known.items() if name != "momentum"}
+    assert settings.key_settings(Base(momentum=0.5)) == known | {"momentum": 0.5}

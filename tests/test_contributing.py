@@ -32,9 +32,9 @@ def edit(code: Path, text: str) -> None:
         file = code / name
         for old, new in re.findall(r"((?:^-.*\n)*)((?:^\+.*\n)+)", lines, re.MULTILINE):
             old, new = (re.sub("^.", "", part, flags=re.MULTILINE).rstrip("\n") for part in (old, new))
-            before = file.read_text()
+            before = file.read_text() if file.exists() else ""
             assert not old or before.count(old) == 1, f"{name} has this {before.count(old)} times, not once: {old}"
-            file.write_text(before.replace(old, new) if old else f"{before}\n\n{new}\n")
+            file.write_text(before.replace(old, new) if old else f"{before}\n\n{new}\n".lstrip("\n"))
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Frames as JPEG or PNG files in memory."""
 
 import io
-from typing import Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from cache.errors import DamagedError
-
-Codec = Literal["jpeg", "png"]
+from cache.layout import Codec
 
 
 def encode_volume(frames: np.ndarray, codec: Codec, quality: int = 90) -> list[bytes]:

@@ -128,17 +128,15 @@ def parse_devices(context, parameter, text: str | None) -> tuple[str, ...]:
         raise click.BadParameter(str(error)) from error
 
 
-def local_folder(context, parameter, place: str | None) -> Path | None:
-    """Parse --caches: a folder as it is, a URL as the folder of its mirror."""
+def local_folder(place: str | None) -> Path | None:
+    """Return the folder that --caches names: as it is, or the mirror of a URL, which is brought up to date now."""
     from cache.remote.fetch import is_url
     from cache.remote.mirror import mirror
 
     return place and (mirror(place) if is_url(place) else Path(place))
 
 
-caches_option = click.option(
-    "--caches", callback=local_folder, metavar="PLACE", help="Read another run: its folder, or s3://bucket/run."
-)
+caches_option = click.option("--caches", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")
 
 
 def split_list(text: str | None) -> tuple[str, ...]:

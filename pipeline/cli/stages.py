@@ -8,6 +8,7 @@ import click
 from pipeline.cli.options import (
     caches_option,
     engine_options,
+    local_folder,
     parse_devices,
     profile_option,
     split_list,
@@ -125,7 +126,8 @@ def train_fusion(
     else:
         from pipeline.stages import train_fusion as stage
 
-        outcomes = [stage.run(config, run_dir, one, caches=caches, **cut) for one in fusion]
+        folder = local_folder(caches)
+        outcomes = [stage.run(config, run_dir, one, caches=folder, **cut) for one in fusion]
     finish(*outcomes)
 
 
@@ -140,7 +142,7 @@ def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str | None
     """Score Base and all fusion models of the run."""
     from pipeline.stages import evaluate as stage
 
-    outcome = stage.run(config, run_dir, boxes_eval, split_list(eval_ids), use_labels, caches)
+    outcome = stage.run(config, run_dir, boxes_eval, split_list(eval_ids), use_labels, local_folder(caches))
     print_results(outcome.path)
     finish(outcome)
 

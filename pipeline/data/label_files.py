@@ -8,6 +8,12 @@ from pipeline.data.charades_csv import read_charades
 from pipeline.data.plain_csv import read_plain
 from pipeline.errors import StageError
 
+READERS = {  # by format: the function, and how many files `data.annotations` names
+    "plain": (read_plain, 1),
+    "charades": (read_charades, 2),
+    "miniature": (read_charades, 2),
+}
+
 
 def read_annotations(data: Data) -> Annotations:
     """Read the annotation files; `data.eval_ids` moves videos to the evaluation split.
@@ -15,13 +21,12 @@ def read_annotations(data: Data) -> Annotations:
     Raises:
         AnnotationError: a file is not exactly its format. StageError: a setting or a file is missing.
     """
-    needed = {"charades": 2, "plain": 1, "miniature": 2}[data.format]
+    read, needed = READERS[data.format]
     if len(data.annotations) != needed:
         raise StageError(f"data.annotations: format {data.format} takes {needed} file(s), got {len(data.annotations)}")
     for path in (*data.annotations, data.classes):
         if not Path(path).is_file():
             raise StageError(f"{path or 'data.classes'}: no such annotation file")
-    read = read_plain if data.format == "plain" else read_charades
     annotations = read(*(Path(path) for path in data.annotations), Path(data.classes))
     unknown = set(data.eval_ids) - set(annotations.videos.video_id)
     if unknown:

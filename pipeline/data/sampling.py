@@ -89,5 +89,5 @@ def _resized_and_room(source_size: tuple[int, int], clips: Clips) -> tuple[tuple
     resized = resized_size(source_size, clips.resize, clips.resized_side)
     rows, columns = (length - clips.input_side for length in resized)
     if min(rows, columns) < 0:
-        raise ValueError(f"input side {clips.input_side} is larger than the resized side {clips.resized_side}")
+        raise ValueError(f"input side {clips.input_side} does not fit into the resized frame {resized}")
     return resized, rows, columns

@@ -5,7 +5,7 @@ The record, base.json or model.json, says what the network was made from and whi
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from cache.remote.fetch import fetch_recorded_files
 from cache.sealed import read_record, write_record
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
-from pipeline.config import NO_NUMBERS, Config, Focus, Fusion, Pixels, clip_settings
+from pipeline.config import Config, Focus, Fusion, Pixels, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, files_sha256
 from pipeline.run.outcome import Outcome
@@ -44,10 +44,9 @@ def base_folder(run: RunFolder, config: Config) -> Path:
     Its key holds the recipe, not the labels and videos: a corrected label or a new video must not make every stored map
     worthless. `base.json` records both.
     """
-    settings = {"clips": clip_settings(config), "base": asdict(config.base), "seed": config.seed}
-    settings["base"]["init"] = files_sha256(Path(config.base.init)) if config.base.init else ""
-    for name in (*NO_NUMBERS, "in_memory"):  # these change no number
-        del settings["base"][name]
+    recipe = key_settings(config.base, "in_memory")  # which changes no number
+    recipe["init"] = files_sha256(Path(config.base.init)) if config.base.init else ""
+    settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed}
     return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 
 
@@ -140,16 +139,13 @@ def read_model(folder: Path) -> TrainedModel:
 
 def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Variant) -> dict:
     """Return what every fusion model is made from, stored or on the fly: plain JSON, the source of its key."""
-    recipe = asdict(config.fusion)
-    for name in NO_NUMBERS:
-        del recipe[name]
     return {
         "name": variant.name,
         "fusion": variant.fusion,
         "boxes_train": variant.boxes,
         "pixels": "input" if variant.boxes == "repeat" else variant.pixels,
         "base": base.sha256,
-        "recipe": recipe,
+        "recipe": key_settings(config.fusion),
         "seed": config.seed,
         "labels_sha256": run.labels_sha256,
         "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.layout import LOSSLESS
 from cache.plan import Part
 from cache.stores.product_folder import ProductDir, open_product
 from cache.stores.volume_store import VolumeStore
@@ -90,7 +91,7 @@ class Stores:
     def _codec(self) -> dict:
         """Codec and quality; a lossless codec has no quality that could change a byte."""
         crops = self.config.crops
-        return {"codec": crops.codec, "quality": crops.quality if crops.codec == "jpeg" else 0}
+        return {"codec": crops.codec, "quality": 0 if crops.codec in LOSSLESS else crops.quality}
 
     @_kept
     def base(self, part: Part) -> ZarrStore:

@@ -5,12 +5,11 @@ augmentations as epochs and a lossless codec, both ways train on the same bytes.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings
+from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run import networks
 from pipeline.run.folder import RunFolder, open_folder
@@ -67,7 +66,7 @@ def model_facts(
     """Return everything an online model is made from: plain JSON, the source of its key."""
     facts = networks.model_facts(run, config, base, variant)
     facts["name"] += f"-online-{saliency_from}"
-    facts |= {"looker": saliency_from, "saliency": asdict(config.saliency), "clips": clip_settings(config)}
+    facts |= {"looker": saliency_from, "saliency": key_settings(config.saliency), "clips": clip_settings(config)}
     side, repeat = config.saliency.box_side, variant.boxes == "repeat"
     facts["boxes"] = {} if repeat else {"policy": variant.boxes, "size": [side, side]}
     return json.loads(json.dumps(facts))

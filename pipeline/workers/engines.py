@@ -34,7 +34,7 @@ class Engine:
 
     @property
     def is_local(self) -> bool:
-        """Whether the workers are children of this process."""
+        """Whether the workers are processes that this one starts, on this machine."""
         return self.backend == "loky"
 
 
@@ -89,7 +89,7 @@ def _connected(engine: Engine, threads: int, on_gpu: bool) -> Iterator[object]:
     try:
         if engine.backend == "dask":
             from pipeline.workers.dask_backend import connected
-        else:
+        elif engine.backend == "ray":
             from pipeline.workers.ray_backend import connected
     except ModuleNotFoundError as error:
         raise StageError(

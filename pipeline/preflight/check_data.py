@@ -1,10 +1,8 @@
 """Check the data of a run: annotations, weights, some of the videos, and what a second decoder makes of them."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -43,8 +41,7 @@ def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
         classes = len(read_annotations(config).classes)
         counts = count(config, run_dir)
     except (AnnotationError, StageError) as error:
-        fix = "see README.md, own videos or Charades; paths are set under [data]"
-        yield Finding("data", "problem", str(error), fix)
+        yield Finding("data", "problem", str(error), "see README.md, own videos or Charades; [data] holds the paths")
         return
     yield check_counts(config, counts)
     yield from check_weights(config, run_dir, classes)
@@ -62,9 +59,7 @@ def check_counts(config: Config, counts: Counts) -> Finding:
         fix = f"put them into {config.data.videos}, or --set data.missing_videos=skip leaves them out"
         return Finding("data", "problem", text, fix)
     if not train or not test:
-        fix = (
-            "prepare --eval-ids ID,ID moves videos to the evaluation split; without training videos nothing is trained"
-        )
+        fix = "prepare --eval-ids ID,ID moves videos to the evaluation split; without training videos nothing trains"
         return Finding("data", "note", text, fix)
     return Finding("data", "ok", text)
 
@@ -112,9 +107,7 @@ def _check_init(base: Base, classes: int) -> Finding:
     except (OSError, WeightsError) as error:
         lines = str(error).splitlines()
         more = f" and {len(lines) - 3} more lines" if len(lines) > 3 else ""
-        fix = (
-            "--set base.new_head=true, if only the classifier differs; or the base.network that these weights belong to"
-        )
+        fix = "--set base.new_head=true, if only the classifier differs; or the base.network of these weights"
         return Finding("weights", "problem", " ".join(line.strip() for line in lines[:3]) + more, fix)
     heads = ", ".join(f"{name} {tuple(state[name].shape)}" for name in head_names(network) if name in state)
     kept = "a new one is made" if new_head else "kept"
@@ -140,8 +133,9 @@ def check_videos(config: Config, counts: Counts, number: int) -> Generator[Findi
     Returns:
         rows of videos.csv of the videos that can be used.
     """
-    own = [spread(ids, math.ceil(number / 2)) for ids in counts.video_ids.values()]
-    ids = [video_id for pair in zip_longest(*own) for video_id in pair if video_id][:number]
+    train, test = counts.video_ids["train"], counts.video_ids["test"]
+    half = spread(test, max(number // 2, number - len(train)))
+    ids = spread(train, number - len(half)) + half
     rows, odd, failed = [], {}, {}
     with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
         for video_id in ids:

@@ -117,6 +117,8 @@ def test_annotations_and_missing_files(tmp_path):
         (tmp_path / f"data/{name}.mp4").unlink()
     found = _one(check_data.check_counts(skipping, count(skipping, tmp_path / "run")))
     assert found.level == "note" and "--eval-ids" in found.fix
+    videos = list(check_data.check_videos(skipping, count(skipping, tmp_path / "run"), 4))
+    assert all("4 sampled videos" in one.text for one in videos)  # of the split that there is
     (tmp_path / "data/table.csv").write_text("video_id,split\n")
     found = _one(check_data.check_data(config, tmp_path / "run", 1))
     assert found.level == "problem" and "table.csv, line 1" in found.text

@@ -78,7 +78,7 @@ def test_eval_theta_is_the_centre():
     assert eval_theta((270, 480), square) == Theta((270, 480), (256, 256), 16, 16, (224, 224), False)
     # (455 - 224) / 2 = 115.5
     assert eval_theta((270, 480), shorter) == Theta((270, 480), (256, 455), 16, 115, (224, 224), False)
-    with pytest.raises(ValueError, match="224 does not fit into the resized frame .200, 200."):
+    with pytest.raises(ValueError, match=r"224 does not fit into the resized frame \(200, 200\)"):
         eval_theta((270, 480), Clips(resized_side=200, input_side=224))
 
 

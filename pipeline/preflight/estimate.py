@@ -59,7 +59,7 @@ class Estimate:
 def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
     """Rehearse all stages for about so many seconds, and scale up. Writes nothing into the run folder.
 
-    At least one video of each split goes through all stages, however long that takes.
+    A few videos go through all stages first, however long that takes.
 
     Raises:
         AnnotationError, StageError: as the stages would.
@@ -68,8 +68,8 @@ def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
     base = base_folder(open_folder(run_dir, config), config)
     with tempfile.TemporaryDirectory(prefix="plan-") as spare:
         started = time.time()
-        rounds, entered = _in_new_process(rehearse, config, counts, base, Path(spare), 0.6 * seconds)
-        trainings = _time_trainings(config, counts, rounds[-1], 0.4 * seconds)
+        rounds, entered = _in_new_process(rehearse, config, counts, base, Path(spare), 0.5 * seconds)
+        trainings = _time_trainings(config, counts, rounds[-1], 0.5 * seconds)
         stages = Measured(config, counts, rounds, trainings, entered - started).stages()
         notes = _notes(rounds, trainings, (base / "base.json").exists())
     return Estimate(stages, counts, *free_space(run_dir), *_held(run_dir), notes)

@@ -11,7 +11,6 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
 from pipeline.config import CODECS, FUSIONS, Config, Policy
@@ -27,8 +26,8 @@ from pipeline.run.plan_rows import probe_row
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.workers.peak_memory import RSS_UNIT, peak_bytes, reset_peak
 
-GROWTH = 4  # a round has at most that many times the videos of the one before
-LONG = 60.0  # seconds; a first round that takes longer does so by its rows, not by what starting takes
+GROWTH = 4  # the second round has that many times the videos of the first
+LONG = 120.0  # seconds; a first round that takes longer does so by its videos, not by what starting takes
 STILL = 1e-12  # learning rate: steps on a few clips could drive the weights anywhere, so they stay as they are
 TRIED = 8  # videos of a split that are tried, to find one that can be read
 
@@ -56,10 +55,11 @@ class Round:
         return count(self.config, self.run)
 
     def measure(self, stage: str, work: Callable[[], object]) -> None:
-        """Do the work of a stage and note what it took and wrote."""
+        """Do the work of a stage, end its workers, and note what it took and wrote."""
         before, started = self._files(), time.perf_counter()
         reset_peak()
         work()
+        get_reusable_executor().shutdown(wait=True)  # the next stage starts workers of its own
         self.seconds[stage] = time.perf_counter() - started
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT  # of those that have ended
         self.memory[stage] = max(peak_bytes(), workers)
@@ -84,50 +84,40 @@ def quiet() -> Iterator[None]:
 
 @quiet()
 def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: float) -> tuple[list[Round], float]:
-    """Run all stages on one video of each split, then all but the trainings on more and more videos.
+    """Run all stages on one video of each split, then all but the trainings on more videos.
 
-    In the first round every stage starts and ends workers of its own, as in the real run. The second round has the same
-    videos and finds workers that are there. Where the first one takes long, it is the only one.
+    Every stage starts and ends its own workers, as in the real run; what that takes is in every round, so that the
+    difference between rounds is what the videos take. Where the first round takes long, it is the only one.
 
     Args:
         base: folder of Base in the real run. Where it is trained, boxes are Base's; else those of untrained weights.
         folder: an empty one.
-        seconds: for all rounds after the first, about.
+        seconds: that the videos of the last round may take, about.
     Returns:
         the rounds, and time.time() when this function was entered: until then its process was starting.
     Raises:
         StageError: as the stages would, or because none of the videos that were tried can be read.
     """
-    entered, rounds = time.time(), []
+    entered, rounds, total = time.time(), [], counts.videos("train", "test")
+    readable = {split: first_readable(config, ids) for split, ids in counts.video_ids.items() if ids}
 
     def run_round(number: int) -> float:
-        started, own = time.monotonic(), folder / str(len(rounds))
+        own, first = folder / str(len(rounds)), rounds[0] if rounds else None
         rounds.append(Round(spare_config(config, counts, readable, number, own / "data"), own / "run"))
-        _run_stages(rounds[-1], base, counts.annotations is None, rounds[0] if len(rounds) > 1 else None)
-        return time.monotonic() - started
+        _run_stages(rounds[-1], base, counts.annotations is None, first)
+        return sum(rounds[-1].seconds.values())
 
-    readable = {split: first_readable(config, ids) for split, ids in counts.video_ids.items() if ids}
-    number, total = len({part.split for part in counts.parts}), counts.videos("train", "test")
-    if run_round(number) < LONG + seconds:
-        _start_workers(config.workers)
-        deadline = time.monotonic() + seconds
-        taken = run_round(number)
-        while number < total and (growth := _growth(len(rounds), taken, deadline - time.monotonic())) >= 2:
-            number = min(int(number * growth), total)
-            taken = run_round(number)
+    few = len({part.split for part in counts.parts})
+    some = min(GROWTH * few, total)
+    if run_round(few) < LONG and some > few:
+        run_round(some)
+        longer = sum(taken - rounds[0].seconds[stage] for stage, taken in rounds[1].seconds.items())
+        each = max(longer / (some - few), seconds / (GROWTH**2 * some))  # seconds of a video; not all noise
+        number = min(int(seconds / each), total)
+        if number >= 2 * some:
+            run_round(number)
     _cut_in_other_codec(rounds[-1])
-    _end_workers()
     return rounds, entered
-
-
-def _growth(num_rounds: int, taken: float, left: float) -> float:
-    """How many times as many videos the next round may have; below 2 there is none.
-
-    There is one with GROWTH times as many videos in any case, if it takes less than LONG.
-    """
-    if num_rounds == 2 and GROWTH * taken < LONG:
-        return GROWTH
-    return min(GROWTH, left / taken)
 
 
 def crops_policy(config: Config) -> Policy:
@@ -141,13 +131,9 @@ def _run_stages(spare: Round, base: Path, generating: bool, first: Round | None)
 
     Args:
         generating: whether the real `prepare` will generate the miniature.
-        first: the first round, if this is a later one, which takes its networks and keeps its workers.
+        first: the first round, if this is a later one, which takes its networks.
     """
-    config, run, policy = spare.config, spare.run, crops_policy(spare.config)
-
-    def measure(stage: str, work: Callable[[], object]) -> None:
-        spare.measure(stage, work if first else lambda: (work(), _end_workers()))
-
+    config, run, policy, measure = spare.config, spare.run, crops_policy(spare.config), spare.measure
     if config.data.format == "miniature" and not generating:
         generate.generate(config.data, config.workers)
     measure("prepare", lambda: prepare.run(config, run))
@@ -221,16 +207,3 @@ def first_readable(config: Config, ids: list[str]) -> str:
             if isinstance(probe_row(config, prober, video_id, None), dict):
                 return video_id
     raise StageError(f"none of the sampled videos can be read: {', '.join(tried)}")
-
-
-def _start_workers(number: int) -> None:
-    """Start worker processes that have imported the stages; each takes a call before it has imported anything."""
-    Parallel(n_jobs=number)(delayed(_wait)() for _ in range(2 * number))
-
-
-def _wait() -> None:
-    time.sleep(0.2)
-
-
-def _end_workers() -> None:
-    get_reusable_executor().shutdown(wait=True)

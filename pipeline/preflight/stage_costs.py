@@ -47,7 +47,7 @@ class Measured:
 
     Attributes:
         config, counts: of the real run.
-        rounds: of the rehearsal; in the first one each stage started its workers, the last one has the most videos.
+        rounds: of the rehearsal; the last one has the most videos.
         trainings: by fusion, and "base"; empty where there is nothing to train on.
         start_seconds: until a process has imported the stages.
     """
@@ -172,12 +172,12 @@ def rate_of(taken: list[float], works: list[float]) -> tuple[float, float]:
     """(seconds of one piece of work, seconds of a stage on top of its work).
 
     Args:
-        taken: seconds of a stage in each round: with workers to start; with as much work, without; with more work.
-        works: pieces of work in each round.
+        taken: seconds of a stage in each round.
+        works: pieces of work in each round, the fewest first.
     """
     each = taken[-1] / works[-1]
     if works[-1] > works[0]:  # what a stage takes whatever its work is in both, and leaves the difference
-        each = min(each, max(0.0, taken[-1] - taken[1]) / (works[-1] - works[1]))
+        each = min(each, max(0.0, taken[-1] - taken[0]) / (works[-1] - works[0]))
     return each, max(0.0, taken[0] - each * works[0])
 
 

@@ -146,11 +146,11 @@ def test_units_of_a_part_and_the_rows_of_the_worker_that_ends_last():
 
 
 def test_a_row_costs_what_is_not_the_stages_own():
-    # 5 s for workers, 2 s for the stage, 0.5 s a row of the worker that ends last
-    assert rate_of([5 + 2 + 1, 2 + 1, 2 + 10], [2, 2, 20]) == (0.5, 7.0)
-    assert rate_of([5 + 2 + 1, 3], [2, 2]) == (1.5, 5.0)  # nothing to tell them apart by
-    assert rate_of([1.0, 1.0, 0.5], [2, 2, 20]) == (0.0, 1.0)  # noise makes no row give time back
-    assert rate_of([100.0], [20]) == (5.0, 0.0)  # one long round: all of it is its rows'
+    # 7 s for workers and the stage, 0.5 s a row of the worker that ends last
+    assert rate_of([7 + 1, 7 + 3, 7 + 10], [2, 6, 20]) == (0.5, 7.0)
+    assert rate_of([100.0], [20]) == (5.0, 0.0)  # nothing to tell them apart by
+    assert rate_of([1.0, 0.5], [2, 20]) == (0.0, 1.0)  # noise makes no row give time back
+    assert rate_of([0.0, 9.0], [3, 6]) == (1.5, 0.0)  # nor cost more than all that it was in
 
 
 def test_plan_and_outcome_side_by_side():

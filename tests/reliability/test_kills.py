@@ -151,13 +151,13 @@ def test_a_second_training_ends_at_once_and_names_the_first(tiny_run, tmp_path, 
         def first(hold=hold, run=run):
             real = train_fusion.fit
 
-            def slow(network, load, *rest, **named):
+            def slow(network, data, *rest, **named):
                 def stopped(*question):
                     os.write(hold, b"!")
                     time.sleep(60)
-                    return load(*question)
+                    return data.load(*question)
 
-                return real(network, stopped, *rest, **named)
+                return real(network, data._replace(load=stopped), *rest, **named)
 
             train_fusion.fit = slow
             train_fusion.run(tiny_run.config, run, "late")

@@ -18,7 +18,7 @@ def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
         raise CacheError(f"{run_dir} holds no plan; gc works on run folders only")
     with locked(run_dir / RUN_LOCK) as mine:
         if not mine:
-            raise CacheError(f"{run_dir} is in use by another process; gc waits for nobody, run it later")
+            raise CacheError(f"{run_dir} is in use by another process; gc does not wait, run it later")
         found, size = list(strays(run_dir)), 0
         for finding in found:
             with storage_errors(finding.path):

@@ -73,7 +73,7 @@ class Round:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the progress and the warnings of stages, which are about videos that nobody asked to be done."""
+    """Hide the progress and the warnings of stages, which would be about the rehearsal."""
     logging.disable(logging.WARNING)
     try:
         with redirect_stderr(io.StringIO()):

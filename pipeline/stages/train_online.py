@@ -1,4 +1,4 @@
-"""Stage 3 on the fly, as the paper did it: decode, look, cut from the source and train in one step; no cache is read.
+"""Stage 3 on the fly, as the paper did it: decode, find the box, cut and train in one step; no cache is read.
 
 The functions that search and cut are those of stages 1 and 2, so that with Base's saliency, a plan of as many
 augmentations as epochs and a lossless codec, both ways train on the same bytes.

@@ -14,6 +14,7 @@ from pipeline.run.networks import TrainedModel, build_trained
 from pipeline.run.stores import Stores
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_logits
+from pipeline.training.loader import to_device
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
 from pipeline.workers.distributed import current_world
@@ -100,7 +101,7 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     reading = progress(reading, len(mine), f"evaluate {model.name}", "batches")
     for number, batch in zip(mine, reading, strict=True):
         with phases.device_phase("transfer", device):
-            batch = FusionBatch(*(values.to(device) for values in batch))
+            batch = to_device(batch, device)
         with phases.device_phase("network", device), torch.inference_mode():
             logits = fusion_logits(network, batch, variant.fusion, model.fuse)
         found[number * size :][: len(logits)] = clip_scores(logits).cpu()

@@ -51,7 +51,7 @@ def fit(
             raise StageError(f"{folder}: {holder(folder / '.lock')} is training here")
         if world.is_main:  # three checkpoints for a moment, each of weights and momentum
             check_space(folder, 6 * sum(value.nbytes for value in network.state_dict().values()), 3)
-        world.barrier()  # nobody looks for checkpoints before the folder is ours
+        world.barrier()  # no process reads checkpoints before the folder is ours
         _train(network, data, training, folder, seed, training.epochs if until is None else until)
 
 

@@ -1,4 +1,4 @@
-"""Clips of training on the fly: decoded, looked at and cut in the training step."""
+"""Clips of training on the fly: decoded, searched for a box and cut in the training step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ SECONDS_FOR_WORKERS = 60  # to appear, where there are none yet
 def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["DaskUnits"]:
     """A backend on the workers of a running scheduler, given by its address or the path of its scheduler file.
 
-    Threads and GPUs are nothing to Dask: whoever starts the workers gives them cores and GPUs. StageError where nobody
+    Dask knows no threads and GPUs: those who start the workers give them cores and GPUs. StageError where no scheduler
     answers, or a worker has several threads: units in one process would share a network and its number of threads.
     """
     is_address = re.match(r"[a-z]+://", scheduler)

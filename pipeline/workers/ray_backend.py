@@ -19,9 +19,9 @@ def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["RayUnits"
     """A backend on the Ray cluster at an address, which stays connected: a local one takes long to start.
 
     "" is the cluster of this machine, or a local one that ends with this process. A task has so many CPUs (`threads`)
-    and with on_gpu a GPU of its own, where the cluster has any. StageError where nobody answers.
+    and with on_gpu a GPU of its own, where the cluster has any. StageError where no cluster answers.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster reports to nobody unless asked to
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster reports nothing unless asked to
     try:
         if not ray.is_initialized():
             ray.init(address=scheduler or None, logging_level=logging.ERROR)

@@ -1,4 +1,4 @@
-"""Decode a stranger's video in a process of its own, with limits of time and memory; a crash there is an answer."""
+"""Decode a video for the first time in a process of its own, with limits of time and memory; it may crash there."""
 
 import json
 import selectors
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Prober:
-    """Probes videos that nobody vouches for. Every thread has its own process, used again and again.
+    """Probes videos that were not decoded before. Every thread has a process of its own, which it uses again.
 
     Args:
         seconds: a video may take.

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 from cache.errors import StaleCacheError
@@ -12,6 +13,7 @@ from cache.plan_files import read_plan
 from pipeline.config import Config, clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
+from pipeline.data.strict_csv import read_classes
 from pipeline.errors import StageError
 
 
@@ -55,6 +57,11 @@ class RunFolder:
         return read_plain(self.source / "labels.csv", self.source / "classes.txt")
 
     @cached_property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the networks' outputs."""
+        return read_classes(self.source / "classes.txt")
+
+    @cached_property
     def labels_sha256(self) -> str:
         """Identity of all labels; part of a key only where labels change the bytes."""
         return files_sha256(self.source / "labels.csv", self.source / "classes.txt")
@@ -63,6 +70,26 @@ class RunFolder:
 def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFolder:
     """Open a run folder for a config; see `RunFolder`."""
     return RunFolder(path, clip_settings(config), config.name, caches)
+
+
+def check_classes(known: list[str], now: list[str], whose: str) -> None:
+    """Refuse classes other than those of a trained network, for an output means the class of its place.
+
+    Args:
+        known, now: names by class index.
+        whose: of `known`, begins the error message.
+    Raises:
+        StaleCacheError: names the first class that differs.
+    """
+    if known == now:
+        return
+    pairs = enumerate(zip_longest(known, now, fillvalue="none"))
+    number, (old, new) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    raise StaleCacheError(
+        f"{whose} {len(known)} classes, number {number} is {old!r}; now there are {len(now)}, number {number} is "
+        f"{new!r}. An output of a network means the class of its place: restore the class list, or use another --run "
+        "(make: RUN=)"
+    )
 
 
 def files_sha256(*paths: Path) -> str:

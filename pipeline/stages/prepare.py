@@ -18,9 +18,9 @@ from pipeline.data.label_files import read_annotations
 from pipeline.data.miniature import generate
 from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
-from pipeline.data.strict_csv import csv_bytes
+from pipeline.data.strict_csv import csv_bytes, read_classes
 from pipeline.errors import StageError, VideoMissing
-from pipeline.run.folder import open_folder
+from pipeline.run.folder import check_classes, open_folder
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import plan_rows
 from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
@@ -41,11 +41,14 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
 
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
-        StaleCacheError: the run holds another plan.
+        StaleCacheError: the run holds another plan, or networks for other classes.
     """
     if config.data.format == "miniature":
         generate.generate(config.data, config.workers)
     annotations = read_annotations(config.data)
+    if any((run_dir / "models").glob("base-*")) and (run_dir / "classes.txt").is_file():
+        known = read_classes(run_dir / "classes.txt")
+        check_classes(known, annotations.classes, f"{run_dir} has networks for")
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)

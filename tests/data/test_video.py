@@ -1,6 +1,7 @@
 """Videos: the time rule, rotation, colours, named errors; on videos made here and on the shared real ones."""
 
 import hashlib
+import os
 import re
 import shutil
 from fractions import Fraction
@@ -13,6 +14,7 @@ import simplejpeg
 from pipeline.data.video import frames
 from pipeline.data.video.find import find_video
 from pipeline.data.video.frames import probe, read_frames
+from pipeline.data.video.sandbox import Prober
 from pipeline.errors import (
     UnsafePath,
     VideoAmbiguous,
@@ -337,3 +339,25 @@ def test_real_bad_videos():
         probe(SHARED / "decord__corrupted.mp4")
     with pytest.raises(VideoAudioOnly, match="gs-16b"):
         probe(SHARED / "io__gs-16b-2c-44100hz.mp4")
+
+
+def test_ctrl_c_is_for_the_command_and_not_for_its_decoding_process(tmp_path):
+    """A terminal sends it to the whole group; the process would print a traceback before the command's own words."""
+    path = write_video(tmp_path / "a.mp4", [numbered_frame(number, SIZE) for number in range(4)], fps=8)
+    with Prober(60.0, 4 << 30) as prober:
+        assert prober.probe(path, None).num_source_frames == 4
+        groups = [
+            group
+            for parent, group in map(_parent_and_group, Path("/proc").glob("[0-9]*/stat"))
+            if parent == os.getpid()
+        ]
+        assert groups and os.getpgrp() not in groups
+
+
+def _parent_and_group(stat: Path) -> tuple[int, int]:
+    """Of a process, by its line in /proc, whose second field, in brackets, may hold blanks."""
+    try:
+        _, parent, group, *_ = stat.read_text().rpartition(")")[2].split()
+    except OSError:  # it has just ended
+        return 0, 0
+    return int(parent), int(group)

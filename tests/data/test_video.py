@@ -1,5 +1,6 @@
 """Videos: the time rule, rotation, colours, named errors; on videos made here and on the shared real ones."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -346,18 +347,16 @@ def test_ctrl_c_is_for_the_command_and_not_for_its_decoding_process(tmp_path):
     path = write_video(tmp_path / "a.mp4", [numbered_frame(number, SIZE) for number in range(4)], fps=8)
     with Prober(60.0, 4 << 30) as prober:
         assert prober.probe(path, None).num_source_frames == 4
-        groups = [
-            group
-            for parent, group in map(_parent_and_group, Path("/proc").glob("[0-9]*/stat"))
-            if parent == os.getpid()
-        ]
+        groups = [os.getpgid(pid) for pid in _decoding_children()]
         assert groups and os.getpgrp() not in groups
 
 
-def _parent_and_group(stat: Path) -> tuple[int, int]:
-    """Of a process, by its line in /proc, whose second field, in brackets, may hold blanks."""
-    try:
-        _, parent, group, *_ = stat.read_text().rpartition(")")[2].split()
-    except OSError:  # it has just ended
-        return 0, 0
-    return int(parent), int(group)
+def _decoding_children() -> list[int]:
+    """Process ids; in /proc/<id>/stat the parent comes second after the name, which stands in brackets."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent == str(os.getpid()) and b"sandbox_worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found

@@ -63,7 +63,7 @@ def _find(path: str) -> Path:
         return file
     if file.name == path == file.stem and (CONFIGS / f"{path}.toml").is_file():
         return CONFIGS / f"{path}.toml"
-    what = "is no regular file" if file.exists() else "no such config file"
+    what = "no such config file" if not file.exists() else "is a folder" if file.is_dir() else "is no regular file"
     near = f"; did you mean {path}.toml?" if Path(f"{path}.toml").is_file() else ""
     known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
     raise ConfigError(f"{path}: {what}{near}; those of the project are {known}; other paths start in {Path.cwd()}")

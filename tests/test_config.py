@@ -418,10 +418,10 @@ def test_a_config_is_a_file_or_a_name(tmp_path, monkeypatch):
     """A folder of that name, a missing file that is called like one of the project's, a file without its ending."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ConfigError, match=r"mine: is no regular file; those of the project are .*charades"):
+    with pytest.raises(ConfigError, match=r"mine: is a folder; those of the project are .*charades"):
         load("mine")
     (tmp_path / "mine.toml").write_text("seed = 3\n")
-    with pytest.raises(ConfigError, match=r"mine: is no regular file; did you mean mine.toml\?"):
+    with pytest.raises(ConfigError, match=r"mine: is a folder; did you mean mine.toml\?"):
         load("mine")
     (tmp_path / "miniature").mkdir()
     assert load("miniature").name == "miniature"

@@ -1,6 +1,7 @@
 """The command `report`: one page about a run, in one file that needs no other."""
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -33,8 +34,8 @@ class Page:
 
     def lacks(self, what: str, *commands: str) -> None:
         """Note what is missing, and the commands that make it, without --config and --run."""
-        config = self.run_dir / "config.toml"
-        lines = [f"python -m pipeline {command} --config {config} --run {self.run_dir}" for command in commands]
+        options = shlex.join(["--config", str(self.run_dir / "config.toml"), "--run", str(self.run_dir)])
+        lines = [f"python -m pipeline {command} {options}" for command in commands]
         self.missing.append((what, "\n".join(lines)))
 
 

@@ -39,7 +39,7 @@ class RunFolder:
             if wrong := differences(part.settings, self.clips):
                 raise StaleCacheError(
                     f"{self.source}: the plan was prepared with other clips than {self.config_name} asks for: "
-                    f"{wrong[0]}; use another --run, or the config of this one ({self.source / 'config.toml'})"
+                    f"{wrong[0]}; use another --run (make: RUN=), or this one's config, {self.source / 'config.toml'}"
                 )
         return parts
 

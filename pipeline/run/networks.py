@@ -100,7 +100,7 @@ def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
         DamagedError: the file holds other weights: a bit flipped on the disk, or the file was replaced.
         WeightsError: the file cannot be read, or does not fit the network.
     """
-    load_weights(network, folder / WEIGHTS)
+    load_weights(network, folder / WEIGHTS, finite=False)  # a diverged training is what it is; `saliency` warns
     if (found := state_hash(network.state_dict())) != weights:
         raise DamagedError(
             f"{folder / WEIGHTS} holds weights {found[:12]}, its record says {weights[:12]}; "

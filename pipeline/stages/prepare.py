@@ -105,11 +105,13 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
         if part.split == "test" and part.rows_per_video != config.clips.eval_clips:
             raise StageError(
                 f"clips.eval_clips: {config.clips.eval_clips}, the plan has {part.rows_per_video}; "
-                "another number moves every window, so it needs another --run"
+                "another number moves every window, so it needs another --run (make: RUN=)"
             )
         moved = [one for one in part.rows.video_id.unique() if splits.get(one, part.split) != part.split]
         if moved:
-            raise StageError(f"{', '.join(moved)}: planned for {part.split}; another split needs another --run")
+            raise StageError(
+                f"{', '.join(moved)}: planned for {part.split}; another split needs another --run (make: RUN=)"
+            )
 
 
 def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import time
 from pathlib import Path
 
 import av
@@ -207,12 +206,12 @@ def test_bad_videos(tmp_path, count):
     files = {"annotations": (str(tmp_path / "table.csv"),), "classes": str(tmp_path / "classes.txt")}
     data = {**files, "videos": str(root), "max_skipped": 1.0, "missing_videos": "skip", "source_fps": 24.0}
     config = tiny_config(tmp_path, data=data | {"video_seconds": 60.0, "video_memory": 1.0})
-    seen, started = outside.stat().st_atime_ns, time.monotonic()
+    seen = outside.stat().st_atime_ns
     prepare.run(config, tmp_path / "run")
-    assert time.monotonic() - started < 120
     skipped = pd.read_csv(tmp_path / "run/skipped.csv", dtype=str, keep_default_na=False)
     reasons = dict(zip(skipped.video_id, skipped.reason, strict=True))
     planned = set(pd.read_csv(tmp_path / "run/videos.csv", dtype=str).video_id)
+    assert "VideoTimeout" not in reasons.values()  # nothing had to be given up
     wrong = {one: reasons.get(one, "decoded") for one in want if reasons.get(one, "decoded") not in want[one]}
     assert not wrong
     details = dict(zip(skipped.video_id, skipped.detail, strict=True))

@@ -82,7 +82,7 @@ def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple
     Yields:
         (frame index, uint8 (H, W, 3) RGB source frame)
     Raises:
-        VideoChanged: the video is not the one that was prepared.
+        VideoChanged: it is not the one that was prepared; after the last frame, also if it changed since the first.
         VideoError: it cannot be read.
     """
     with phases.phase("decode"):
@@ -94,6 +94,8 @@ def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple
             sizes = f"{frame.shape[:2]}, {video.source_size} when it was prepared (height, width)"
             raise VideoChanged(f"{video.path}: frame {index} is {sizes}")
         yield index, frame
+    with phases.phase("decode"):
+        check_unchanged(video)  # nor has it changed meanwhile
 
 
 def resize_frames(frames: Iterable[tuple], size: tuple[int, int]) -> Iterator[tuple]:
@@ -144,7 +146,7 @@ def cut_clips(
     Yields:
         (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
     Raises:
-        VideoError: as `resized_frames`, at the first row that lacks a frame.
+        VideoError: as `resized_frames`, at the first row that lacks a frame, or after the last row.
     """
     coming, there, last = iter(frames), {}, -1
     for row in rows:
@@ -155,3 +157,4 @@ def cut_clips(
         with phases.phase("resize"):
             volume = crop_and_flip(np.stack([there[index][0] for index in clip.frame_indices]), clip.theta)
         yield row, volume, np.array([there[index][1] for index in clip.frame_indices], np.uint32)
+    next(coming, None)  # no frame comes any more, but perhaps that the video has changed meanwhile

@@ -95,10 +95,13 @@ def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos
             'data.missing_videos = "skip" leaves them out'
         )
     if not len(videos):
-        reasons = Counter(reason for _, _, reason, _ in skipped).most_common()
-        counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
-        text = f"none of the {len(annotations.videos)} annotated videos can be used: {counted}"
+        text = f"none of the {len(annotations.videos)} annotated videos can be used: {_counted(skipped)}"
         raise StageError(f"{text}; the first: {skipped[0][3]}; all are in {listed}")
+
+
+def _counted(skipped: list) -> str:
+    """Count the reasons of rows of skipped.csv, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(row[2] for row in skipped).most_common())
 
 
 def _with_nearest_files(missing: list[str], annotated: Iterable[str], folder: str) -> str:
@@ -154,12 +157,14 @@ def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool
 
 def _flood(config: Config, num_good: int, skipped: list) -> str:
     """Say why nothing is planned, where more videos fail than may; else return "". Missing files are no failures."""
-    failed = sum(reason != VideoMissing.__name__ for _, _, reason, _ in skipped)
-    if failed <= config.data.max_skipped * (failed + num_good):
+    failed = [row for row in skipped if row[2] != VideoMissing.__name__]
+    number = len(failed) + num_good
+    if len(failed) <= config.data.max_skipped * number:
         return ""
     return (
-        f"nothing is planned: {failed} of {failed + num_good} videos fail, more than "
-        f"data.max_skipped = {config.data.max_skipped:g} allows; --max-skipped 1 goes on with the rest"
+        f"nothing is planned: {len(failed)} of {number} videos fail, more than "
+        f"data.max_skipped = {config.data.max_skipped:g} allows ({_counted(failed)}; the first: {failed[0][3]}); "
+        "--max-skipped 1 goes on with the rest"
     )
 
 
@@ -172,6 +177,9 @@ def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd
     parts += [f"{missing} annotated videos without a file, left out"] * bool(missing)
     parts += [f"{count} {reason}" for reason, count in sorted(reasons.items())]
     parts += [f"{count} actions {name}" for name, count in annotations.notes.items() if count and name != "unlabelled"]
+    for split, lost in (("train", "nothing can be trained"), ("test", "nothing can be evaluated")):
+        if not (videos.split == split).any():
+            log.warning("the plan has no %s video: %s; --extend adds videos", split, lost)
     low = videos.video_id[videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM].tolist()
     if low:
         log.warning(

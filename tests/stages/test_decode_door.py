@@ -199,6 +199,24 @@ def test_an_unchanged_folder_is_read_once(framed, monkeypatch):
     clips.check_unchanged(video)
 
 
+@pytest.mark.parametrize("reader", ["decode_frames", "input_clips"])
+def test_a_video_that_changes_while_it_is_decoded(reader, framed, tmp_path, monkeypatch):
+    """The last frames may be of another video by then."""
+    shutil.copytree(framed.data, tmp_path / "data")
+    part, real = open_folder(framed.path, framed.config).parts[0], clips.read_frames
+    row = part.video_ids.index(CHANGED)
+
+    def read_and_change(path, *how):
+        yield from real(path, *how)
+        black_out(path)
+
+    monkeypatch.setattr(clips, "read_frames", read_and_change)
+    video = clips.planned_video(part, row, tmp_path / "data")
+    given = (video, [0, 3]) if reader == "decode_frames" else (part, [row], tmp_path / "data")
+    with pytest.raises(VideoChanged, match="has other content"):
+        list(getattr(clips, reader)(*given))
+
+
 def test_frames_of_another_size_are_refused_whatever_the_bytes_are(framed, monkeypatch):
     """As of a decoder of another version."""
     run = open_folder(framed.path, framed.config)

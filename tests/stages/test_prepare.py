@@ -206,6 +206,7 @@ def test_broken_videos_are_left_out_with_a_reason(tmp_path):
     )
     flood = prepare.run(tiny_config(data), tmp_path / "flood")
     assert "5 of 7 videos fail, more than data.max_skipped = 0.2" in flood.summary and flood.num_skipped == 5
+    assert "2 VideoUnreadable" in flood.summary and "the first: " in flood.summary
     assert [path.name for path in (tmp_path / "flood").iterdir()] == ["skipped.csv"]
     outcome = prepare.run(tiny_config(data, data={"max_skipped": 0.72}), tmp_path / "run")
     found = table(tmp_path / "run" / "skipped.csv").set_index("video_id")
@@ -318,6 +319,18 @@ def test_labels_of_charades_survive_the_snapshot(tmp_path):
 def test_annotations_that_are_not_there(tiny_run, setting, words):
     with pytest.raises(StageError, match=words):
         read_annotations(change(tiny_run.config, data=setting).data)
+
+
+def test_a_table_without_videos(tiny_run, tmp_path):
+    (tmp_path / "table.csv").write_text("video_id,split,start,end,label\n")
+    with pytest.raises(StageError, match=r"table.csv: no video, nothing below the header"):
+        prepare.run(change(tiny_run.config, data={"annotations": (str(tmp_path / "table.csv"),)}), tmp_path / "run")
+
+
+def test_a_split_without_videos_is_warned_of(tmp_path, caplog):
+    """Later stages refuse it, but --extend may still add some."""
+    prepare.run(tiny_config(make_data(tmp_path / "data", ("07E49",))), tmp_path / "run")
+    assert "the plan has no test video: nothing can be evaluated; --extend adds videos" in caplog.text
 
 
 def test_extend_adds_rows_and_touches_nothing(tiny_copy, tmp_path, more_videos, monkeypatch):

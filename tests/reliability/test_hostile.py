@@ -2,6 +2,7 @@
 
 import os
 import random
+import stat
 from pathlib import Path
 
 import av
@@ -181,6 +182,13 @@ def bad_videos(root: Path, outside: Path) -> dict[str, tuple[str, ...]]:
     want["dangling"] = ("VideoMissing",)
     os.mkfifo(root / "pipe.mp4")
     want["pipe"] = ("VideoMissing",)
+    os.mknod(root / "socket.mp4", stat.S_IFSOCK | 0o600)
+    want["socket"] = ("VideoMissing",)
+    (root / "circle.mp4").symlink_to("circle.mp4")
+    want["circle"] = ("VideoUnreadable",)
+    (root / "piped").mkdir()
+    os.mkfifo(root / "piped/piped-000001.jpg")
+    want["piped"] = ("VideoUnreadable",)
     (root / "folder.mp4").mkdir()
     want["folder"] = ("VideoMissing",)
     (root / "nothing").mkdir()

@@ -11,7 +11,6 @@ import tomli_w
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from cache.errors import relative_to
 from pipeline.config import Config, check_together
 from pipeline.errors import ConfigError
 
@@ -39,7 +38,7 @@ def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
     file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
     if not file.exists():
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-        raise ConfigError(f"{path}: no such config file{relative_to(path)}; those of the project are {known}")
+        raise ConfigError(f"{path}: no such config file; looked in {Path.cwd()}; those of the project are {known}")
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

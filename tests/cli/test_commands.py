@@ -229,7 +229,7 @@ def test_a_run_that_was_not_prepared(name, tiny_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("prepare", "--config", "gone.toml"), "gone.toml: no such config file (relative to "),
+        (("prepare", "--config", "gone.toml"), "gone.toml: no such config file; looked in /"),
         (("prepare", "--config", "charades"), "Charades_v1_train.csv, data/charades/Charades_v1_test.csv"),
         (("prepare", "--config", "charades"), "where the command was started); Charades.zip, from https://"),
         (("train-base", "--init", "gone.pth"), "base.init: gone.pth: no such file (relative to "),

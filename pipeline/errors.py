@@ -79,7 +79,7 @@ class ClipOutOfRange(VideoError):
 
 
 class VideoChanged(VideoError):
-    """The file is not the one that `prepare` decoded."""
+    """The file or folder of frames is not the one that `prepare` decoded."""
 
 
 class VideoTimeout(VideoError):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cache.errors import relative_to
 from cache.fingerprint import file_sha256
 from models.backbones import build, head_names
 from models.checkpoint import WeightsError, load_weights, read_state, state_hash
@@ -89,7 +90,7 @@ def _check_init(base: Base, classes: int) -> Finding:
     path = Path(base.init)
     if not path.is_file():
         fix = "pipeline/data/README.md says where to get it"
-        return Finding("weights", "problem", f"base.init = {path}: no such file", fix)
+        return Finding("weights", "problem", f"base.init = {path}: no such file{relative_to(path)}", fix)
     network, new_head = build(base.network, classes), base.new_head or base.inflate
     try:
         state = read_state(path)

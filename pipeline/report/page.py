@@ -69,7 +69,8 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
     content = _render(page).encode()
     write_file(path, content)
     shown = len(page.values["gallery"])
-    return Outcome(path, f"{len(results)} results, {shown} clips, {len(content) / 1e6:.1f} MB")
+    lacks = "".join(f"\nmissing: {what}\n{commands}" for what, commands in page.missing)
+    return Outcome(path, f"{len(results)} results, {shown} clips, {len(content) / 1e6:.1f} MB{lacks}")
 
 
 def _summary(page: Page) -> None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from cache.errors import StaleCacheError
+from cache.errors import StaleCacheError, relative_to
 from cache.fingerprint import differences, unchanged_sha256
 from cache.plan import Part
 from cache.plan_files import read_plan
@@ -53,7 +53,8 @@ class RunFolder:
 
     @cached_property
     def annotations(self) -> Annotations:
-        """The labels as `prepare` read them."""
+        """The labels as `prepare` read them; raises as `parts`, so that a folder that was not prepared is named."""
+        _ = self.parts
         return read_plain(self.source / "labels.csv", self.source / "classes.txt")
 
     @cached_property
@@ -97,6 +98,6 @@ def files_sha256(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         if not path.is_file():
-            raise StageError(f"{path}: no such file")
+            raise StageError(f"{path}: no such file{relative_to(path)}")
         digest.update(bytes.fromhex(unchanged_sha256(path)))
     return digest.hexdigest()

@@ -235,6 +235,12 @@ def test_find_video(tmp_path):
         find_video(root, "both")
     with pytest.raises(VideoMissing, match="does not exist"):
         find_video(root, "dead")
+    os.mkfifo(root / "pipe.mp4")
+    with pytest.raises(VideoMissing, match=r"pipe\.mp4 is neither a regular file nor a folder of frames"):
+        find_video(root, "pipe")
+    (root / "circle.mp4").symlink_to("circle.mp4")
+    with pytest.raises(VideoUnreadable, match=r"circle\.mp4: Too many levels"):
+        find_video(root, "circle")
     for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-v", "é"):
         with pytest.raises(UnsafePath):
             find_video(root, video_id)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cache.errors import relative_to
 from cache.geometry import Box, Theta
 from cache.plan import Part
 from pipeline.errors import StageError
@@ -21,7 +22,7 @@ def read_cards(root: Path) -> Cards:
     """Read cards.csv: video_id -> card -> [(source frame, fps, box_source)]; raise StageError without one."""
     path, found = root / "cards.csv", {}
     if not path.is_file():
-        raise StageError(f"{path}: not there; `prepare` makes the miniature again")
+        raise StageError(f"{path}: not there{relative_to(path)}; `prepare` makes the miniature again")
     for row in pd.read_csv(path, dtype={"video_id": str}).itertuples(index=False):
         box = Box(int(row.top), int(row.left), int(row.height), int(row.width))
         found.setdefault(row.video_id, {}).setdefault(row.card, []).append((row.frame, row.fps, box))

@@ -59,7 +59,8 @@ class RunFolder:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the networks' outputs."""
+        """The names of the classes, in the order of the networks' outputs; raises as `annotations`."""
+        _ = self.parts
         return read_classes(self.source / "classes.txt")
 
     @cached_property

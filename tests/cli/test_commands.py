@@ -231,7 +231,7 @@ def test_a_run_that_was_not_prepared(name, tiny_run, tmp_path, monkeypatch):
     [
         (
             ("prepare", "--config", "gone.toml"),
-            "gone.toml: no such config file; those of the project are charades, charades-released",
+            "gone.toml: no such config file; those of the project are",
         ),
         (("prepare", "--config", "charades"), "Charades_v1_train.csv, data/charades/Charades_v1_test.csv"),
         (("prepare", "--config", "charades"), "where the command was started); Charades.zip, from https://"),

@@ -1,7 +1,8 @@
 """Backbones by name, from float32 video (B, T, H, W, 3), RGB in [0, 1], to logits (B, T_out, num_classes).
 
 A network has `head_name` (state-dict prefix of its classifier), `last_block` (the module whose output Grad-CAM reads),
-`channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)) and `activation_checkpointing`.
+`channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)), `activation_checkpointing` and `foldable`
+(every batch-norm can be folded into the convolution registered before it).
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from models.activation_checkpointing import run_blocks
 from models.i3d import IMAGENET_COLOURS, resnet50_i3d, small_i3d
+from models.own_network import build_own, is_reference
 
 # mean and standard deviation of RGB under torchvision's Kinetics weights, see its VideoClassification transform
 KINETICS_COLOURS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -42,11 +44,14 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, num_classes: int, **options) -> nn.Module:
-    """Build a network of BACKBONES with random weights; ValueError where there is none of this name.
+    """Build a network with random weights: of BACKBONES, or of the user's own, see `own_network`.
 
     State names are those of the published weights files, which `checkpoint.load_weights` reads; nothing is downloaded.
-    The options are the constructor's, such as `widths` of small_i3d or `dropout` of s3d.
+    The options are the constructor's, such as `widths` of small_i3d or `dropout` of s3d. ValueError where there is none
+    of this name, or it cannot be built.
     """
+    if is_reference(name):
+        return build_own(name, num_classes, options)
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
     return BACKBONES[name](num_classes, **options)
@@ -82,6 +87,7 @@ class PerTime(nn.Module):
         super().__init__()
         self.body, self.head_name, self.last_block, self.channels_last = body, head, body[-1], channels_last
         self.activation_checkpointing = False  # switched on by the training loop; eval mode ignores it
+        self.foldable = True
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         for name in (*body, head):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.own_network import NetworkError
 from models.precision import Precision, tf32
 from models.saliency import Objective, SaliencyError
 
@@ -21,6 +22,8 @@ def grad_cam(
     """
     if network.training:
         raise ValueError("grad_cam needs a network in eval mode")
+    if not network.last_block:
+        raise NetworkError("Grad-CAM needs the network's attribute last_block, the name of the module that it looks at")
     features = []
 
     def cut(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:

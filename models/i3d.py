@@ -137,6 +137,7 @@ class I3D(nn.Module):
         self.pool_frames, self.head_name, self.last_block = arch.pool_frames, "fc", self.layer_names[-1]
         self.channels_last = False
         self.activation_checkpointing = False  # switched on by the training loop; eval mode ignores it
+        self.foldable = True
         # not persistent: the state dict has exactly the published names
         self.register_buffer("mean", torch.tensor(IMAGENET_COLOURS[0]), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_COLOURS[1]), persistent=False)

@@ -1,5 +1,6 @@
 """The settings of a run: typed and frozen, each with its default and its bounds."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal, get_args
 
@@ -24,7 +25,7 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 # out, a run that was made before keeps to it
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
-    **{"drop_last": False, "tf32": False},
+    **{"drop_last": False, "tf32": False, "options": ()},
 }
 
 
@@ -39,6 +40,13 @@ def is_text(text: str) -> bool:
     return len(text) <= 4096 and "\0" not in text
 
 
+def is_network(text: str) -> bool:
+    """Say whether a text is one of NETWORKS, or FILE.py:function or package.module:function, see models/own_network."""
+    return text in NETWORKS or (
+        is_text(text) and re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
+    )
+
+
 # the bounds are far from every sensible value; they keep a slip of the keyboard from filling disk and memory
 Count = Annotated[int, Interval(ge=1, le=10_000)]
 CountOrNone = Annotated[int, Interval(ge=0, le=1_000_000)]
@@ -51,7 +59,8 @@ Rate = Annotated[float, Interval(ge=0, le=1000)]  # frames a second
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 LearningRate = Annotated[float, Interval(gt=0, le=1000)]
 Text = Annotated[str, Predicate(is_text)]
-Network = Literal["small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]  # models.backbones
+NETWORKS = ("small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t")  # models.backbones
+Options = tuple[tuple[str, bool | int | float | str], ...]  # a table in the file; pairs, so that a config can be a key
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,8 @@ class Training:
 class Base(Training):
     """Training of Base (the paper's Charades-Base)."""
 
-    network: Network = "resnet50_i3d"
+    network: Annotated[str, Predicate(is_network)] = "resnet50_i3d"  # or FILE.py:function, package.module:function
+    options: Options = ()  # [base.options], given to the network's builder by name
     init: Text = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
     inflate: bool = False  # `init` is torchvision's 2-D ResNet-50, to be inflated (resnet50_i3d only)

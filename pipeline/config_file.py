@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config import LATER, Config, check_together
+from pipeline.config import LATER, NETWORKS, Config, check_together
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -25,6 +25,7 @@ EXPECTED = {
     **{"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}"},
     **{"less_than": "below {lt:g}", "less_than_equal": "at most {le:g}"},
     "is_name": "a name for a folder: printable, without / and \\, not hidden, at most 100 bytes",
+    "is_network": f"one of {', '.join(NETWORKS)}, FILE.py:function or package.module:function",
     "is_text": "at most 4096 characters, none of them NUL",
 }
 MAX_BYTES = 1_000_000  # of a config file
@@ -71,6 +72,9 @@ def _find(path: str) -> Path:
 
 def _check(values: dict, source: str) -> Config:
     """Return nested values as a config; raise ConfigError with one mistake a line, each after its source."""
+    base = values.get("base")
+    if isinstance(base, dict) and isinstance(base.get("options"), dict):
+        values = values | {"base": base | {"options": sorted(base["options"].items())}}
     try:
         # pydantic takes TOML's types from JSON: integers for floats, lists for tuples; no setting is a date
         document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
@@ -83,7 +87,9 @@ def _check(values: dict, source: str) -> Config:
 
 def to_toml(config: Config) -> str:
     """The config as TOML with every setting written out; `load` reads it back to an equal Config."""
-    text = tomli_w.dumps(asdict(config))  # its only line breaks inside values are those between items of lists
+    values = asdict(config)
+    values["base"]["options"] = dict(config.base.options)
+    text = tomli_w.dumps(values)  # its only line breaks inside values are those between items of lists
     return text.replace("[\n    ", "[").replace(",\n    ", ", ").replace(",\n]", "]")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from models.backbones import BACKBONES
 from pipeline import config as settings
-from pipeline.config import Base, Clips, Config, Data, FusionTraining, Network
+from pipeline.config import Base, Clips, Config, Data, FusionTraining
 from pipeline.config_file import CONFIGS, check, load, to_toml
 from pipeline.errors import ConfigError
 from tests.helpers.tiny_data import change
@@ -69,6 +69,8 @@ init = ""
 new_head = false
 inflate = false
 in_memory = false
+
+[base.options]
 
 [saliency]
 objectives = ["entropy"]
@@ -263,12 +265,19 @@ def test_configs_are_frozen_and_can_be_keys():
 def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
     """So runs made before it keep their folders; another value gets a folder of its own."""
     known = settings.key_settings(Base())
-    later = {"frame_interpolation": "centred", "video_targets": "video", "drop_last": False, "tf32": False}
+    later = {
+        "frame_interpolation": "centred",
+        "video_targets": "video",
+        "drop_last": False,
+        "tf32": False,
+        "options": (),
+    }
     assert {name: settings.LATER[name] for name in later} == later
     names = {one.name for one in fields(Base)} - {*settings.NO_NUMBERS, *later}
     assert known.keys() == names | {"frame_interpolation"} and known["frame_interpolation"] == "aligned"
     assert settings.key_settings(Base(**later)).keys() == names
     assert settings.key_settings(Base(drop_last=True))["drop_last"] is True
+    assert settings.key_settings(Base(options=(("width", 4),)))["options"] == (("width", 4),)
 
 
 def test_clips_key_says_how_the_longer_side_is_cut_only_where_there_is_one():
@@ -334,8 +343,10 @@ def test_a_rate_is_0_or_one_that_a_video_can_have(rate):
 
 
 def test_network_names_are_those_of_the_table():
-    assert set(get_args(Network)) == set(BACKBONES)
-    with pytest.raises(ConfigError, match=r"base.network: expected one of .*'r2plus1d_18', .*, got 'resnet50'"):
+    assert set(settings.NETWORKS) == set(BACKBONES)
+    with pytest.raises(
+        ConfigError, match=r"base.network: expected one of .*r2plus1d_18, .*FILE.py:function.*, got 'resnet50'"
+    ):
         load("miniature", ("base.network=resnet50",))
 
 
@@ -428,3 +439,15 @@ def test_a_config_is_a_file_or_a_name(tmp_path, monkeypatch):
     for missing in ("elsewhere/charades.toml", "charades.bak", str(tmp_path / "charades")):
         with pytest.raises(ConfigError, match=rf"no such config file; .* other paths start in {tmp_path}"):
             load(missing)
+
+
+def test_options_of_a_network(tmp_path):
+    """A table in the file, also by --set; written out and read back; only plain values."""
+    file = tmp_path / "own.toml"
+    file.write_text('[base]\nnetwork = "my net.py:small"\n[base.options]\nwidth = 8\nkind = "wide"\n')
+    config = load(str(file), ("base.options.depth=2.5",))
+    assert config.base.options == (("depth", 2.5), ("kind", "wide"), ("width", 8)) and hash(config)
+    (tmp_path / "again.toml").write_text(to_toml(config))
+    assert load(str(tmp_path / "again.toml")) == config
+    with pytest.raises(ConfigError, match=r"base.options"):
+        load(str(file), ("base.options.width=[1, 2]",))

@@ -22,10 +22,11 @@ def fold(network: nn.Module) -> nn.Module:
     """Return a frozen copy in eval mode with every batch-norm folded into its convolution; of an I3D, a `FrozenI3D`.
 
     A batch-norm belongs to the convolution registered right before it in the same module, as in all of
-    `backbones.BACKBONES`; others stay. The copy is for running, not for saving: its state names differ.
+    `backbones.BACKBONES`; others stay, and so do all of a network that is not `foldable`. The copy is for running, not
+    for saving: its state names differ.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
-    for parent in list(folded.modules()):
+    for parent in list(folded.modules()) if network.foldable else []:
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv3d) and isinstance(norm, _BatchNorm):

@@ -91,7 +91,7 @@ def _check_init(base: Base, classes: int) -> Finding:
     if not path.is_file():
         fix = "pipeline/data/README.md says where to get it"
         return Finding("weights", "problem", f"base.init = {path}: no such file{relative_to(path)}", fix)
-    network, new_head = build(base.network, classes), base.new_head or base.inflate
+    network, new_head = build(base.network, classes, **dict(base.options)), base.new_head or base.inflate
     try:
         state = read_state(path)
         convert = (lambda given: inflate_2d(given, network)) if base.inflate else None

@@ -58,7 +58,10 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
     folder, started = open_folder(run, one), time.perf_counter()
     clips = BaseClips(folder, one)
     holding = time.perf_counter() - started
-    network, videos = build(config.base.network, len(folder.annotations.classes)), len(clips.videos)
+    network, videos = (
+        build(config.base.network, len(folder.annotations.classes), **dict(config.base.options)),
+        len(clips.videos),
+    )
 
     def load(epoch: int, numbers: list[int]):
         return clips.load(epoch, [number % videos for number in numbers])

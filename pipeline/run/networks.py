@@ -17,7 +17,8 @@ from cache.remote.fetch import fetch_recorded_files
 from cache.sealed import read_record, write_record
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
-from pipeline.config import Config, Focus, Fusion, Pixels, clip_settings, key_settings
+from models.own_network import is_reference, source_file
+from pipeline.config import Config, Focus, Fusion, Options, Pixels, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, check_classes, files_sha256
 from pipeline.run.outcome import Outcome
@@ -36,6 +37,7 @@ class BaseWeights:
     sha256: str  # identity of its state dict
     num_classes: int  # C of its logits, (T_out, C)
     out_frames: int  # T_out
+    options: Options = ()  # of its builder
 
 
 def base_folder(run: RunFolder, config: Config) -> Path:
@@ -49,9 +51,16 @@ def base_folder(run: RunFolder, config: Config) -> Path:
     if (init := config.base.init) and not Path(init).is_file():
         hint = "pipeline/data/README.md says where weights come from"
         raise StageError(f"base.init: {init}: no such file{relative_to(init)}; {hint}")
+    recipe |= own_network(config)
     recipe["init"] = files_sha256(Path(init)) if init else ""
     settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed}
     return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
+
+
+def own_network(config: Config) -> dict:
+    """Return what identifies the code of a network of the user's own, beside its weights; {} for one of ours."""
+    name = config.base.network
+    return {"network_sha256": files_sha256(source_file(name))} if is_reference(name) else {}
 
 
 def load_base(run: RunFolder, config: Config) -> BaseWeights:
@@ -62,11 +71,15 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
     """
     folder = base_folder(run, config)
     if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
-        raise StageError(f"{folder}: no trained Base for this config; run train-base first")
+        hint = ""
+        if is_reference(config.base.network):
+            hint = f" ({source_file(config.base.network)} belongs to it, as it is now)"
+        raise StageError(f"{folder}: no trained Base for this config{hint}; run train-base first")
     facts = read_trained(folder / "base.json")
     if "classes" in facts:  # not of networks that were trained before they were recorded
         check_classes(facts["classes"], run.classes, f"{folder} was trained on")
-    return BaseWeights(folder, config.base.network, facts["weights"], facts["num_classes"], facts["out_frames"])
+    shape = facts["num_classes"], facts["out_frames"]
+    return BaseWeights(folder, config.base.network, facts["weights"], *shape, config.base.options)
 
 
 def build_base(base: BaseWeights) -> nn.Module:
@@ -77,7 +90,7 @@ def build_base(base: BaseWeights) -> nn.Module:
 
 def build_trained(base: BaseWeights, folder: Path, weights: str) -> nn.Module:
     """Build a network of Base's architecture with the weights of a folder, on the CPU; see `load_trained`."""
-    network = build(base.network, base.num_classes)
+    network = build(base.network, base.num_classes, **dict(base.options))
     load_trained(network, folder, weights)
     return network
 
@@ -155,6 +168,7 @@ def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Vari
         "boxes_train": variant.boxes,
         "pixels": "input" if variant.boxes == "repeat" else variant.pixels,
         "base": base.sha256,
+        **own_network(config),
         "recipe": key_settings(config.fusion),
         "seed": config.seed,
         "labels_sha256": run.labels_sha256,

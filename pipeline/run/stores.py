@@ -15,7 +15,7 @@ from models.losses import LossTerms
 from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy, without_later
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
-from pipeline.run.networks import BaseWeights, load_base
+from pipeline.run.networks import BaseWeights, load_base, own_network
 
 
 def _kept(open_store):
@@ -55,6 +55,8 @@ class Stores:
             "threads": saliency.threads,
             "engine": NUMERICS_VERSION,
             "clips": part.settings,
+            **own_network(self.config),
+            **without_later({"options": self.config.base.options}),
         }
 
     def maps_settings(self, part: Part, objective: str) -> dict:

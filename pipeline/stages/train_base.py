@@ -9,10 +9,11 @@ from torch import nn
 from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights
 from models.i3d import inflate_2d
+from models.own_network import check_contract, is_reference
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
-from pipeline.run.networks import base_folder, load_base, write_network
+from pipeline.run.networks import base_folder, load_base, own_network, write_network
 from pipeline.run.outcome import Outcome
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
@@ -43,10 +44,13 @@ def run(config: Config, run_dir: Path) -> Outcome:
             raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
         torch.manual_seed(config.seed)
         network, left_out = _starting_network(run, config)
+        if is_reference(config.base.network):
+            check_contract(network, config.clips.num_frames, config.clips.input_side, len(run.classes))
         out_frames = _out_frames(network, config)
         clips = BaseClips(run, config)
         facts = {
             "network": config.base.network,
+            **own_network(config),
             "num_classes": len(run.classes),
             "classes": run.classes,
             "out_frames": out_frames,
@@ -77,11 +81,15 @@ def _out_frames(network: nn.Module, config: Config) -> int:
 def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[str]]:
     """Build the network and load `base.init`; return it and the keys that `base.init` did not fill."""
     classes = run.classes
-    network = build(config.base.network, len(classes))
+    network = build(config.base.network, len(classes), **dict(config.base.options))
     if not config.base.init:
         return network, []
     inflate = partial(inflate_2d, network=network) if config.base.inflate else None
     new_head = config.base.new_head or config.base.inflate  # ImageNet's classes are other ones
+    if new_head and not head_names(network):
+        raise StageError(
+            f"base.new_head: {config.base.network} does not say in an attribute head_name which module it is"
+        )
     try:
         return network, load_weights(network, config.base.init, head_names(network), new_head, inflate)
     except WeightsError as error:

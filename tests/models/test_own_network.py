@@ -1,0 +1,138 @@
+"""Networks of the user's own: built from a file, every breach of the contract named in one sentence."""
+
+import pytest
+import torch
+
+from models.backbones import build, count_out_frames
+from models.frozen.fold import fold
+from models.losses import negative_entropy
+from models.own_network import NetworkError, check_contract, is_reference
+from models.saliency import input_saliency
+
+OWN = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, num_classes, width, breach=""):
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(3, width, 3, padding=1), nn.BatchNorm3d(width)
+        self.head, self.breach = nn.Linear(width, num_classes), breach
+
+    def forward(self, video):
+        if self.breach == "in place":
+            with torch.no_grad():
+                video.mul_(0.5)
+        x = torch.relu(self.norm(self.conv(video.permute(0, 4, 1, 2, 3)))).mean((2, 3, 4))
+        if self.breach == "dropout":
+            x = nn.functional.dropout(x, 0.5, training=True)
+        if self.breach == "batch":
+            x = x - x.mean(0)
+        if self.breach == "no gradient":
+            x = x.detach() + 0 * video.sum() * 0
+        if self.breach == "cut":
+            x = x.detach()
+        logits = self.head(x)
+        if self.breach == "shape":
+            logits = logits.flatten()
+        if self.breach == "nan":
+            logits = logits / 0
+        return (logits, x) if self.breach == "tuple" else logits[:, :-1] if self.breach == "classes" else logits
+
+def small(num_classes, width=4, breach=""):
+    if breach == "error":
+        raise RuntimeError("no such width")
+    return 3 if breach == "number" else Small(num_classes, width, breach)
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "my net.py").write_text(OWN)
+    return f"{tmp_path / 'my net.py'}:small"
+
+
+def test_a_file_of_ten_lines_is_a_network(own):
+    network = build(own, 5, width=6).eval()
+    assert network.conv.out_channels == 6 and network.head.out_features == 5
+    check_contract(network, 4, 16, 5)
+    assert network(torch.rand(2, 4, 16, 16, 3)).shape == (2, 1, 5) and count_out_frames(network, 4, 16) == 1
+    assert set(network.state_dict()) >= {"conv.weight", "norm.running_mean", "head.bias"}  # its own names
+
+
+def test_its_saliency_is_that_of_autograd(own):
+    torch.manual_seed(0)
+    network = build(own, 5)
+    network.norm.running_mean.fill_(0.3)
+    frozen, video = fold(network), torch.rand(2, 4, 16, 16, 3)
+    assert isinstance(frozen.norm, torch.nn.BatchNorm3d)  # nothing is folded: who knows where it is used
+    logits, maps = input_saliency(frozen, video, {"entropy": negative_entropy})
+    leaf = video.clone().requires_grad_()
+    expected = network.eval()(leaf)
+    (gradient,) = torch.autograd.grad(negative_entropy(expected).sum(), leaf)
+    torch.testing.assert_close(logits, expected.detach())
+    torch.testing.assert_close(maps["entropy"], gradient.square().sum(-1).sqrt().amax(1))
+
+
+@pytest.mark.parametrize(
+    ("breach", "words"),
+    [
+        ("in place", "writes to its input"),
+        ("dropout", "other logits the second time"),
+        ("batch", "depend on the clips beside it"),
+        ("no gradient", "is zero"),
+        ("cut", "fails|missing"),
+        ("shape", r"returns a tensor \(10,\), expected logits"),
+        ("classes", r"gives logits \(2, 1, 4\) for clips \(2, 4, 16, 16, 3\), expected \(2, time steps, 5\)"),
+        ("nan", "not finite"),
+        ("tuple", "returns tuple, expected logits"),
+    ],
+)
+def test_every_breach_of_the_contract_is_one_sentence(own, breach, words):
+    network = build(own, 5, breach=breach).train()
+    with pytest.raises(NetworkError, match=words) as caught:
+        check_contract(network, 4, 16, 5)
+    assert "\n" not in str(caught.value) and network.training
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda name: name.replace(":small", ":large"), "has no function large"),
+        (lambda name: name.replace("my net", "your net"), "no such file or module as .*your net.py"),
+        (lambda name: "no_such_package.networks:small", "no_such_package"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_named(own, change, words):
+    with pytest.raises(NetworkError, match=words):
+        build(change(own), 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 3}, r"small\(num_classes=5, depth=3\) fails: TypeError: .*'depth'"),
+        ({"breach": "error"}, "fails: RuntimeError: no such width"),
+        ({"breach": "number"}, "small returns int, expected a torch.nn.Module"),
+    ],
+)
+def test_a_function_that_fails_is_named(own, options, words):
+    with pytest.raises(NetworkError, match=words):
+        build(own, 5, **options)
+
+
+def test_a_file_that_cannot_be_imported_is_named(tmp_path):
+    (tmp_path / "broken.py").write_text("import torch\nthis is no Python\n")
+    with pytest.raises(NetworkError, match=r"broken.py cannot be imported: SyntaxError"):
+        build(f"{tmp_path / 'broken.py'}:small", 5)
+
+
+def test_an_installed_module_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build("my_networks:small", 7).head.out_features == 7
+
+
+@pytest.mark.parametrize("name", ["small_i3d", "net.py", "net.py:", ":small", "a b:small", "net.py:1st"])
+def test_what_is_no_reference(name):
+    assert not is_reference(name)

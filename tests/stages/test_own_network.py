@@ -1,0 +1,95 @@
+"""A network of the user's own goes through every stage, and belongs to what is made with it."""
+
+import pandas as pd
+import pytest
+
+import cache
+from models.own_network import NetworkError
+from pipeline.errors import StageError
+from pipeline.stages import evaluate, prepare, saliency, train_base, train_online
+from tests.helpers.readme import blocks, text_of
+from tests.helpers.tiny_data import change, run_all, tiny_config
+
+OWN = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    head_name, last_block, channels_last = "head", "conv", False
+
+    def __init__(self, num_classes, width):
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(3, width, (2, 3, 3), stride=2), nn.BatchNorm3d(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, video):
+        x = torch.relu(self.norm(self.conv(video.permute(0, 4, 1, 2, 3) - 0.5)))
+        return self.head(x.mean((2, 3, 4)))
+
+def small(num_classes, width=8):
+    return Small(num_classes, width)
+"""
+
+
+@pytest.fixture
+def own(tiny_run, tmp_path):
+    (tmp_path / "net.py").write_text(OWN)
+    return tiny_config(tiny_run.data, base={"network": f"{tmp_path / 'net.py'}:small", "options": (("width", 6),)})
+
+
+def test_every_stage(own, tmp_path):
+    run_all(own, tmp_path / "run")
+    train_online.run(own, tmp_path / "run", "late")
+    table = pd.read_csv(evaluate.run(own, tmp_path / "run").path)
+    assert table.experiment.str.startswith(("base", "late", "concat")).all() and len(table) == 4
+    opened = cache.open(tmp_path / "run")
+    assert opened.logits(0).shape == (1, 3) and opened.saliency(0).max() > 0 and opened.index.crop_done.all()
+    again = change(own, saliency={"method": "grad_cam"})
+    saliency.run(again, tmp_path / "run")  # by its attribute last_block
+    (weights,) = (tmp_path / "run").glob("models/base-*/weights.pt")
+    other = change(own, base={"init": str(weights), "new_head": True})
+    assert "new: head.bias, head.weight" in train_base.run(other, tmp_path / "run").summary
+
+
+def test_its_file_is_part_of_its_identity(own, tmp_path):
+    prepare.run(own, tmp_path / "run")
+    first = train_base.run(own, tmp_path / "run").path
+    (tmp_path / "net.py").write_text(OWN + "\n# another version\n")
+    with pytest.raises(StageError, match=r"no trained Base for this config \(.*net.py belongs to it"):
+        saliency.run(own, tmp_path / "run")
+    assert train_base.run(own, tmp_path / "run").path != first
+    wider = change(own, base={"options": (("width", 7),)})
+    assert train_base.run(wider, tmp_path / "run").path != first
+    (tmp_path / "net.py").write_text(OWN)
+    assert train_base.run(own, tmp_path / "run").path == first
+
+
+def test_a_breach_ends_before_a_video_is_decoded(own, tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(
+        OWN.replace("self.head(", "x.new_ones(1) * self.head(").replace("x.mean(", "x.detach().mean(")
+    )
+    prepare.run(own, tmp_path / "run")
+    monkeypatch.setattr("pipeline.training.base_clips.decode_frames", None)
+    with pytest.raises(NetworkError, match=r"no saliency|fails"):
+        train_base.run(own, tmp_path / "run")
+
+
+def test_what_its_attributes_must_say(own, tmp_path):
+    (tmp_path / "net.py").write_text(
+        OWN.replace('head_name, last_block, channels_last = "head", "conv", False', "pass")
+    )
+    prepare.run(own, tmp_path / "run")
+    weights = train_base.run(own, tmp_path / "run").path / "weights.pt"
+    with pytest.raises(NetworkError, match="last_block"):
+        saliency.run(change(own, saliency={"method": "grad_cam"}), tmp_path / "run")
+    with pytest.raises(StageError, match="head_name"):
+        train_base.run(change(own, base={"init": str(weights), "new_head": True}), tmp_path / "run")
+
+
+def test_the_network_of_the_readme(tiny_run, tmp_path):
+    (tmp_path / "net.py").write_text(
+        next(code for code in blocks(text_of("models/README.md"), "python") if "class" in code)
+    )
+    config = tiny_config(tiny_run.data, base={"network": f"{tmp_path / 'net.py'}:small"})
+    run_all(config, tmp_path / "run")
+    assert cache.open(tmp_path / "run").index.crop_done.all()

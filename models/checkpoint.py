@@ -50,7 +50,7 @@ def load_weights(
         table = "\n".join(f"  {name:<48} {what}" for name, what in problems.items())
         hint = ""
         if not new_head and problems.keys() <= set(head) and _classes(found, head) != _classes(wanted, head):
-            hint = f"\nOnly the classifier differs: the file has {_classes(found, head)} classes, the network "
+            hint = f"\nOnly the classifier differs: the file has {_classes(found, head) or 'no'} classes, the network "
             hint += f"{_classes(wanted, head)}. With --new-head it starts anew and the rest is loaded."
         raise WeightsError(f"{path} does not fit the network:\n{table}{hint}")
     network.load_state_dict(found)

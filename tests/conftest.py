@@ -75,6 +75,12 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="tests/reliability in full numbers, not a sample of each")
 
 
+def pytest_collection_modifyitems(config, items):
+    left = [item for item in items if item.get_closest_marker("full") and not config.getoption("--full")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
 # Why a test may be skipped in CI: what is not in the repository, or what its machine does not allow.
 SKIPS = (
     *("../shared/data is not here", "needs the shared", "needs a GPU", "needs a checkout with its history"),

@@ -22,7 +22,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling plan-outcome lint format plan doctor
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ report: setup ## one page about the run, from the caches: <run>/report/index.htm
 
 doctor: setup ## what is wrong with machine or data, and what to do
 	$(call STAGE,doctor)
+
+check-network: setup ## what the network takes, gives and costs here, and whether it keeps the contract
+	$(call STAGE,check-network)
 
 plan: setup ## what every stage will take, from a timed sample; ARGS="--seconds 120"
 	$(call STAGE,plan)

@@ -106,7 +106,8 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
     network.eval()
     try:
         shape = (2, num_frames, side, side, 3)
-        video = torch.rand(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        video = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        video = video.to(next((value.device for value in network.parameters()), "cpu")).requires_grad_()
         before = video.detach().clone()
         try:
             logits = network(video)

@@ -1,4 +1,4 @@
-"""The commands before a long run: `plan` and `doctor`."""
+"""The commands before a long run: `plan`, `doctor` and `check-network`."""
 
 import json
 import math
@@ -149,10 +149,28 @@ def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
     """
     from pipeline.preflight.doctor import examine
 
+    _print_findings(examine(config, run_dir, videos), as_json)
+
+
+@click.command("check-network")
+@stage_options
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
+def check_network(config, run_dir: Path, as_json: bool) -> None:
+    """Try the network of the config on random clips: shapes, cost of a pass here, and the contract of models/README.md.
+
+    Exits with 4 where there is a problem.
+    """
+    from pipeline.preflight.check_network import examine
+
+    _print_findings(examine(config), as_json)
+
+
+def _print_findings(found, as_json: bool) -> None:
+    """Print each finding as soon as it is known, and their number; exit with 4 where there is a problem."""
     findings = []
-    for finding in examine(config, run_dir, videos):
+    for finding in found:
         findings.append(finding)
-        if not as_json:  # as soon as it is known
+        if not as_json:
             echo(f" {finding.check:<14} {finding.text}", mark=f"{finding.level:<8}", colour=COLOURS[finding.level])
             if finding.fix:
                 echo(f"{'':<8} {'':<14} -> {finding.fix}")
@@ -166,4 +184,4 @@ def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-COMMANDS = (plan, doctor)
+COMMANDS = (plan, doctor, check_network)

@@ -1,0 +1,116 @@
+"""check-network: what the network of a config takes, gives and costs here, and whether it keeps the contract."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from models.backbones import build, head_names
+from models.frozen.fold import fold
+from models.objectives import saliency_maps
+from models.own_network import check_contract
+from pipeline.config import Config
+from pipeline.data.strict_csv import read_classes
+from pipeline.errors import AnnotationError
+from pipeline.preflight.finding import Finding, judged
+from pipeline.run.precision_check import LOWEST_OVERLAP, box_agreement
+from pipeline.workers.device import pick_device
+from pipeline.workers.peak_memory import peak_bytes, reset_peak, resident_bytes
+
+REPEATS = 3  # of each timed pass, after one that is not timed
+CLASSES = 10  # where no class list is there yet
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Yield what is found of the network with random weights, on random clips of the config's length and size."""
+    device, base, clips = pick_device(config.device), config.base, config.clips
+    classes, shape = _num_classes(config), (clips.num_frames, clips.input_side, clips.input_side, 3)
+    torch.manual_seed(0)
+    try:
+        network = build(base.network, classes, **dict(base.options)).to(device)
+    except ValueError as error:
+        yield Finding("network", "problem", str(error), "models/README.md says what is called, and with what")
+        return
+    count = sum(parameter.numel() for parameter in network.parameters())
+    yield Finding("network", "ok", f"{base.network}, {count:,} parameters, {classes} classes, on {device}")
+    try:
+        check_contract(network, clips.num_frames, clips.input_side, classes)
+    except (ValueError, RuntimeError) as error:
+        fix = "models/README.md, 'Your own network', has the contract; or other clips.num_frames and clips.input_side"
+        yield Finding("contract", "problem", str(error), fix)
+        return
+    video = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)).to(device)
+    frozen = fold(network)
+    steps = frozen(video).shape[1]
+    yield Finding("contract", "ok", f"float32 (B, {', '.join(map(str, shape))}) to logits (B, {steps}, {classes})")
+    yield from _attributes(network, frozen)
+    yield _cost("forward pass", lambda: frozen(video), device)
+    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"]), device)
+    found = box_agreement(frozen, video, replace(config.saliency, objectives=("entropy",)))
+    moved = found.overlap < LOWEST_OVERLAP
+    yield judged("bfloat16", moved, f"{found}; of one random clip", "keep saliency.precision = float32")
+
+
+class _Operations(TorchDispatchMode):
+    """Counts floating-point operations of convolutions and products, two for a multiplication and its addition.
+
+    PyTorch's own counter follows modules as well, and so cannot be used around `torch.autograd.grad`.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Call and count."""
+        kwargs = kwargs or {}
+        found = function(*args, **kwargs)
+        if count := flop_registry.get(function._overloadpacket):
+            self.total += count(*args, **kwargs, out_val=found)
+        return found
+
+
+def _num_classes(config: Config) -> int:
+    try:
+        return len(read_classes(Path(config.data.classes)))
+    except (AnnotationError, OSError):
+        return CLASSES
+
+
+def _attributes(network: nn.Module, frozen: nn.Module) -> Iterator[Finding]:
+    """Say what is left out for want of attributes, and which batch-norm layers are folded."""
+    if not head_names(network):
+        yield Finding("head_name", "note", "no classifier is named: base.new_head is refused", "set head_name")
+    if not network.last_block:
+        yield Finding("last_block", "note", "no last block is named: grad_cam is refused", "set last_block")
+    before, after = (sum(isinstance(one, _BatchNorm) for one in of.modules()) for of in (network, frozen))
+    if before:
+        yield Finding(
+            "batch-norm", "ok", f"{before - after} of {before} layers are folded into convolutions for saliency"
+        )
+
+
+def _cost(name: str, run: Callable[[], Tensor | tuple], device: torch.device) -> Finding:
+    """Count the operations of one pass over one clip, and time it."""
+    with torch.set_grad_enabled(name != "forward pass"):
+        reset_peak()
+        before = resident_bytes()
+        with _Operations() as counter:
+            run()
+        seconds = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - started)
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes() - before
+    text = (
+        f"{counter.total / 1e9:,.3g} GFLOP, {statistics.median(seconds):.3g} s here, {memory / 1e6:,.0f} MB more memory"
+    )
+    return Finding(name, "ok", f"{text}, for one clip")

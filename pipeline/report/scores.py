@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from cache.sealed import read_record
+from cache.table_files import read_csv
 from pipeline.data.annotations import Annotations
 from pipeline.errors import StageError
 from pipeline.metrics import LEVELS, MAP, mean_average_precision, mean_over_classes, resampled_precisions, resamples
 from pipeline.run.results import read_result
 
+EPOCH = ("epoch", "learning_rate", "loss", "seconds", "waiting_share")  # columns of metrics.csv that the page shows
 TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
 
 
@@ -160,8 +162,8 @@ def video_gains(result: Result, base: Result) -> dict[str, float]:
 
 
 def read_metrics(run_dir: Path) -> dict[str, pd.DataFrame]:
-    """metrics.csv of every model that has one, a row an epoch, by folder name; Base first."""
-    tables = {path.parent.name: pd.read_csv(path) for path in (run_dir / "models").glob("*/metrics.csv")}
+    """metrics.csv of every model that has one, a row an epoch, by folder name; Base first. Raises as `read_csv`."""
+    tables = {path.parent.name: read_csv(path, EPOCH, EPOCH) for path in (run_dir / "models").glob("*/metrics.csv")}
     return {name: tables[name] for name in sorted(tables, key=lambda name: (not name.startswith("base"), name))}
 
 

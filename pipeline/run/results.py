@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.commit import write_file
-from cache.sealed import read_record, read_recorded_file
+from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.config import Config
 from pipeline.data.strict_csv import csv_bytes
 
@@ -28,11 +27,11 @@ def protocol(config: Config) -> str:
 
 
 def rebuild(run_dir: Path) -> None:
-    """Make results.csv from all result files, a row each."""
+    """Make results.csv from all result files, a row each, and results.json, which vouches for it."""
     results = [read_record(path) for path in sorted((run_dir / "results").glob("*.json"))]
     results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
     rows = [[result.get(name, "") for name in COLUMNS] for result in results]
-    write_file(run_dir / "results.csv", csv_bytes(COLUMNS, rows))
+    write_record(run_dir / "results.json", {}, {"results.csv": csv_bytes(COLUMNS, rows)})
 
 
 def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:

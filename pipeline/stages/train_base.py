@@ -11,16 +11,17 @@ from models.checkpoint import WeightsError, load_weights
 from models.i3d import inflate_2d
 from pipeline.config import Config
 from pipeline.errors import StageError
-from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.folder import RunFolder, holds_run, open_folder
 from pipeline.run.networks import base_folder, read_trained, write_network
 from pipeline.run.outcome import Outcome
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
-from pipeline.training.loop import fit
+from pipeline.training.loop import fit, restore_metrics
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import join_world
 
 
+@holds_run
 def run(config: Config, run_dir: Path) -> Outcome:
     """Train Base on the training videos of the plan, or take `base.init` as it is where `base.epochs` is 0.
 
@@ -37,6 +38,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
         folder = base_folder(run, config)
         if (folder / "base.json").exists():
             weights = read_trained(folder / "base.json")["weights"]
+            restore_metrics(folder)
             return Outcome(folder, f"already trained: {config.base.network}, weights {weights[:12]}")
         if not config.base.epochs and not config.base.init:
             raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")

@@ -11,7 +11,7 @@ from benchmarks.networks import both_networks, clip
 from benchmarks.result import Result, of_times
 from benchmarks.timing import both_sides, interleaved
 from models.frozen.fold import fold
-from models.losses import entropy, max_logit
+from models.losses import max_logit, negative_entropy
 from models.saliency import input_saliency
 
 AUTOGRAD_GOALS = {16: 1.7, 32: 1.5}  # by frames
@@ -52,7 +52,7 @@ def against_captum() -> Result:
 
     network, plain = both_networks()
     folded, video = fold(network), clip(16)
-    captum = Saliency(lambda frames: entropy(plain(frames)))
+    captum = Saliency(lambda frames: negative_entropy(plain(frames)))
 
     def theirs() -> tuple[torch.Tensor, tuple[int, int]]:
         gradient = captum.attribute(video.clone().requires_grad_(), abs=False).detach()
@@ -103,13 +103,13 @@ def against_matrix_product() -> Result:
 def of_two_objectives() -> Result:
     """Row 4: the maps of two objectives at once against the map of one, T_in = 16."""
     folded, video = fold(both_networks()[0]), clip(16)
-    both = {"entropy": entropy, "max_logit": max_logit}
+    both = {"entropy": negative_entropy, "max_logit": max_logit}
     maps = input_saliency(folded, video, both)[1]
     alone = {name: input_saliency(folded, video, {name: both[name]})[1][name] for name in both}
     difference = max(float((maps[name] - alone[name]).norm() / alone[name].norm()) for name in both)
     times = both_sides(
         lambda: input_saliency(folded, video, both),
-        lambda: input_saliency(folded, video, {"entropy": entropy}),
+        lambda: input_saliency(folded, video, {"entropy": negative_entropy}),
         repeats=9,
     )
     return Result(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.networks import BOX
 from models.box_search import best_box, quantise
-from models.losses import entropy
+from models.losses import negative_entropy
 from models.saliency import input_saliency
 
 
@@ -25,7 +25,7 @@ class Found:
 
 def ours(folded: nn.Module, video: Tensor) -> Found:
     """What stage 1 does for a clip (1, T, H, W, 3)."""
-    logits, maps = input_saliency(folded, video, {"entropy": entropy})
+    logits, maps = input_saliency(folded, video, {"entropy": negative_entropy})
     codes, _ = quantise(maps["entropy"][0].numpy())
     return Found(logits, maps["entropy"][0], best_box(codes, BOX, BOX)[:2])
 
@@ -34,7 +34,7 @@ def plainly(network: nn.Module, video: Tensor) -> Found:
     """The same with autograd, and with a convolution with ones for the box, as in the paper's code."""
     video = video.clone().requires_grad_()
     logits = network(video)
-    (gradient,) = torch.autograd.grad(entropy(logits).sum(), video)
+    (gradient,) = torch.autograd.grad(negative_entropy(logits).sum(), video)
     saliency = gradient.norm(dim=-1).amax(1)[0]
     return Found(logits.detach(), saliency, box_by_convolution(saliency))
 

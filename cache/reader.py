@@ -19,6 +19,7 @@ from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 from cache.table_files import read_csv
 
+_STORED_NEGATIVE = {("base", "entropy")}  # the array holds the paper's L_E, the sum of p log p
 _BOX_COLUMNS = [f"box_{frame}_{edge}" for frame in ("input", "source") for edge in ("top", "left", "height", "width")]
 
 
@@ -64,6 +65,7 @@ class Run:
         number, local = np.array([self.locate(row) for row in rows], np.int64).T
         readers = {part: self._reader(product, self.parts[part]) for part in np.unique(number)}
         values = np.concatenate([reader.read_rows(name, local[number == part]) for part, reader in readers.items()])
+        values = -values if (product, name) in _STORED_NEGATIVE else values
         result = np.empty_like(values)
         result[np.argsort(number, kind="stable")] = values
         return result
@@ -101,7 +103,8 @@ class Run:
         """One row per (video, clip, augmentation), its label the global row.
 
         Columns: row, part, those of the plan, box_input_* and box_source_* (Int32, missing where not done),
-        saliency_share and entropy (float32, NaN where not done), saliency_done (a map is stored) and crop_done (bool).
+        saliency_share and entropy, minus the sum of p log p (float32, NaN where not done), saliency_done (a map is
+        stored) and crop_done (bool).
         """
         return pd.concat([self._index_of(part) for part in self.parts], ignore_index=True)
 
@@ -173,7 +176,7 @@ class Run:
         for column, values in zip(_BOX_COLUMNS, box.T, strict=True):
             table[column] = pd.array(values, dtype="Int32")
         table["saliency_share"] = _known(boxes, part, "saliency_share", ()).astype(np.float32)
-        table["entropy"] = _known(self._directory("base", part), part, "entropy", ()).astype(np.float32)
+        table["entropy"] = -_known(self._directory("base", part), part, "entropy", ()).astype(np.float32)
         # boxes made without maps (random, center) do not say which of several maps is meant: then none is
         mapless = self._candidates("boxes") and "maps" not in self.store("boxes").lineage
         unclear = mapless and len(self._candidates("maps")) > 1

@@ -36,6 +36,6 @@ def concat_targets(frame_targets: Tensor) -> Tensor:
     return frame_targets.repeat(1, 2, 1)
 
 
-def clip_scores(logits: Tensor) -> Tensor:
-    """Score clips by the sigmoid of their mean logit over time: (B, T_out, C) to (B, C)."""
-    return logits.mean(1).sigmoid()
+def clip_logits(logits: Tensor) -> Tensor:
+    """Score clips by their mean logit over time: (B, T_out, C) to (B, C). The sigmoid of it ranks them equally."""
+    return logits.mean(1)

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.saliency import Objective, Precision, SaliencyError
+from models.precision import Precision, tf32
+from models.saliency import Objective, SaliencyError
 
 
 def grad_cam(
@@ -13,10 +14,10 @@ def grad_cam(
     """Compute logits and Grad-CAM maps of clips with a network in eval mode; as `saliency.input_saliency`.
 
     A channel's weight is the mean over time and space of the objective's gradient with respect to it (their eq. 1); the
-    map is the positive part of the weighted sum of channels (their eq. 2), its maximum over time, enlarged bilinearly
-    to the input. Only the part of the network behind the last block is differentiated. A clip in which no place raises
-    the objective has a map of zeros. ValueError where the network is in train mode; SaliencyError where a map is not
-    finite.
+    map is the positive part of the weighted sum of channels (their eq. 2), enlarged bilinearly to the input, then its
+    maximum over time, as in the released code. Only the part of the network behind the last block is differentiated. A
+    clip in which no place raises the objective has a map of zeros. ValueError where the network is in train mode;
+    SaliencyError where a map is not finite.
     """
     if network.training:
         raise ValueError("grad_cam needs a network in eval mode")
@@ -27,22 +28,23 @@ def grad_cam(
         return features[0]
 
     handle = network.get_submodule(network.last_block).register_forward_hook(cut)
+    autocast = torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     try:
-        with torch.enable_grad(), torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with tf32(precision == "tf32"), torch.enable_grad(), autocast:
             logits = network(video.detach()).float()
     finally:
         handle.remove()
     maps = {}
     for name, objective in objectives.items():
-        with torch.enable_grad():
+        with tf32(precision == "tf32"), torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(logits).sum(), features[0], retain_graph=True)
         block = features[0].detach().float(), gradient.float()
         if network.channels_last:
             block = (values.permute(0, 4, 1, 2, 3) for values in block)
         channels, gradient = block  # B, C, T, h, w
         weights = gradient.mean((2, 3, 4), keepdim=True)  # B, C, 1, 1, 1
-        cam = (weights * channels).sum(1).relu().amax(1, keepdim=True)  # B, 1, h, w
-        maps[name] = F.interpolate(cam, size=video.shape[2:4], mode="bilinear", align_corners=False)[:, 0]
+        cam = (weights * channels).sum(1).relu()  # B, T, h, w
+        maps[name] = F.interpolate(cam, size=video.shape[2:4], mode="bilinear", align_corners=False).amax(1)
         if not maps[name].isfinite().all():
             raise SaliencyError(f"Grad-CAM of objective {name!r} is not finite")
     return logits.detach(), maps

@@ -7,14 +7,15 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from models.grad_cam import grad_cam
-from models.losses import charades_loss, entropy, max_logit, softmax_entropy
-from models.saliency import Objective, Precision, input_saliency
+from models.losses import PAPER, LossTerms, charades_loss, max_logit, negative_entropy, negative_softmax_entropy
+from models.precision import Precision
+from models.saliency import Objective, input_saliency
 
 # Objectives that need no labels, logits (B, T_out, C) to (B,). A new one is a line here and a function in losses.py.
 OBJECTIVES: dict[str, Objective] = {
-    "entropy": entropy,
+    "entropy": negative_entropy,
     "max_logit": max_logit,
-    "softmax_entropy": softmax_entropy,
+    "softmax_entropy": negative_softmax_entropy,
 }
 
 
@@ -23,7 +24,7 @@ class Labels(NamedTuple):
 
     video_targets: Tensor  # float32 (B, C)
     frame_targets: Tensor  # float32 (B, T, C)
-    video_loss_weight: float | Literal["released"] = 1.0
+    terms: LossTerms = PAPER
 
 
 def saliency_maps(

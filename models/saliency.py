@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from models.precision import Precision, tf32
+
 Objective = Callable[[Tensor], Tensor]  # logits (B, T_out, C) to (B,), or to its sum over clips
-Precision = Literal["float32", "bfloat16"]  # "bfloat16" runs the network under autocast; objectives are in float32
 
 
 class SaliencyError(RuntimeError):
@@ -32,11 +33,11 @@ def input_saliency(
     Raises:
         ValueError: the precision is unknown. SaliencyError: a map is not finite; names objective and clips.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     video = video.detach().requires_grad_()
     maps = {}
-    with _frozen(network), torch.enable_grad():
+    with _frozen(network), torch.enable_grad(), tf32(precision == "tf32"):
         with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = network(video).float()
         for number, (name, objective) in enumerate(objectives.items(), start=1):

@@ -1,6 +1,6 @@
 """The settings of a run: typed and frozen, each with its default and its bounds."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
@@ -20,7 +20,12 @@ SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get
 
 # settings of Training that change no result; the keys of trained models leave them out
 NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
-LATER: frozenset[str] = frozenset()  # settings that came after the first keys: in no key while at their default
+# settings that came after the first keys, and what was done before: in no key at that value. Where a config leaves them
+# out, a run that was made before keeps to it
+LATER = {
+    **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
+    **{"drop_last": False, "tf32": False},
+}
 
 Count = Annotated[int, Ge(1)]
 
@@ -53,6 +58,7 @@ class Clips:
     fps: Annotated[float, Ge(0)] = 8.0  # 0 = the video's own rate
     resize: Literal["square", "shorter_side"] = "square"
     resized_side: int = 256
+    longer_side: Literal["truncated", "rounded"] = "truncated"  # of "shorter_side": its length in whole pixels
     input_side: Count = 224  # H_in = W_in; at most resized_side
     aug_seeds: Count = 25  # S, stored augmentations per training video
     eval_clips: Count = 10
@@ -71,10 +77,15 @@ class Training:
     accumulate: Count = 1  # steps whose gradients are added before the optimiser moves
     momentum: float = 0.9
     weight_decay: float = 1e-7
+    # see models/losses.py; "released" makes video_targets "clip" where a config file leaves them out
     video_loss_weight: float | Literal["released"] = 1.0
+    frame_interpolation: Literal["aligned", "centred"] = "aligned"
+    video_targets: Literal["video", "clip"] = "video"
+    drop_last: bool = False  # leave out the last batch of an epoch where it is not full
     # statistics of batch-norm: of the whole batch, of each process's share of it, or those of the loaded weights
     batchnorm: Literal["synchronised", "per_process", "frozen"] = "synchronised"
     autocast: bool = False  # bfloat16
+    tf32: bool = False  # on a GPU: convolutions and matrix products in TensorFloat-32, with 10 bits behind the point
     activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
     loader_workers: int = 0  # processes that read batches ahead; 0 = a thread, one batch ahead
     checkpoint_minutes: float = 15.0
@@ -101,7 +112,7 @@ class Saliency:
     box_side: Count = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
     batch_size: Count = 8
     threads: Count = 1  # torch threads of each worker
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -157,12 +168,18 @@ def check_together(config: Config) -> Config:
 
 def key_settings(section: object, *without: str) -> dict:
     """Return the settings of a section that belong to a key; see NO_NUMBERS and LATER, and `without` by name."""
-    left_out = {*NO_NUMBERS, *without}
-    left_out |= {one.name for one in fields(section) if one.name in LATER and getattr(section, one.name) == one.default}
-    return {name: value for name, value in asdict(section).items() if name not in left_out}
+    settings = {name: value for name, value in asdict(section).items() if name not in (*NO_NUMBERS, *without)}
+    return without_later(settings)
+
+
+def without_later(settings: dict) -> dict:
+    """Return the settings without those of LATER that are as before."""
+    return {name: value for name, value in settings.items() if name not in LATER or LATER[name] != value}
 
 
 def clip_settings(config: Config) -> dict:
     """The settings that decide the pixels of a clip, as plain values for the keys of caches."""
-    names = ("num_frames", "fps", "resize", "resized_side", "input_side", "plan_seed")
-    return {name: getattr(config.clips, name) for name in names} | {"source_fps": config.data.source_fps}
+    names = ["num_frames", "fps", "resize", "resized_side", "input_side", "plan_seed"]
+    names += ["longer_side"] if config.clips.resize == "shorter_side" else []
+    settings = {name: getattr(config.clips, name) for name in names} | {"source_fps": config.data.source_fps}
+    return without_later(settings)

@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config import Config, check_together
+from pipeline.config import LATER, Config, check_together
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -26,12 +26,14 @@ EXPECTED = {
 }
 
 
-def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
+def load(path: str, overrides: tuple[str, ...] = (), run_dir: Path | None = None) -> Config:
     """Read a config.
 
     Args:
         path: a TOML file, or the name of one that comes with the project, such as `charades`.
         overrides: `section.key=value`; the value is TOML, or else taken as a string.
+        run_dir: a run folder that may have been prepared before some settings existed. Those of them that the config
+            leaves out keep its results as they are, see LATER.
     Raises:
         ConfigError: one mistake a line: file, setting, what was expected and what was found.
     """
@@ -39,13 +41,11 @@ def load(path: str, overrides: tuple[str, ...] = ()) -> Config:
     if not file.exists():
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
         raise ConfigError(f"{path}: no such config file; those of the project are {known}")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from error
+    values = _read(file)
     values.setdefault("name", file.stem)
     for text in overrides:
         _override(values, text)
+    _add_later(values, run_dir)
     # pydantic takes TOML's types from JSON: integers for floats, lists for tuples. Dates would fail; no setting has one
     document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
     try:
@@ -58,6 +58,13 @@ def to_toml(config: Config) -> str:
     """The config as TOML with every setting written out; `load` reads it back to an equal Config."""
     text = tomli_w.dumps(asdict(config))  # its only line breaks inside values are those between items of lists
     return text.replace("[\n    ", "[").replace(",\n    ", ", ").replace(",\n]", "]")
+
+
+def _read(file: Path) -> dict:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from error
 
 
 def _override(values: dict, setting: str) -> None:
@@ -74,6 +81,20 @@ def _override(values: dict, setting: str) -> None:
         values[key] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         values[key] = text
+
+
+def _add_later(values: dict, run_dir: Path | None) -> None:
+    """Add the settings of LATER that nested values leave out, where their default is not what is meant."""
+    file = run_dir and run_dir / "config.toml"  # written by `prepare`, with every setting that there was
+    prepared = _read(file) if file and file.is_file() else None
+    for section, known in SECTIONS.items():
+        own = values.setdefault(section, {})
+        if not isinstance(own, dict):
+            continue
+        for name in LATER.keys() & known if prepared else ():
+            own.setdefault(name, prepared.get(section, {}).get(name, LATER[name]))
+        if own.get("video_loss_weight") == "released":
+            own.setdefault("video_targets", "clip")
 
 
 def _mistakes(errors: list[ErrorDetails]) -> list[str]:

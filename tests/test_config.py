@@ -36,6 +36,7 @@ num_frames = 64
 fps = 8.0
 resize = "square"
 resized_side = 256
+longer_side = "truncated"
 input_side = 224
 aug_seeds = 25
 eval_clips = 10
@@ -51,8 +52,12 @@ accumulate = 1
 momentum = 0.9
 weight_decay = 1e-07
 video_loss_weight = 1.0
+frame_interpolation = "aligned"
+video_targets = "video"
+drop_last = false
 batchnorm = "synchronised"
 autocast = false
+tf32 = false
 activation_checkpointing = false
 loader_workers = 0
 checkpoint_minutes = 15.0
@@ -84,8 +89,12 @@ accumulate = 1
 momentum = 0.9
 weight_decay = 1e-07
 video_loss_weight = 1.0
+frame_interpolation = "aligned"
+video_targets = "video"
+drop_last = false
 batchnorm = "synchronised"
 autocast = false
+tf32 = false
 activation_checkpointing = false
 loader_workers = 0
 checkpoint_minutes = 15.0
@@ -249,10 +258,48 @@ def test_configs_are_frozen_and_can_be_keys():
         config.seed = 1
 
 
-def test_a_setting_that_came_later_is_in_no_key_while_at_its_default(monkeypatch):
+def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
     """So runs made before it keep their folders; another value gets a folder of its own."""
     known = settings.key_settings(Base())
-    assert known.keys() == {one.name for one in fields(Base)} - set(settings.NO_NUMBERS)
-    monkeypatch.setattr(settings, "LATER", frozenset({"momentum"}))
-    assert settings.key_settings(Base()) == {name: value for name, value in known.items() if name != "momentum"}
-    assert settings.key_settings(Base(momentum=0.5)) == known | {"momentum": 0.5}
+    later = {"frame_interpolation": "centred", "video_targets": "video", "drop_last": False, "tf32": False}
+    assert {name: settings.LATER[name] for name in later} == later
+    names = {one.name for one in fields(Base)} - {*settings.NO_NUMBERS, *later}
+    assert known.keys() == names | {"frame_interpolation"} and known["frame_interpolation"] == "aligned"
+    assert settings.key_settings(Base(**later)).keys() == names
+    assert settings.key_settings(Base(drop_last=True))["drop_last"] is True
+
+
+def test_clips_key_says_how_the_longer_side_is_cut_only_where_there_is_one():
+    def key(**clips):
+        return settings.clip_settings(Config("x", clips=Clips(**clips)))
+
+    assert "longer_side" not in key() and "longer_side" not in key(resize="shorter_side", longer_side="rounded")
+    assert key(resize="shorter_side")["longer_side"] == "truncated"
+
+
+def test_settings_that_a_config_leaves_out_follow_the_run(tmp_path):
+    """A run that was prepared before they existed goes on as before; one that was prepared with them, too."""
+    file, run = tmp_path / "mine.toml", tmp_path / "run"
+    run.mkdir()
+    file.write_text('[base]\nepochs = 3\n[fusion]\nframe_interpolation = "aligned"\n')
+    assert load(str(file)).base.frame_interpolation == load(str(file), (), run).base.frame_interpolation == "aligned"
+    (run / "config.toml").write_text('name = "mine"\n[base]\nepochs = 3\n[clips]\nfps = 4\n')
+    older = load(str(file), (), run)
+    assert older.base == replace(load(str(file)).base, frame_interpolation="centred")
+    assert older.fusion.frame_interpolation == "aligned"  # the config says so
+    assert (older.clips.longer_side, older.clips.fps) == ("rounded", 8.0)  # other settings do not follow
+    assert load(str(file), ("base.frame_interpolation=aligned",), run).base.frame_interpolation == "aligned"
+    (run / "config.toml").write_text(to_toml(replace(older, base=replace(older.base, drop_last=True))))
+    assert load(str(file), (), run).base == replace(older.base, drop_last=True)
+
+
+def test_the_released_loss_is_whole(tmp_path):
+    """Its weight alone means its video targets, too, unless the config or the run says otherwise."""
+    released = load("miniature", ("base.video_loss_weight=released",)).base
+    assert (released.video_targets, released.frame_interpolation) == ("clip", "aligned")
+    assert load("miniature", ("base.video_loss_weight=released",)).fusion.video_targets == "video"
+    both = ("base.video_loss_weight=released", "base.video_targets=video")
+    assert load("miniature", both).base.video_targets == "video"
+    (tmp_path / "config.toml").write_text('[base]\nvideo_loss_weight = "released"\n')  # of a run made before
+    before = load("miniature", ("base.video_loss_weight=released",), tmp_path).base
+    assert (before.video_targets, before.frame_interpolation) == ("video", "centred")

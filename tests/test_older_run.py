@@ -57,7 +57,7 @@ def older(tmp_path_factory):
 @pytest.fixture
 def copy(older, tmp_path):
     shutil.copytree(older / "run", tmp_path / "run")
-    return load(str(older / "tiny.toml")), tmp_path / "run"
+    return load(str(older / "tiny.toml"), (), tmp_path / "run"), tmp_path / "run"
 
 
 STAGES = (

@@ -53,6 +53,7 @@ def stage_options(command: Callable) -> Callable:
 
         config = load(config_name, overrides)
         run_dir = Path(run_name or f"runs/{config.name}")
+        config = load(config_name, overrides, run_dir)
         with in_use(run_dir):
             command(config, run_dir, **options)
 

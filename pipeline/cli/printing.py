@@ -39,11 +39,15 @@ def print_results(path: Path) -> None:
     import pandas as pd
 
     table = pd.read_csv(path)
+    current = table.superseded.isna()
     table[PERCENT] *= 100
     shown = ["experiment", "seed", *PERCENT[:3], "num_videos", "num_missing", PERCENT[3]]
-    click.echo(table[shown].to_string(index=False, float_format=lambda value: f"{value:.1f}", na_rep="-"))
-    for text in table.protocol.unique():
+    click.echo(table.loc[current, shown].to_string(index=False, float_format=lambda value: f"{value:.1f}", na_rep="-"))
+    for text in table.protocol[current].unique():
         click.echo(f"mAP in per cent; {text}")
+    if not current.all():
+        others = f"{(~current).sum()} more in {path} are superseded"
+        click.echo(f"{others}: they were scored with other labels or videos than the run has now")
 
 
 def print_truth(config, run_dir: Path) -> None:

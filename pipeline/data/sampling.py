@@ -42,19 +42,20 @@ def frame_indices(start: int, clip_frames: int, num_frames: int) -> tuple[int, .
     return tuple(min(start + offset, num_frames - 1) for offset in range(clip_frames))
 
 
-def resized_size(source_size: tuple[int, int], mode: str, side: int) -> tuple[int, int]:
+def resized_size(source_size: tuple[int, int], clips: Clips) -> tuple[int, int]:
     """Return the size (height, width) of the resized frame, in pixels.
 
-    Args:
-        mode: "square" makes both sides `side`, as the paper does; "shorter_side" keeps the aspect ratio, the longer
-            side rounded to whole pixels, halves up.
+    `clips.resize` "square" makes both sides `clips.resized_side`, as the paper does; "shorter_side" keeps the aspect
+    ratio, the longer side cut down to whole pixels, as in the released code, or rounded, halves up.
     """
+    mode, side = clips.resize, clips.resized_side
     if mode == "square":
         return side, side
     if mode != "shorter_side":
         raise ValueError(f"resize mode {mode!r} is not one of 'square', 'shorter_side'")
     shorter = min(source_size)
-    height, width = ((2 * length * side + shorter) // (2 * shorter) for length in source_size)
+    half = shorter if clips.longer_side == "rounded" else 0
+    height, width = ((2 * length * side + half) // (2 * shorter) for length in source_size)
     return height, width
 
 
@@ -86,7 +87,7 @@ def _resized_and_room(source_size: tuple[int, int], clips: Clips) -> tuple[tuple
     Raises:
         ValueError: the resized frame is smaller than the input.
     """
-    resized = resized_size(source_size, clips.resize, clips.resized_side)
+    resized = resized_size(source_size, clips)
     rows, columns = (length - clips.input_side for length in resized)
     if min(rows, columns) < 0:
         raise ValueError(f"input side {clips.input_side} does not fit into the resized frame {resized}")

@@ -131,7 +131,7 @@ def run_rows(config: Config, run_dir: Path, rows: Sequence[Row]) -> int:
     folders = {model: train_fusion.run(config, run_dir, *model).path for model in work.models}
     for row in missing:
         evaluate.run_model(config, run_dir, folders.get(model_of(row)), row.boxes_eval, use_labels=row.oracle)
-    rebuild(run_dir)
+    rebuild(open_folder(run_dir, config))
     return max(outcome.num_skipped for outcome in outcomes)
 
 

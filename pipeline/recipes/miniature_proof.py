@@ -41,10 +41,10 @@ def prove(run: RunFolder, config: Config, num_cards: int = 300) -> dict[str, flo
 def share_on_target(run: RunFolder, config: Config, policy: str) -> float:
     """Share of evaluation clips whose "random" or "center" box holds all cards."""
     cards, hits = read_cards(Path(config.data.videos)), []
-    side, seed = config.saliency.box_side, config.clips.plan_seed
+    side, seeds = config.saliency.box_side, (config.clips.plan_seed, config.seed)
     for part in run.parts_of("test"):
         for row in range(part.num_rows):
-            box, _ = find_box(part.clip(row), policy, side, seed, None)
+            box, _ = find_box(part.clip(row), policy, side, seeds, None)
             hits.append(on_target(cards, part, row, (box.top, box.left, box.height, box.width)))
     return float(np.mean(hits))
 

@@ -31,11 +31,11 @@ def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.D
     Args:
         gains: by video id, see `scores.video_gains`.
     Returns:
-        `run.index` with gain, share (of saliency in the box) and entropy (-sum y log y); NaN if unknown.
+        `run.index` with gain, share (of saliency in the box) and entropy; NaN if unknown.
     """
     table = sources.run.index.loc[sources.rows_done("boxes", "context", "crops", split=split)]
     gain = table.video_id.map(gains).astype(float)
-    return table.assign(gain=gain, share=table.saliency_share, entropy=-table.entropy)
+    return table.assign(gain=gain, share=table.saliency_share)
 
 
 def choose(table: pd.DataFrame, count: int) -> list[int]:
@@ -97,10 +97,10 @@ def labels_of(annotations: Annotations, video_id: str) -> list[str]:
 
 
 def score_changes(result: Result | None, base: Result | None, classes: list[str], video_id: str) -> list[ScoreChange]:
-    """The scores of a video's labels, then the largest other changes; none where a result lacks the video."""
+    """The probabilities of a video's labels, then the largest other changes; none where a result lacks the video."""
     if result is None or base is None or video_id not in result.ids:
         return []
     place = result.ids.index(video_id)
-    before, after, labels = base.scores[place], result.scores[place], result.targets[place].astype(bool)
+    before, after, labels = base.probabilities[place], result.probabilities[place], result.targets[place].astype(bool)
     order = sorted(range(len(classes)), key=lambda c: (not labels[c], -abs(after[c] - before[c])))[:MOST_CLASSES]
     return [ScoreChange(classes[c], float(before[c]), float(after[c]), bool(labels[c])) for c in order]

@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cache.sealed import read_record
+from cache.sealed import read_record, read_recorded_file
 from cache.table_files import read_csv
 from pipeline.data.annotations import Annotations
 from pipeline.errors import StageError
 from pipeline.metrics import LEVELS, MAP, mean_average_precision, mean_over_classes, resampled_precisions, resamples
-from pipeline.run.results import read_result
+from pipeline.run.folder import check_classes
+from pipeline.run.results import read_result, same_map
 
 EPOCH = ("epoch", "learning_rate", "loss", "seconds", "waiting_share")  # columns of metrics.csv that the page shows
-TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Result:
     Attributes:
         facts: its JSON.
         base_weights: SHA-256 of the Base behind it, "" where its model is gone.
-        ids: its V videos. scores: float64 (V, C). targets: 0 or 1, (V, C), by the labels of the run.
+        ids: its V videos.
+        scores: float64 (V, C), by which they are ranked.
+        targets: 0 or 1, (V, C), by the labels of the run.
     """
 
     facts: dict
@@ -51,6 +54,12 @@ class Result:
     def is_base(self) -> bool:
         return self.facts["fusion"] == "none"
 
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Scores in [0, 1], float64 (V, C): the sigmoid of logits, which older results do not hold."""
+        is_logits = self.facts.get("scores") == "logits"
+        return np.exp(-np.logaddexp(0, -self.scores)) if is_logits else self.scores
+
     @cached_property
     def by_labels(self) -> MAP:
         """mAP by the labels of the run, which may have been corrected since the result was scored."""
@@ -64,7 +73,7 @@ class Result:
     @property
     def fits_labels(self) -> bool:
         """Whether it was scored with the labels that the run has now."""
-        return bool(np.isclose(self.by_labels.map, self.stored_map, rtol=0, atol=TOLERANCE, equal_nan=True))
+        return same_map(self.by_labels.map, self.facts["map"])
 
     @cached_property
     def precisions(self) -> np.ndarray:
@@ -101,6 +110,9 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
     found = []
     for path in sorted((run_dir / "results").glob("*.json")):
         facts, ids, scores = read_result(path)
+        table = read_recorded_file(path, f"{path.stem}.per_class.csv")
+        names = pd.read_csv(BytesIO(table), dtype=str, keep_default_na=False)["class"].tolist()
+        check_classes(names, annotations.classes, f"{path} has scores of")
         base = facts["weights"] if facts["fusion"] == "none" else weights.get(facts["weights"], "")
         found.append(Result(facts, base, tuple(ids), scores, annotations.video_targets(ids)))
     return sorted(found, key=lambda one: (not one.is_base, one.facts["seed"], -(one.facts["map"] or 0), one.name))
@@ -152,11 +164,11 @@ def best(results: list[Result], experiment: str | None = None) -> Result | None:
 
 
 def video_gains(result: Result, base: Result) -> dict[str, float]:
-    """By video id: the rise of the mean score of its labels from Base to `result`, less that of all other classes.
+    """By video id: how much the mean probability of its labels rises from Base to `result`, less that of the others.
 
     The mean over no class is 0, as for a video without labels, or with all of them.
     """
-    change, labels = result.scores - base.scores, result.targets.astype(bool)
+    change, labels = result.probabilities - base.probabilities, result.targets.astype(bool)
     of_labels, of_others = (_mean(change, chosen) for chosen in (labels, ~labels))
     return dict(zip(result.ids, (of_labels - of_others).tolist(), strict=True))
 

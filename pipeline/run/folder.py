@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from itertools import zip_longest
 from pathlib import Path
 
 from cache.commit import in_use
@@ -15,6 +16,7 @@ from cache.table_files import read_table
 from pipeline.config import Config, clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
+from pipeline.data.strict_csv import read_classes
 from pipeline.errors import StageError
 
 LABEL_TABLES = ("labels.csv", "classes.txt")
@@ -60,6 +62,11 @@ class RunFolder:
         return read_labels(self.source)
 
     @cached_property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the networks' outputs."""
+        return read_class_names(self.source)
+
+    @cached_property
     def labels_sha256(self) -> str:
         """Identity of all labels; part of a key only where labels change the bytes. Raises as `read_labels`."""
         check_labels(self.source)
@@ -83,6 +90,12 @@ def read_labels(run_dir: Path) -> Annotations:
     return read_plain(*(run_dir / name for name in LABEL_TABLES))
 
 
+def read_class_names(run_dir: Path) -> list[str]:
+    """Read the names of a run's classes, in the order of the networks' outputs. Raises as `read_labels`."""
+    check_labels(run_dir)
+    return read_classes(run_dir / "classes.txt")
+
+
 def holds_run(stage: Callable) -> Callable:
     """Hold the lock of the run folder, which is a stage's second argument, while the stage runs: `gc` keeps off."""
 
@@ -92,6 +105,26 @@ def holds_run(stage: Callable) -> Callable:
             return stage(config, run_dir, *args, **options)
 
     return held
+
+
+def check_classes(known: list[str], now: list[str], whose: str) -> None:
+    """Refuse classes other than those of a trained network, for an output means the class of its place.
+
+    Args:
+        known, now: names by class index.
+        whose: of `known`, begins the error message.
+    Raises:
+        StaleCacheError: names the first class that differs.
+    """
+    if known == now:
+        return
+    pairs = enumerate(zip_longest(known, now, fillvalue="none"))
+    number, (old, new) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    raise StaleCacheError(
+        f"{whose} {len(known)} classes, number {number} is {old!r}; now there are {len(now)}, number {number} is "
+        f"{new!r}. An output of a network means the class of its place: restore the class list, or use another --run "
+        "(make: RUN=)"
+    )
 
 
 def files_sha256(*paths: Path) -> str:

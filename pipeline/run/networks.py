@@ -19,7 +19,7 @@ from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
 from pipeline.config import Config, Focus, Fusion, Pixels, clip_settings, key_settings
 from pipeline.errors import StageError
-from pipeline.run.folder import RunFolder, files_sha256
+from pipeline.run.folder import RunFolder, check_classes, files_sha256
 from pipeline.run.outcome import Outcome
 from pipeline.run.provenance import write_provenance
 from pipeline.workers.distributed import current_world
@@ -42,7 +42,8 @@ def base_folder(run: RunFolder, config: Config) -> Path:
     """Return the folder where this config's Base is trained.
 
     Its key holds the recipe, not the labels and videos: a corrected label or a new video must not make every stored map
-    worthless. `base.json` records both.
+    worthless. `base.json` records both, to tell what Base has seen, and the classes, which must not change: see
+    `load_base` and `check_classes`.
     """
     recipe = key_settings(config.base, "in_memory")  # which changes no number
     recipe["init"] = files_sha256(Path(config.base.init)) if config.base.init else ""
@@ -51,11 +52,17 @@ def base_folder(run: RunFolder, config: Config) -> Path:
 
 
 def load_base(run: RunFolder, config: Config) -> BaseWeights:
-    """Return the trained Base of this config; raise StageError where there is none, see also `RunFolder.parts`."""
+    """Return the trained Base of this config; see also `RunFolder.parts`.
+
+    Raises:
+        StageError: there is none. StaleCacheError: it was trained on other classes than the run has now.
+    """
     folder = base_folder(run, config)
     if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
         raise StageError(f"{folder}: no trained Base for this config; run train-base first")
     facts = read_trained(folder / "base.json")
+    if "classes" in facts:  # not of networks that were trained before they were recorded
+        check_classes(facts["classes"], run.classes, f"{folder} was trained on")
     return BaseWeights(folder, config.base.network, facts["weights"], facts["num_classes"], facts["out_frames"])
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from cache.geometry import iou
 from models.box_search import best_box, quantise
 from models.i3d import as_input
+from models.losses import LossTerms
 from models.objectives import Labels, saliency_maps
 from pipeline.config import Saliency
 from pipeline.data.clips import input_clips, video_rows
@@ -44,7 +45,7 @@ def sample_agreement(stores: Stores, units: list[Unit], network: nn.Module) -> A
             except VideoError:
                 continue
             targets = (torch.from_numpy(one).to(device) for one in stores.run.annotations.clip_targets(part, rows))
-            labels = Labels(*targets, config.base.video_loss_weight)
+            labels = Labels(*targets, LossTerms.of(config.base))
             return box_agreement(network, as_input(torch.from_numpy(clips), device), config.saliency, labels)
     return None
 

@@ -7,10 +7,14 @@ import numpy as np
 from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.config import Config
 from pipeline.data.strict_csv import csv_bytes
+from pipeline.metrics import mean_average_precision
+from pipeline.run.folder import RunFolder
 
+TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
 COLUMNS = (
     *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
     *("map_official", "map_windowed", "num_videos", "num_missing", "num_classes", "boxes_on_target", "protocol", "key"),
+    "superseded",
 )
 
 
@@ -26,12 +30,40 @@ def protocol(config: Config) -> str:
     return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
 
 
-def rebuild(run_dir: Path) -> None:
-    """Make results.csv from all result files, a row each, and results.json, which vouches for it."""
-    results = [read_record(path) for path in sorted((run_dir / "results").glob("*.json"))]
+def rebuild(run: RunFolder) -> None:
+    """Make results.csv from all result files, a row each, and results.json, which vouches for it.
+
+    `superseded` says why a result is no longer one of this run: its "labels" or its evaluation "videos" are others now.
+    """
+    paths = sorted((run.path / "results").glob("*.json"))
+    results = [read_record(path) | {"superseded": _superseded(run, path)} for path in paths]
     results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
     rows = [[result.get(name, "") for name in COLUMNS] for result in results]
-    write_record(run_dir / "results.json", {}, {"results.csv": csv_bytes(COLUMNS, rows)})
+    write_record(run.path / "results.json", {}, {"results.csv": csv_bytes(COLUMNS, rows)})
+
+
+def made_with(run: RunFolder) -> dict:
+    """Return what a result says of the labels and the evaluation videos that it was made with."""
+    return {"labels_sha256": run.labels_sha256, "plan": {part.name: part.rows_sha256 for part in run.parts_of("test")}}
+
+
+def _superseded(run: RunFolder, path: Path) -> str:
+    """Return which of labels and videos have changed since a result was made, or ""."""
+    facts, now = read_record(path), made_with(run)
+    if "labels_sha256" in facts:
+        same_labels = facts["labels_sha256"] == now["labels_sha256"]
+    else:  # made before results said it
+        _, ids, scores = read_result(path)
+        found = mean_average_precision(scores, run.annotations.video_targets(ids)).map
+        same_labels = same_map(found, facts["map"])
+    changed = [] if same_labels else ["labels"]
+    changed += ["videos"] if facts.get("plan", now["plan"]) != now["plan"] else []
+    return " and ".join(changed)
+
+
+def same_map(computed: float, stored: float | None) -> bool:
+    """Whether a stored mAP, None for NaN, is that which its scores file gives."""
+    return bool(np.isclose(computed, np.nan if stored is None else stored, rtol=0, atol=TOLERANCE, equal_nan=True))
 
 
 def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:

@@ -11,7 +11,8 @@ from cache.stores.product_folder import ProductDir, open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
-from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy
+from models.losses import LossTerms
+from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy, without_later
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import BaseWeights, load_base
@@ -60,9 +61,11 @@ class Stores:
         """Saliency maps. Labels count only where the objective uses them."""
         method = self.config.saliency.method
         settings = {"method": method, "objective": objective, "base": self.base_settings(part)}
+        if method == "grad_cam":  # before, the maximum over time was enlarged
+            settings["time_maximum"] = "of enlarged maps"
         if objective == "cross_entropy":
             settings["labels"] = self.run.labels_sha256
-            settings["video_loss_weight"] = self.config.base.video_loss_weight
+            settings |= without_later(LossTerms.of(self.config.base)._asdict())
         return settings
 
     def boxes_settings(self, part: Part, policy: Policy) -> dict:
@@ -73,6 +76,8 @@ class Stores:
             settings["maps"] = self.maps_settings(part, policy)
         elif policy == "random":
             settings["seed"] = self.config.clips.plan_seed
+            if self.config.seed:  # 0 draws the boxes that all seeds had before
+                settings["training_seed"] = self.config.seed
         elif policy != "center":
             raise StageError(f"boxes {policy!r} is none of {', '.join(POLICIES)}")
         return settings

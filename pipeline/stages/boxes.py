@@ -64,10 +64,10 @@ class BoxWork(UnitWork):
         failed = {entry["video_id"] for entry in skipped}
         done = [local for local, row in enumerate(rows) if part.video_ids[row] not in failed]
         codes = maps.read_rows("codes", np.array([rows[local] for local in done])) if maps else [None] * len(done)
-        side, seed = self.config.saliency.box_side, self.config.clips.plan_seed
+        side, seeds = self.config.saliency.box_side, (self.config.clips.plan_seed, self.config.seed)
         for local, row_codes in zip(done, codes, strict=True):
             clip = part.clip(rows[local])
-            box, share[local] = find_box(clip, self.policy, side, seed, row_codes)
+            box, share[local] = find_box(clip, self.policy, side, seeds, row_codes)
             box_input[local] = (box.top, box.left, box.height, box.width)
             box = clip.theta.to_source(box)
             box_source[local] = (box.top, box.left, box.height, box.width)

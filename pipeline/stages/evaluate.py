@@ -16,7 +16,7 @@ from pipeline.metrics import map_official, mean_average_precision, submission
 from pipeline.run.folder import RunFolder, holds_run, open_folder
 from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
-from pipeline.run.results import protocol, rebuild
+from pipeline.run.results import made_with, protocol, rebuild
 from pipeline.run.stores import Stores, boxes_of, open_run, open_stores
 from pipeline.training.clip_scores import box_stores, scores_by_video
 from pipeline.workers.device import pick_device
@@ -57,7 +57,7 @@ def run(
         for model in models:
             _result(stores, model, boxes_eval, ids, use_labels)
         if world.is_main:
-            rebuild(run_dir)
+            rebuild(run)
         world.barrier()
         return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(config)}")
 
@@ -153,6 +153,8 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     if stores.config.data.format == "miniature" and boxes not in ("none", "repeat"):
         on_target = boxes_on_target(box_stores(stores, model, boxes), boxes)
     facts = facts | {
+        **made_with(stores.run),
+        "scores": "logits",
         "map": result.map,
         "map_official": official.map,
         "map_windowed": in_windows.map,

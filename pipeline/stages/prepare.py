@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.errors import StageError, VideoMissing
-from pipeline.run.folder import open_folder
+from pipeline.run.folder import check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import plan_rows
 from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
@@ -44,11 +45,14 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
 
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
-        StaleCacheError: the run holds another plan.
+        StaleCacheError: the run holds another plan, or networks for other classes.
     """
     if config.data.format == "miniature":
         generate.generate(config.data, config.workers)
     annotations = read_annotations(config.data)
+    if any((run_dir / "models").glob("base-*")):
+        with suppress(DamagedError):  # lost or damaged: each network still knows its own
+            check_classes(read_class_names(run_dir), annotations.classes, f"{run_dir} has networks for")
     check_folder(run_dir)  # makes it; from here on `gc` must keep off
     with in_use(run_dir):
         return _prepare(config, run_dir, annotations, extend, engine)

@@ -16,7 +16,7 @@ from cache.plan import Part
 from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
-from models.losses import entropy
+from models.losses import LossTerms, negative_entropy
 from models.objectives import Labels, saliency_maps
 from pipeline.config import Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
@@ -175,7 +175,7 @@ class SaliencyWork(UnitWork):
                 with phases.phase("encode"):
                     if base is not None:
                         base["logits"][local] = logits.cpu().numpy()
-                        base["entropy"][local] = entropy(logits).cpu().numpy()
+                        base["entropy"][local] = negative_entropy(logits).cpu().numpy()
                         base["frame_crc"][local] = batch.crc
                     for name, batch_maps in maps.items():
                         for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
@@ -195,6 +195,6 @@ class SaliencyWork(UnitWork):
             if "cross_entropy" in objectives:
                 targets = self.stores.run.annotations.clip_targets(part, batch.rows)
                 targets = (torch.from_numpy(values).to(self.device) for values in targets)
-                labels = Labels(*targets, self.config.base.video_loss_weight)
+                labels = Labels(*targets, LossTerms.of(self.config.base))
         with phases.device_phase("network", self.device):
             return saliency_maps(self.network, video, objectives, saliency.method, saliency.precision, labels)

@@ -12,7 +12,7 @@ from models.i3d import inflate_2d
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, holds_run, open_folder
-from pipeline.run.networks import base_folder, read_trained, write_network
+from pipeline.run.networks import base_folder, load_base, write_network
 from pipeline.run.outcome import Outcome
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
@@ -37,9 +37,9 @@ def run(config: Config, run_dir: Path) -> Outcome:
         run = open_folder(run_dir, config)
         folder = base_folder(run, config)
         if (folder / "base.json").exists():
-            weights = read_trained(folder / "base.json")["weights"]
+            base = load_base(run, config)
             restore_metrics(folder)
-            return Outcome(folder, f"already trained: {config.base.network}, weights {weights[:12]}")
+            return Outcome(folder, f"already trained: {base.network}, weights {base.sha256[:12]}")
         if not config.base.epochs and not config.base.init:
             raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
         torch.manual_seed(config.seed)
@@ -47,7 +47,8 @@ def run(config: Config, run_dir: Path) -> Outcome:
         clips = BaseClips(run, config)
         facts = {
             "network": config.base.network,
-            "num_classes": len(run.annotations.classes),
+            "num_classes": len(run.classes),
+            "classes": run.classes,
             "out_frames": count_out_frames(network, config.clips.num_frames, config.clips.input_side),
             "init_left_out": left_out,
             "num_videos": len(clips.videos),
@@ -65,7 +66,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
 
 def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[str]]:
     """Build the network and load `base.init`; return it and the keys that `base.init` did not fill."""
-    classes = run.annotations.classes
+    classes = run.classes
     network = build(config.base.network, len(classes))
     if not config.base.init:
         return network, []

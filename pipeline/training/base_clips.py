@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 
 from models.i3d import as_input
-from models.losses import charades_loss
+from models.losses import LossTerms, charades_loss
 from pipeline.config import Config
 from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, resize_frames, training_videos
 from pipeline.data.pixels import crop_and_flip
@@ -58,7 +58,7 @@ class BaseClips:
     def loss(self, network: nn.Module, batch: BaseBatch) -> Tensor:
         """Return the training loss of paper 5.2."""
         logits = network(as_input(batch.clips, batch.clips.device)).float()
-        return charades_loss(logits, batch.video_targets, batch.frame_targets, self.config.base.video_loss_weight)
+        return charades_loss(logits, batch.video_targets, batch.frame_targets, LossTerms.of(self.config.base))
 
     def _clip(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return V_in of one video in one epoch, and the times of its frames in seconds."""
@@ -78,8 +78,9 @@ class BaseClips:
     def _hold(self) -> list[np.ndarray]:
         """Decode and resize every training video, uint8 (N, h, w, 3) each."""
         owner, clips = phases.profiler_id(), self.config.clips
-        decode, size = delayed(in_directory(phases.profile_worker)), (clips.resize, clips.resized_side)
-        calls = (decode(owner, partial(_resized_video, video, *size)) for video in self.videos)
+        decode = delayed(in_directory(phases.profile_worker))
+        sizes = (resized_size(video.source_size, clips) for video in self.videos)
+        calls = (decode(owner, partial(_resized_video, *one)) for one in zip(self.videos, sizes, strict=True))
         found = phases.timed_items("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
         held = []
         for frames, seconds in progress(found, len(self.videos), "train-base, reading", "videos"):
@@ -88,7 +89,6 @@ class BaseClips:
         return held
 
 
-def _resized_video(video: PlannedVideo, resize: str, side: int) -> np.ndarray:
+def _resized_video(video: PlannedVideo, size: tuple[int, int]) -> np.ndarray:
     """Return all frames of a video after the resize, uint8 (N, h, w, 3)."""
-    size = resized_size(video.source_size, resize, side)
     return np.stack([frame for _, frame in resize_frames(decode_frames(video, range(video.num_frames)), size)])

@@ -1,12 +1,14 @@
 """Scores of evaluation clips: Base's from its stored logits, a fusion model's by running it, shared among processes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from cache.plan import Part
-from models.fusion import clip_scores
+from models.fusion import clip_logits
+from models.precision import tf32
 from pipeline.config import Focus
 from pipeline.errors import StageError
 from pipeline.run.generations import evaluation_of
@@ -21,18 +23,20 @@ from pipeline.workers.distributed import current_world
 from pipeline.workers.prefetch import prefetch
 from pipeline.workers.progress import progress
 
-ClipScores = tuple[Part, int, np.ndarray]  # plan part, local row, scores float32 (C,)
+ClipScores = tuple[Part, int, np.ndarray]  # plan part, local row, logits float32 (C,)
 
 
 def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stores:
     """Return the stores with the boxes that a model is evaluated with.
 
-    They are those of the run, made with Base; where the model's training boxes came from the current network and the
-    same policy is asked for, those of the model's own generation.
+    They are those of the run, made with Base, random ones those of the model's seed; where the model's training boxes
+    came from the current network and the same policy is asked for, those of the model's own generation.
 
     Raises:
         StageError: the model has none of its own yet.
     """
+    if model and boxes == "random" and model.seed != stores.config.seed:
+        return Stores(stores.run, replace(stores.config, seed=model.seed), stores.base_weights)
     if model is None or model.saliency_from == "base" or boxes != model.variant.boxes:
         return stores
     generation = evaluation_of(model.folder, stores.config, boxes)
@@ -46,7 +50,7 @@ def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stor
 def scores_by_video(
     stores: Stores, model: TrainedModel | None, boxes: Focus, ids: set[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Score every evaluation clip of some videos.
+    """Score every evaluation clip of some videos, by logits: a float32 sigmoid is 1.0 from a logit of 17 on.
 
     Every number of processes gives the same bits; on the CPU, each computes in `saliency.threads` threads for this.
 
@@ -75,7 +79,7 @@ def _base_scores(stores: Stores) -> Iterator[ClipScores]:
             raise StageError(f"{part.name}: Base's logits are not complete; run saliency first")
         rows = np.flatnonzero(store.product.rows_done())
         logits = torch.from_numpy(store.read_rows("logits", rows))
-        for row, scores in zip(rows, clip_scores(logits).numpy(), strict=True):
+        for row, scores in zip(rows, clip_logits(logits).numpy(), strict=True):
             yield part, int(row), scores
 
 
@@ -102,8 +106,8 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     for number, batch in zip(mine, reading, strict=True):
         with phases.device_phase("transfer", device):
             batch = to_device(batch, device)
-        with phases.device_phase("network", device), torch.inference_mode():
+        with phases.device_phase("network", device), torch.inference_mode(), tf32(False):
             logits = fusion_logits(network, batch, variant.fusion, model.fuse)
-        found[number * size :][: len(logits)] = clip_scores(logits).cpu()
+        found[number * size :][: len(logits)] = clip_logits(logits).cpu()
     for place, scores in zip(places, world.sum(found).numpy(), strict=True):
         yield volumes.parts[place.part], place.row, scores

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.fusion import concat_targets, concat_time, late_fusion
 from models.i3d import as_input
-from models.losses import charades_loss
+from models.losses import LossTerms, charades_loss
 from pipeline.config import Fusion, FusionTraining
 
 
@@ -31,4 +31,4 @@ def fusion_loss(network: nn.Module, batch: FusionBatch, fusion: Fusion, recipe: 
     """Return the training loss of paper 5.2 on the fused logits; concatenation has every frame label twice."""
     frame_targets = concat_targets(batch.frame_targets) if fusion == "concat" else batch.frame_targets
     logits = fusion_logits(network, batch, fusion, recipe.fuse)
-    return charades_loss(logits, batch.video_targets, frame_targets, recipe.video_loss_weight)
+    return charades_loss(logits, batch.video_targets, frame_targets, LossTerms.of(recipe))

@@ -25,15 +25,23 @@ class TrainingData(NamedTuple):
     label: str  # of the progress display
 
 
+def num_steps(num_clips: int, training: Training) -> int:
+    """Return the number of batches of an epoch; the last one may be smaller, unless `drop_last` leaves that out."""
+    full, rest = divmod(num_clips, training.batch_size)
+    return full + (rest > 0 and not training.drop_last)
+
+
 class Epoch(Dataset):
     """The batches of one epoch, in an order that seed and epoch alone decide, so a resumed run sees the same ones.
 
     Each process of torchrun loads its share of each batch.
     """
 
-    def __init__(self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int):
+    def __init__(
+        self, load: Callable[[int, list[int]], Batch], num_clips: int, size: int, seed: int, epoch: int, steps: int
+    ):
         order = np.random.default_rng([seed, epoch]).permutation(num_clips).tolist()
-        self.batches = [order[first : first + size] for first in range(0, num_clips, size)]
+        self.batches = [order[step * size : (step + 1) * size] for step in range(steps)]
         self.load, self.epoch, self.world, self.profiler = load, epoch, current_world(), phases.profiler_id()
 
     def __len__(self) -> int:
@@ -53,7 +61,8 @@ def epoch_batches(
     Args:
         pin: put the batches into pinned memory, from which a GPU takes them.
     """
-    dataset = Epoch(data.load, data.num_clips, training.batch_size, seed, epoch)
+    steps = num_steps(data.num_clips, training)
+    dataset = Epoch(data.load, data.num_clips, training.batch_size, seed, epoch, steps)
     order, workers = range(first, len(dataset)), training.loader_workers
     loader = iter(DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, pin_memory=pin))
     batches = loader if workers else prefetch(loader)

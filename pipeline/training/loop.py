@@ -17,10 +17,11 @@ from cache.folder_checks import check_space
 from cache.sealed import write_record
 from cache.table_files import read_csv
 from models.data_parallel import set_shard
+from models.precision import tf32
 from pipeline.config import Training
 from pipeline.errors import StageError
 from pipeline.training.checkpoints import TrainingState, newest_checkpoint, resume, save
-from pipeline.training.loader import TrainingData, epoch_batches, to_device
+from pipeline.training.loader import TrainingData, epoch_batches, num_steps, to_device
 from pipeline.training.tensorboard import Curves
 from pipeline.workers import phases
 from pipeline.workers.distributed import current_world
@@ -47,7 +48,15 @@ def fit(
     """
     if not data.num_clips:
         raise StageError("the plan has no training video; check the split in the annotations")
+    if not num_steps(data.num_clips, training):
+        short = f"{data.num_clips} training clips make no batch of {training.batch_size}"
+        raise StageError(f"{short}, and drop_last leaves out smaller ones; lower batch_size")
     world = current_world()
+    if data.num_clips % training.batch_size == 1 and not training.drop_last and training.batchnorm != "frozen":
+        log.warning(
+            "the last batch of every epoch has one clip, with whose statistics alone batch-norm then works; "
+            "drop_last = true leaves it out, another batch_size avoids it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", sign=True) if world.is_main else nullcontext(True) as mine:
         if not mine:
@@ -55,7 +64,8 @@ def fit(
         if world.is_main:  # three checkpoints for a moment, each of weights and momentum
             check_space(folder, 6 * sum(value.nbytes for value in network.state_dict().values()), 3)
         world.barrier()  # no process reads checkpoints before the folder is ours
-        _train(network, data, training, folder, seed, training.epochs if until is None else until)
+        with tf32(training.tf32):
+            _train(network, data, training, folder, seed, training.epochs if until is None else until)
 
 
 def _train(network: nn.Module, data: TrainingData, training: Training, folder: Path, seed: int, until: int) -> None:
@@ -69,7 +79,7 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
         write_metrics(folder, state.history)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
     forward = world.wrap(network, training.batchnorm == "synchronised")
-    steps = -(-data.num_clips // training.batch_size)  # of an epoch
+    steps = num_steps(data.num_clips, training)  # of an epoch
     curves = Curves(folder, training.tensorboard and world.is_main, state.epoch * steps + state.step + 1)
     left = max(0, (until - state.epoch) * steps - state.step)
     shown, saved = progress(range(left), left, data.label, "steps"), time.monotonic()

@@ -13,6 +13,7 @@ from cache.geometry import Clip
 from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
+from models.losses import LossTerms
 from models.objectives import Labels, saliency_maps
 from pipeline.config import OBJECTIVES, Config, SaliencyFrom
 from pipeline.data.box_policies import find_box
@@ -129,7 +130,7 @@ class OnlineClips:
             labels = None
             if objective == "cross_entropy":
                 targets = batch.video_targets[chunk], batch.frame_targets[chunk]
-                labels = Labels(*targets, self.config.base.video_loss_weight)
+                labels = Labels(*targets, LossTerms.of(self.config.base))
             found, maps = self._saliency(source, video, names, labels)
             if late:
                 logits.append(found if source is self.base else self._saliency(self.base, video, (), None)[0])
@@ -146,8 +147,8 @@ class OnlineClips:
         """Return the focused volume of one clip, uint8 (T, H_in, W_in, 3)."""
         if self.variant.boxes == "repeat":
             return frames_input
-        side, seed = self.config.saliency.box_side, self.config.clips.plan_seed
-        box, _ = find_box(clip, self.variant.boxes, side, seed, codes)
+        side, seeds = self.config.saliency.box_side, (self.config.clips.plan_seed, self.config.seed)
+        box, _ = find_box(clip, self.variant.boxes, side, seeds, codes)
         size = clip.theta.input_size
         if self.variant.pixels == "input":
             return np.stack([cut_input(frame, box, size) for frame in frames_input])

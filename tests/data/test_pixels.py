@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cache.geometry import Box, Theta
+from pipeline.config import Clips
 from pipeline.data.pixels import apply_theta, cut_input, cut_source, resize
 from pipeline.data.sampling import resized_size
 
@@ -115,7 +116,7 @@ def test_the_focused_volume_shows_what_the_box_shows(source_size, flip, mode):
     """A smooth picture whose red is the row and green the column: both ways to its pixels agree."""
     rows, columns = np.mgrid[0 : source_size[0], 0 : source_size[1]]
     frame = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
-    resized = resized_size(source_size, mode, 64)
+    resized = resized_size(source_size, Clips(resize=mode, resized_side=64))
     theta = Theta(source_size, resized, 3, 6, (56, 52), flip)
     frame_input = apply_theta(frame, theta)
     for box in (Box(0, 0, 56, 52), Box(5, 17, 20, 30), Box(30, 2, 24, 12)):

@@ -1,6 +1,7 @@
 """Sampling: pinned generators, windows, resized sizes and thetas, by hand."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,15 +63,23 @@ def test_frame_indices():
             frame_indices(start, 4, frames)
 
 
-def test_resized_size():
-    assert resized_size((270, 480), "square", 256) == (256, 256)
-    assert resized_size((270, 480), "shorter_side", 256) == (256, 455)  # 455.1
-    assert resized_size((480, 270), "shorter_side", 256) == (455, 256)
-    assert resized_size((272, 480), "shorter_side", 256) == (256, 452)  # 451.8
-    assert resized_size((4, 5), "shorter_side", 2) == (2, 3)  # 2.5, a half goes up
-    assert resized_size((100, 100), "shorter_side", 64) == (64, 64)
+@pytest.mark.parametrize(
+    ("source_size", "side", "truncated", "rounded"),
+    [
+        ((270, 480), 256, (256, 455), (256, 455)),  # 455.1
+        ((480, 270), 256, (455, 256), (455, 256)),
+        ((272, 480), 256, (256, 451), (256, 452)),  # 451.8
+        ((4, 5), 2, (2, 2), (2, 3)),  # 2.5: a half goes up
+        ((100, 100), 64, (64, 64), (64, 64)),
+    ],
+)
+def test_resized_size(source_size, side, truncated, rounded):
+    clips = Clips(resize="shorter_side", resized_side=side)
+    assert resized_size(source_size, clips) == truncated  # the released code's int()
+    assert resized_size(source_size, replace(clips, longer_side="rounded")) == rounded
+    assert resized_size(source_size, replace(clips, resize="square")) == (side, side)
     with pytest.raises(ValueError, match=r"'longer_side'.*'square', 'shorter_side'"):
-        resized_size((270, 480), "longer_side", 256)
+        resized_size(source_size, replace(clips, resize="longer_side"))
 
 
 def test_eval_theta_is_the_centre():

@@ -13,7 +13,7 @@ from models.frozen.bottleneck import FrozenBottleneck
 from models.frozen.fold import fold
 from models.frozen.i3d import FrozenI3D
 from models.i3d import I3D, Bottleneck, resnet50_i3d, small_i3d
-from models.losses import entropy, max_logit
+from models.losses import max_logit, negative_entropy
 from models.saliency import input_saliency
 
 
@@ -98,7 +98,7 @@ def test_objectives_do_not_disturb_each_other():
     torch.manual_seed(0)
     frozen = fold(randomised(small_i3d(5)))
     video = torch.rand(2, 8, 32, 40, 3, generator=torch.Generator().manual_seed(0))
-    objectives = {"entropy": entropy, "max_logit": max_logit, "again": entropy}
+    objectives = {"entropy": negative_entropy, "max_logit": max_logit, "again": negative_entropy}
     _, maps = input_saliency(frozen, video, objectives)
     for name, objective in objectives.items():
         _, alone = input_saliency(frozen, video, {name: objective})
@@ -111,8 +111,8 @@ def test_bfloat16():
     torch.manual_seed(0)
     network = randomised(small_i3d(5))
     frozen, video = fold(network), torch.rand(2, 8, 56, 56, 3, generator=torch.Generator().manual_seed(0))
-    logits, maps = input_saliency(frozen, video, {"entropy": entropy})
-    half_logits, half_maps = input_saliency(frozen, video, {"entropy": entropy}, "bfloat16")
+    logits, maps = input_saliency(frozen, video, {"entropy": negative_entropy})
+    half_logits, half_maps = input_saliency(frozen, video, {"entropy": negative_entropy}, "bfloat16")
     assert half_logits.dtype == half_maps["entropy"].dtype == torch.float32
     assert 0 < error(half_logits, logits) < 0.03
     assert 0 < error(half_maps["entropy"], maps["entropy"]) < 0.2

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from models.fusion import clip_scores, concat_targets, concat_time, late_fusion
+from models.fusion import clip_logits, concat_targets, concat_time, late_fusion
 
 BASE = torch.tensor([[[0.0, log(3), -2.0]]])
 FOCUS = torch.tensor([[[log(3), log(3), 6.0]]])
@@ -55,6 +55,15 @@ def test_frame_targets_are_repeated_for_the_second_half():
     assert concat_targets(targets).tolist() == [[[1, 0], [0, 1], [0, 0], [1, 0], [0, 1], [0, 0]]]
 
 
-def test_clip_score_is_the_sigmoid_of_the_mean_logit():
+def test_clips_are_ranked_by_their_mean_logit():
     logits = torch.tensor([[[0.0, 4.0], [2 * log(3), -4.0]]])
-    assert clip_scores(logits)[0].tolist() == pytest.approx([0.75, 0.5])
+    assert clip_logits(logits)[0].tolist() == pytest.approx([log(3), 0.0])
+
+
+@pytest.mark.parametrize("fuse", ["logits", "scores"])
+def test_fused_logits_still_rank_where_sigmoids_are_one(fuse):
+    """Seventeen and above, float32 sigmoids are all 1.0."""
+    base = torch.arange(17.0, 40.0)[:, None, None]
+    fused = clip_logits(late_fusion(base, base + 1, fuse)).flatten()
+    assert (base.sigmoid() == 1).all() and (fused.diff() > 0).all()
+    assert (clip_logits(late_fusion(-base, -base - 1, fuse)).flatten().diff() < 0).all()

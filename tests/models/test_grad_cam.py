@@ -7,7 +7,7 @@ from torch import nn
 from models.backbones import PerTime, build
 from models.frozen.fold import fold
 from models.grad_cam import grad_cam
-from models.losses import entropy
+from models.losses import negative_entropy
 
 
 class Plain(nn.Module):
@@ -69,17 +69,31 @@ def test_small_features_are_enlarged_to_the_input():
     assert (found[:, :3] == 0).all() and found[0].abs().max() == 0
 
 
+def test_the_maximum_over_time_comes_after_enlarging():
+    """One cell in each of two frames, side by side: between them lies the larger of what each gives alone."""
+    video = torch.zeros(1, 2, 4, 8, 3)
+    video[0, 0, :, :4, 0] = 1  # left cell of 1 x 2 in the first frame, right cell in the second
+    video[0, 1, :, 4:, 0] = 1
+    found = grad_cam(Plain(pool=4).eval(), video, {"red": lambda logits: logits[..., 0].sum(1)})[1]["red"][0]
+    left = torch.tensor([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])  # centres of pixels against those of the two cells
+    expected = torch.maximum(left, left.flip(0)) * found[0, 0]
+    torch.testing.assert_close(found, expected.expand(4, 8))
+    assert found[0, 0] > 0
+
+
 def test_real_network():
     torch.manual_seed(0)
     network = fold(build("small_i3d", 5))
     video = torch.rand(2, 8, 32, 48, 3)
-    logits, maps = grad_cam(network, video, {"entropy": entropy, "least": lambda logits: -entropy(logits)})
+    logits, maps = grad_cam(
+        network, video, {"entropy": negative_entropy, "least": lambda logits: -negative_entropy(logits)}
+    )
     with torch.no_grad():
         torch.testing.assert_close(logits, network(video))
     assert maps["entropy"].shape == maps["least"].shape == (2, 32, 48)
     assert maps["entropy"].max() > 0 or maps["least"].max() > 0
     assert not torch.equal(maps["entropy"], maps["least"])
-    alone = grad_cam(network, video[1:], {"entropy": entropy})[1]["entropy"]
+    alone = grad_cam(network, video[1:], {"entropy": negative_entropy})[1]["entropy"]
     torch.testing.assert_close(alone, maps["entropy"][1:])
 
 
@@ -87,9 +101,9 @@ def test_leaves_no_trace():
     torch.manual_seed(0)
     network, video = build("small_i3d", 5).eval(), torch.rand(1, 8, 24, 32, 3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    grad_cam(network, video, {"entropy": entropy})
+    grad_cam(network, video, {"entropy": negative_entropy})
     with pytest.raises(RuntimeError):
-        grad_cam(network, torch.rand(1, 8, 24, 32, 5), {"entropy": entropy})
+        grad_cam(network, torch.rand(1, 8, 24, 32, 5), {"entropy": negative_entropy})
     assert not any(module._forward_hooks for module in network.modules())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
     assert not video.requires_grad and not network.training

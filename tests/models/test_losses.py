@@ -2,10 +2,11 @@
 
 from math import exp, log
 
+import numpy as np
 import pytest
 import torch
 
-from models.losses import charades_loss, entropy, max_logit, softmax_entropy
+from models.losses import LossTerms, charades_loss, max_logit, negative_entropy, negative_softmax_entropy
 
 
 def bce(logit, target):
@@ -13,35 +14,65 @@ def bce(logit, target):
     return log(1 + exp(logit)) - target * logit
 
 
-# one clip, T_out = 2, T_in = 4, C = 2; half-pixel centres put the frames at steps -0.25, 0.25, 0.75, 1.25 (clamped)
+# one clip, T_out = 2, T_in = 4, C = 2: frames at time steps 0, 1/3, 2/3, 1, or at -0.25, 0.25, 0.75, 1.25 (clamped)
 LOGITS = torch.tensor([[[0.0, 4.0], [2.0, -4.0]]])
-FRAME_LOGITS = [[0.0, 4.0], [0.5, 2.0], [1.5, -2.0], [2.0, -4.0]]
+FRAME_LOGITS = {
+    "aligned": [[0.0, 4.0], [2 / 3, 4 / 3], [4 / 3, -4 / 3], [2.0, -4.0]],
+    "centred": [[0.0, 4.0], [0.5, 2.0], [1.5, -2.0], [2.0, -4.0]],
+}
 VIDEO_TARGETS = torch.tensor([[1.0, 0.0]])
 FRAME_TARGETS = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
 VIDEO = (bce(1, 1) + bce(0, 0)) / 2
-FRAME = (
-    sum(
+CLIP = (bce(1, 1) + bce(0, 1)) / 2  # some frame has either class
+FRAME = {
+    name: sum(
         bce(x, y)
-        for logits, targets in zip(FRAME_LOGITS, FRAME_TARGETS[0].tolist(), strict=True)
+        for logits, targets in zip(by_frame, FRAME_TARGETS[0].tolist(), strict=True)
         for x, y in zip(logits, targets, strict=True)
     )
     / 8
-)
+    for name, by_frame in FRAME_LOGITS.items()
+}
 
 
 @pytest.mark.parametrize(
-    ("weight", "expected"), [(1.0, FRAME + VIDEO), (0.25, FRAME + 0.25 * VIDEO), ("released", (4 * FRAME + VIDEO) / 5)]
+    ("terms", "expected"),
+    [
+        ((), FRAME["aligned"] + VIDEO),
+        ((0.25,), FRAME["aligned"] + 0.25 * VIDEO),
+        ((1.0, "centred"), FRAME["centred"] + VIDEO),
+        ((0.25, "aligned", "clip"), FRAME["aligned"] + 0.25 * CLIP),
+        (("released", "centred", "video"), (4 * FRAME["centred"] + VIDEO) / 5),
+        (("released", "aligned", "clip"), (4 * FRAME["aligned"] + CLIP) / 5),
+    ],
 )
 @pytest.mark.parametrize("reduction", ["mean", "clip_sum"])
-def test_charades_loss_of_one_clip(weight, expected, reduction):
-    assert charades_loss(LOGITS, VIDEO_TARGETS, FRAME_TARGETS, weight, reduction).item() == pytest.approx(expected)
+def test_charades_loss_of_one_clip(terms, expected, reduction):
+    found = charades_loss(LOGITS, VIDEO_TARGETS, FRAME_TARGETS, LossTerms(*terms), reduction)
+    assert found.item() == pytest.approx(expected)
 
 
-def test_released_weight_is_the_mean_over_all_rows_together():
-    rows = torch.cat([torch.tensor(FRAME_LOGITS), LOGITS[0].mean(0, keepdim=True)])
-    targets = torch.cat([FRAME_TARGETS[0], VIDEO_TARGETS])
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(rows, targets)
-    torch.testing.assert_close(charades_loss(LOGITS, VIDEO_TARGETS, FRAME_TARGETS, "released"), expected)
+@pytest.mark.parametrize(("frames", "steps"), [(16, 1), (32, 3), (64, 7), (128, 15)])
+def test_the_released_loss_and_its_gradient_are_their_formula(frames, steps):
+    """The mean over T_in + 1 rows: logits interpolated with aligned corners, then their mean over time against the
+    union of the frames' labels. Its gradient, through the matrix of the interpolation, by hand."""
+    rng = np.random.default_rng(frames)
+    logits, classes = rng.normal(0, 3, (2, steps, 157)), 157
+    frame_targets = rng.random((2, frames, classes)) < 0.05
+    matrix = np.stack([np.interp(np.linspace(0, steps - 1, frames), np.arange(steps), one) for one in np.eye(steps)], 1)
+    rows = np.concatenate([matrix @ logits, logits.mean(1, keepdims=True)], 1)  # B, T_in + 1, C
+    targets = np.concatenate([frame_targets, frame_targets.any(1, keepdims=True)], 1)
+    expected = np.mean(np.logaddexp(0, rows) - targets * rows)
+    of_rows = (1 / (1 + np.exp(-rows)) - targets) / rows.size
+    gradient = np.einsum("ts,btc->bsc", matrix, of_rows[:, :-1]) + of_rows[:, -1:] / steps
+
+    leaf = torch.tensor(logits, requires_grad=True)
+    of_frames = torch.from_numpy(frame_targets.astype(float))
+    whole_video = torch.ones(2, classes, dtype=torch.float64)  # must not count
+    loss = charades_loss(leaf, whole_video, of_frames, LossTerms("released", "aligned", "clip"))
+    (found,) = torch.autograd.grad(loss, leaf)
+    assert loss.item() == pytest.approx(expected, rel=1e-12, abs=0)
+    np.testing.assert_allclose(found.numpy(), gradient, rtol=1e-12, atol=1e-12 * np.abs(gradient).max())
 
 
 def test_mean_is_over_clips_and_clip_sum_adds_them():
@@ -69,12 +100,12 @@ def test_entropy_by_hand():
     """p = 1/2, 3/4 and 1/4: p log p summed over time steps and classes, per clip."""
     logits = torch.tensor([[[0.0, log(3)], [-log(3), 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     expected = [log(1 / 2) + 3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4), 2 * log(1 / 2)]
-    assert entropy(logits).tolist() == pytest.approx(expected)
+    assert negative_entropy(logits).tolist() == pytest.approx(expected)
 
 
 def test_entropy_and_its_gradient_are_finite_for_certain_logits():
     logits = torch.tensor([[[-200.0, 200.0]]], requires_grad=True)
-    value = entropy(logits)
+    value = negative_entropy(logits)
     assert value.item() == 0
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     assert gradient.isfinite().all()
@@ -84,7 +115,7 @@ def test_entropy_gradient_points_away_from_its_minimum():
     """p log p is least at p = 1/e, the logit -log(e - 1): its gradient changes sign there, and only there."""
     turn = -log(exp(1) - 1)
     logits = torch.tensor([[[turn - 0.1, turn, turn + 0.1]]], requires_grad=True)
-    (gradient,) = torch.autograd.grad(entropy(logits).sum(), logits)
+    (gradient,) = torch.autograd.grad(negative_entropy(logits).sum(), logits)
     low, zero, high = gradient.flatten().tolist()
     assert low < 0 < high and zero == pytest.approx(0, abs=1e-6)
 
@@ -93,6 +124,8 @@ def test_objectives_of_the_released_code():
     logits = torch.tensor([[[0.0, log(3)], [1.0, -5.0]], [[-2.0, -1.0], [-3.0, -1.5]]])
     assert max_logit(logits).tolist() == pytest.approx([-log(3), 1.0])
     q = exp(0.5) / (exp(0.5) + exp(0.75))
-    one_step = softmax_entropy(logits[:1, :1]).item()
+    one_step = negative_softmax_entropy(logits[:1, :1]).item()
     assert one_step == pytest.approx(q * log(q) + (1 - q) * log(1 - q))
-    assert softmax_entropy(logits)[0].item() == pytest.approx(one_step + softmax_entropy(logits[:1, 1:]).item())
+    assert negative_softmax_entropy(logits)[0].item() == pytest.approx(
+        one_step + negative_softmax_entropy(logits[:1, 1:]).item()
+    )

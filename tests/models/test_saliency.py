@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from models.frozen.fold import fold
+from models.grad_cam import grad_cam
 from models.i3d import small_i3d
-from models.losses import entropy, max_logit
+from models.losses import max_logit, negative_entropy
 from models.saliency import SaliencyError, input_saliency
 
 
@@ -60,7 +62,7 @@ def test_length_over_colours_then_maximum_over_time():
 def test_map_is_the_derivative_of_the_objective(network, video):
     """Against central differences in double, at the most salient pixel and at one in a corner."""
     network, clip = network.double().eval(), video[:1].double()
-    _, maps = input_saliency(network, clip, {"entropy": entropy})
+    _, maps = input_saliency(network, clip, {"entropy": negative_entropy})
     peak = divmod(maps["entropy"][0].argmax().item(), 40)
     for row, column in (peak, (1, 37)):
         slopes = torch.zeros(4, 3, dtype=torch.double)
@@ -69,13 +71,15 @@ def test_map_is_the_derivative_of_the_objective(network, video):
                 step = torch.zeros_like(clip)
                 step[0, t, row, column, c] = 1e-6
                 with torch.no_grad():
-                    slopes[t, c] = (entropy(network(clip + step)) - entropy(network(clip - step))).item() / 2e-6
+                    slopes[t, c] = (
+                        negative_entropy(network(clip + step)) - negative_entropy(network(clip - step))
+                    ).item() / 2e-6
         expected = slopes.norm(dim=1).max().item()
         assert maps["entropy"][0, row, column].item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_batch_gives_what_one_clip_at_a_time_gives(network, video):
-    objectives = {"entropy": entropy, "max_logit": max_logit}
+    objectives = {"entropy": negative_entropy, "max_logit": max_logit}
     logits, maps = input_saliency(network, video, objectives)
     for i in range(3):
         alone, maps_alone = input_saliency(network, video[i : i + 1], objectives)
@@ -87,7 +91,7 @@ def test_a_batch_gives_what_one_clip_at_a_time_gives(network, video):
 def test_objectives_share_the_forward_pass_and_do_not_disturb_each_other(network, video):
     calls = []
     network.register_forward_hook(lambda *_: calls.append(1))
-    _, both = input_saliency(network, video, {"entropy": entropy, "max_logit": max_logit})
+    _, both = input_saliency(network, video, {"entropy": negative_entropy, "max_logit": max_logit})
     assert len(calls) == 1 and list(both) == ["entropy", "max_logit"]
     _, alone = input_saliency(network, video, {"max_logit": max_logit})
     torch.testing.assert_close(both["max_logit"], alone["max_logit"])
@@ -96,7 +100,7 @@ def test_objectives_share_the_forward_pass_and_do_not_disturb_each_other(network
 
 def test_network_runs_in_eval_mode(network, video):
     network.train()
-    logits, _ = input_saliency(network, video, {"entropy": entropy})
+    logits, _ = input_saliency(network, video, {"entropy": negative_entropy})
     with torch.no_grad():
         torch.testing.assert_close(logits, network.eval()(video))
 
@@ -110,7 +114,7 @@ def test_no_trace_is_left(network, video, training):
     before = state(network)
     original = video.clone()
     with torch.no_grad():
-        input_saliency(network, video, {"entropy": entropy})
+        input_saliency(network, video, {"entropy": negative_entropy})
         assert not torch.is_grad_enabled()
     assert_same(before, state(network))
     assert torch.equal(video, original) and not video.requires_grad and video.grad is None
@@ -130,15 +134,41 @@ def test_no_trace_is_left_after_an_exception(network, video):
 def test_a_map_that_is_not_finite_names_objective_and_clips(network, video):
     video[1, 0, 3, 5, 0] = float("nan")
     with pytest.raises(SaliencyError, match=r"'entropy'.*\[1\]"):
-        input_saliency(network, video, {"entropy": entropy})
+        input_saliency(network, video, {"entropy": negative_entropy})
 
 
 def test_bfloat16_gives_nearly_the_same_map(network, video):
-    logits, maps = input_saliency(network, video, {"entropy": entropy}, precision="bfloat16")
-    expected_logits, expected = input_saliency(network, video, {"entropy": entropy})
+    logits, maps = input_saliency(network, video, {"entropy": negative_entropy}, precision="bfloat16")
+    expected_logits, expected = input_saliency(network, video, {"entropy": negative_entropy})
     assert logits.dtype == maps["entropy"].dtype == torch.float32
     torch.testing.assert_close(logits, expected_logits, rtol=0.1, atol=0.02)
     pairs = torch.stack([maps["entropy"].flatten(), expected["entropy"].flatten()])
     assert torch.corrcoef(pairs)[0, 1] > 0.9 and not torch.equal(pairs[0], pairs[1])
     with pytest.raises(ValueError, match="'half'"):
-        input_saliency(network, video, {"entropy": entropy}, precision="half")
+        input_saliency(network, video, {"entropy": negative_entropy}, precision="half")
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bfloat16", False)])
+@pytest.mark.parametrize("before", [True, False])
+def test_tensorfloat_is_used_where_it_is_asked_for_only(network, video, precision, allowed, before, monkeypatch):
+    """In the forward and in the backward pass; PyTorch's own switches are as before afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    monkeypatch.setattr(matmul, "allow_tf32", before)
+    monkeypatch.setattr(cudnn, "allow_tf32", before)
+    seen = []
+
+    def note(logits):
+        logits.register_hook(lambda _: seen.append((matmul.allow_tf32, cudnn.allow_tf32)))
+        seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+        return negative_entropy(logits)
+
+    for compute in (input_saliency, grad_cam):
+        compute(fold(network), video, {"entropy": note}, precision)
+    assert seen == [(allowed, allowed)] * 4
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (before, before)
+
+
+def test_tf32_is_float32_on_a_cpu(network, video):
+    for kind in zip(input_saliency(network, video, {"entropy": negative_entropy}),
+                    input_saliency(network, video, {"entropy": negative_entropy}, "tf32"), strict=True):  # fmt: skip
+        torch.testing.assert_close(*kind, rtol=0, atol=0)

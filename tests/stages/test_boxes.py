@@ -9,7 +9,7 @@ from models import objectives
 from pipeline.data import box_policies
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
-from pipeline.run.stores import open_run
+from pipeline.run.stores import Stores, boxes_of, open_run
 from pipeline.stages import crops, saliency
 from pipeline.stages.boxes import run_policy
 from tests.helpers.tiny_data import caches, change
@@ -93,9 +93,9 @@ def test_centre_boxes(looked, side):
         assert np.isnan(share)
 
 
-def random_box(clip, seed=0):
-    """Of 16 x 16 pixels; `seed` is the config's plan_seed."""
-    return box_policies.find_box(clip, "random", 16, seed, None)[0]
+def random_box(clip, plan_seed=0, seed=0):
+    """Of 16 x 16 pixels."""
+    return box_policies.find_box(clip, "random", 16, (plan_seed, seed), None)[0]
 
 
 def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looked):
@@ -110,6 +110,27 @@ def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looke
         assert set(edges) == set(range(13))  # both ends of 28 - 16
         assert max(np.bincount(edges)) < 90  # 46 expected
     assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.15
+
+
+def test_every_training_seed_draws_its_own_random_boxes(looked):
+    """In stores of their own; seed 0 draws those that all seeds had before."""
+    seeds = [open_run(looked.path, looked.config), *(_of_seed(looked, seed) for seed in (1, 2))]
+    for stores in seeds:
+        run_policy(stores, "random")
+    part = seeds[0].run.parts[0]
+    found = [boxes_of(stores, part, "random").tolist() for stores in seeds]
+    rows = range(part.num_rows)
+    for seed, boxes in enumerate(found):
+        drawn = [random_box(part.clip(row), 0, seed) for row in rows]
+        assert boxes == [[box.top, box.left, box.height, box.width] for box in drawn]
+    assert all(found[a][row] != found[b][row] for a, b in ((0, 1), (0, 2), (1, 2)) for row in rows[:2])
+    assert seeds[0].boxes_settings(part, "random") == {"policy": "random", "size": [16, 16], "seed": 0}
+
+
+def _of_seed(run, seed):
+    """The stores of another training seed with the same Base."""
+    stores = open_run(run.path, run.config)
+    return Stores(stores.run, change(run.config, seed=seed), stores.base_weights)
 
 
 def test_random_boxes_are_stored_with_their_source_boxes(looked):

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 import cache
+from cache.errors import StaleCacheError
 from cache.sealed import read_sealed, seal
 from pipeline.errors import StageError
+from pipeline.report import page
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import build_base, load_base
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.training import clip_scores as scoring
-from tests.helpers.tiny_data import CLASSES, VIDEOS, change
+from tests.helpers.tiny_data import CLASSES, VIDEOS, change, make_video, tiny_config, tree
 
 TEST = [video_id for video_id in VIDEOS if VIDEOS[video_id][0] == "test"]
 NEEDED = ["experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"]
@@ -46,11 +48,11 @@ def submission(run, experiment):
 
 
 def clip_scores(run):
-    """Base's scores of every evaluation clip from the stored logits: {video id: (clips, C)}."""
+    """Base's mean logits of every evaluation clip: {video id: (clips, C)}."""
     opened = cache.open(run.path, crops="entropy")
     index = opened.index[opened.index.split == "test"]
     return {
-        video_id: np.stack([1 / (1 + np.exp(-opened.logits(row).astype(float).mean(0))) for row in rows.row])
+        video_id: np.stack([opened.logits(row).astype(float).mean(0) for row in rows.row])
         for video_id, rows in index.groupby("video_id", sort=False)
     }
 
@@ -60,7 +62,7 @@ def test_base_is_scored_by_the_maximum_over_clips(tiny_run):
     assert list(found) == TEST
     for video_id, scores in by_clip.items():
         assert scores.shape == (2, 3)
-        np.testing.assert_allclose(found[video_id], scores.max(0), rtol=1e-6)
+        np.testing.assert_allclose(found[video_id], scores.max(0), rtol=1e-6, atol=1e-6)
     assert any(np.abs(scores.max(0) - scores.mean(0)).max() > 1e-5 for scores in by_clip.values())
 
 
@@ -101,6 +103,10 @@ def test_windowed_labels_leave_out_what_no_window_shows(tiny_copy, tmp_path):
     assert keys == set(rows.key) and row.num_videos == 3
     assert {round(value, 9) for value in rows["map"]} == {round(windowed, 9), round(whole, 9)}
     assert rows.map_windowed.tolist() == pytest.approx([windowed, windowed])
+    assert rows.set_index(rows["map"].round(9)).superseded.fillna("").to_dict() == {
+        round(windowed, 9): "labels",
+        round(whole, 9): "",
+    }
 
 
 @pytest.mark.parametrize("fusion", ["late", "concat"])
@@ -123,8 +129,8 @@ def test_fusion_models_by_hand(tiny_run, fusion):
             assert logits.shape == ((4, 3) if fusion == "concat" else (2, 3))
             if fusion == "late":
                 logits = (logits + opened.logits(row)) / 2
-            scores.append(1 / (1 + np.exp(-logits.mean(0))))
-        np.testing.assert_allclose(found[video_id], np.max(scores, axis=0), rtol=1e-4)
+            scores.append(logits.mean(0))
+        np.testing.assert_allclose(found[video_id], np.max(scores, axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_results_csv(tiny_copy):
@@ -145,6 +151,95 @@ def test_results_csv(tiny_copy):
     evaluate.run(tiny_copy.config, tiny_copy.path)
     assert pd.read_csv(tiny_copy.path / "results.csv").seed.tolist() == [77, 0, 0]
     assert not list(tiny_copy.path.rglob("*.tmp"))
+
+
+def test_a_certain_network_is_ranked_by_its_logits(tiny_copy, monkeypatch):
+    """All float32 sigmoids are 1.0, in an order of the logits that is not that of the file: AP of each class is 1."""
+    steps = {"83654": (30.0, 40.0, 20.0), "T0002": (20.0, 30.0, 40.0), "T0003": (40.0, 20.0, 30.0)}
+
+    def of_base(stores):
+        for part in stores.run.parts_of("test"):
+            for row in range(part.num_rows):
+                yield part, row, np.array(steps[part.video_ids[row]], np.float32)
+
+    monkeypatch.setattr(scoring, "_base_scores", of_base)
+    for path in tiny_copy.path.glob("results/base-*"):
+        path.unlink()
+    table = pd.read_csv(evaluate.run(tiny_copy.config, tiny_copy.path).path)
+    scores, targets = np.array([steps[one] for one in TEST]), targets_of(TEST)
+    assert mean_ap(scores, targets)[0] > mean_ap(np.ones_like(scores), targets)[0] + 0.1
+    assert table["map"][0] == mean_ap(scores, targets)[0] == table.map_official[0]
+    read_back = np.stack([submission(tiny_copy, "base")[one] for one in TEST])
+    assert mean_ap(read_back, targets)[0] == table["map"][0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ((CLASSES[1], CLASSES[0], CLASSES[2]), f"number 0 is {CLASSES[0]!r}.*number 0 is {CLASSES[1]!r}"),
+        ((CLASSES[0], "lime thing", CLASSES[2]), "number 1 is 'green thing'.*number 1 is 'lime thing'"),
+        ((*CLASSES, "new thing"), "3 classes, number 3 is 'none'; now there are 4, number 3 is 'new thing'"),
+        (CLASSES[:2], "3 classes, number 2 is 'blue thing'; now there are 2, number 2 is 'none'"),
+    ],
+)
+def test_other_classes_are_refused_by_name(tiny_copy, tmp_path, classes, words):
+    """Reordered, renamed, added, removed: by prepare, and by all that reads the network where the list was edited."""
+    lines = (tiny_copy.data / "table.csv").read_text().splitlines()
+    lines = [line for line in lines if len(classes) != 2 or CLASSES[2] not in line]
+    if "lime thing" in classes:
+        lines = [line.replace(CLASSES[1], "lime thing") for line in lines]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "classes.txt").write_text("\n".join(classes) + "\n")
+    data = {"annotations": (str(tmp_path / "table.csv"),), "classes": str(tmp_path / "classes.txt")}
+    config, before = change(tiny_copy.config, data=data), tree(tiny_copy.path)
+    with pytest.raises(StaleCacheError, match=words):
+        prepare.run(config, tiny_copy.path)
+    assert tree(tiny_copy.path) == before
+    (tiny_copy.path / "classes.txt").write_text("\n".join(classes) + "\n")
+    for stage in (train_base.run, saliency.run, evaluate.run, train_fusion.run):
+        with pytest.raises(StaleCacheError, match=words):
+            stage(tiny_copy.config, tiny_copy.path)
+    if set(classes) == set(CLASSES):  # labels.csv still fits, so the page gets as far as the results
+        with pytest.raises(StaleCacheError, match=f"results/.*{words}"):
+            page.run(tiny_copy.path)
+
+
+def test_a_run_without_networks_takes_other_classes(tiny_run, tmp_path):
+    config = tiny_config(tiny_run.data)
+    prepare.run(config, tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("\n".join(reversed(CLASSES)) + "\n")
+    prepare.run(change(config, data={"classes": str(tmp_path / "classes.txt")}), tmp_path / "run")
+    assert (tmp_path / "run" / "classes.txt").read_text().split("\n")[:3] == list(reversed(CLASSES))
+
+
+def test_results_on_other_videos_are_marked(tiny_copy, tmp_path):
+    """A new evaluation video makes a result with it; that without it is superseded."""
+    lines = (tiny_copy.data / "table.csv").read_text()
+    make_video(tmp_path / "videos", "T0003")
+    (tmp_path / "videos" / "T0003.mp4").rename(tmp_path / "videos" / "T0009.mp4")
+    for video_id in VIDEOS:
+        (tmp_path / "videos" / f"{video_id}.mp4").symlink_to(tiny_copy.data / f"{video_id}.mp4")
+    (tmp_path / "more.csv").write_text(lines + f"T0009,test,0,0.9,{CLASSES[0]}\n")
+    data = {"annotations": (str(tmp_path / "more.csv"),), "videos": str(tmp_path / "videos")}
+    config = change(tiny_copy.config, data=data)
+    prepare.run(config, tiny_copy.path, extend=True)
+    saliency.run(config, tiny_copy.path)
+    crops.run(config, tiny_copy.path, ("entropy",))
+    table = pd.read_csv(evaluate.run(config, tiny_copy.path).path)
+    of_base = table[table.experiment == "base"].set_index("num_videos")
+    assert of_base.superseded.fillna("").to_dict() == {3: "labels and videos", 4: ""}
+
+
+def test_results_of_before_are_judged_by_their_scores(tiny_copy, tmp_path):
+    """They do not say which labels they were scored with."""
+    (path,) = tiny_copy.path.glob("results/base-*.json")
+    facts = {name: value for name, value in read_sealed(path).items() if name not in ("labels_sha256", "plan")}
+    path.write_bytes(seal(facts))
+    evaluate.run(tiny_copy.config, tiny_copy.path)
+    assert pd.read_csv(tiny_copy.path / "results.csv").superseded.isna().all()
+    path.write_bytes(seal(facts | {"map": facts["map"] - 0.1}))
+    evaluate.run(tiny_copy.config, tiny_copy.path)
+    assert pd.read_csv(tiny_copy.path / "results.csv").superseded.tolist()[0] == "labels"
 
 
 def test_per_class_table(tiny_run):

@@ -21,7 +21,7 @@ from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder
 from pipeline.stages import train_base
 from pipeline.training.base_clips import BaseClips
-from pipeline.training.loader import Epoch, TrainingData
+from pipeline.training.loader import Epoch, TrainingData, num_steps
 from pipeline.training.loop import fit
 from tests.helpers.tiny_data import CLASSES, VIDEOS, change, tree
 
@@ -60,14 +60,44 @@ def test_the_order_of_an_epoch():
     """Every clip once, the last batch shorter; another order in every epoch and for every seed, always the same one."""
     orders = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches = Epoch(load, 10, 4, seed, epoch).batches
-        assert [len(batch) for batch in batches] == [4, 4, 2] == [len(b) for b in Epoch(load, 10, 4, 0, 0).batches]
+        batches = Epoch(load, 10, 4, seed, epoch, 3).batches
+        assert [len(batch) for batch in batches] == [4, 4, 2] == [len(b) for b in Epoch(load, 10, 4, 0, 0, 3).batches]
         orders[seed, epoch] = [number for batch in batches for number in batch]
         assert sorted(orders[seed, epoch]) == list(range(10))
-        assert batches == Epoch(load, 10, 4, seed, epoch).batches
+        assert batches == Epoch(load, 10, 4, seed, epoch, 3).batches
     assert len({tuple(order) for order in orders.values()}) == 3
-    (values, wanted), _ = Epoch(load, 10, 4, 0, 1)[1]
+    (values, wanted), _ = Epoch(load, 10, 4, 0, 1, 3)[1]
     assert torch.equal(values, INPUTS[orders[0, 1][4:8]] + 1) and torch.equal(wanted, WANTED[orders[0, 1][4:8]])
+
+
+@pytest.mark.parametrize(("clips", "expected"), [(10, (3, 2)), (8, (2, 2)), (3, (1, 0)), (0, (0, 0))])
+def test_batches_of_an_epoch(clips, expected):
+    """Of four clips each: with the last, smaller one, and without."""
+    assert (num_steps(clips, recipe()), num_steps(clips, recipe(drop_last=True))) == expected
+
+
+def test_drop_last_leaves_out_the_smaller_batch(tmp_path):
+    """Eight of ten clips are seen in an epoch, in two steps; nothing is trained where no batch is full."""
+    seen = []
+
+    def noted(epoch, chosen):
+        seen.append(chosen)
+        return load(epoch, chosen)
+
+    fit(make_network(), TrainingData(noted, 10, squared, "test"), recipe(drop_last=True, epochs=1), tmp_path, 7)
+    assert [len(batch) for batch in seen] == [4, 4]
+    assert seen == Epoch(load, 10, 4, 7, 0, 3).batches[:2]
+    with pytest.raises(StageError, match=r"3 training clips make no batch of 4.*lower batch_size"):
+        fit(make_network(), TrainingData(load, 3, squared, "test"), recipe(drop_last=True), tmp_path / "none", 7)
+
+
+@pytest.mark.parametrize(
+    ("clips", "changes", "warned"),
+    [(9, {}, True), (9, {"drop_last": True}, False), (9, {"batchnorm": "frozen"}, False), (10, {}, False)],
+)
+def test_a_last_batch_of_one_clip_is_warned_of(tmp_path, caplog, clips, changes, warned):
+    fit(make_network(), TrainingData(load, clips, squared, "test"), recipe(epochs=1, **changes), tmp_path, 7)
+    assert ("the last batch of every epoch has one clip" in caplog.text) == warned
 
 
 def test_sgd_by_hand(tmp_path):
@@ -140,7 +170,7 @@ def test_checkpoints_are_few_safe_and_end_with_the_last_epoch(tmp_path):
 
 def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path):
     """Two steps of four clips move the weights as one of eight does; what is left at the end is applied, too."""
-    numbers = Epoch(load, 8, 8, 7, 0).batches[0]
+    numbers = Epoch(load, 8, 8, 7, 0, 1).batches[0]
 
     def first_eight(epoch, chosen):
         return INPUTS[chosen], WANTED[chosen]
@@ -209,7 +239,7 @@ def test_clips_of_base_by_hand(tiny_run):
     for number, video_id in enumerate(ids):
         _, size, fps, count, classes = VIDEOS[video_id]
         frames = dict(read_frames(tiny_run.data / f"{video_id}.mp4", range(-(-count * 8 // fps)), 8.0))
-        small = {index: resize(frame, resized_size(size, "shorter_side", 32)) for index, frame in frames.items()}
+        small = {index: resize(frame, resized_size(size, tiny_run.config.clips)) for index, frame in frames.items()}
         for epoch in range(4):
             volumes, video, targets = clips.load(epoch, [number])
             assert volumes.shape == (1, 4, 28, 28, 3) and volumes.dtype == torch.uint8
@@ -315,4 +345,4 @@ def test_training_needs_a_training_video(own_videos, tmp_path):
     prepare.run(config, tmp_path / "other")
     with pytest.raises(StageError, match="the plan has no training video"):
         train_base.run(config, tmp_path / "other")
-    assert Epoch(load, 0, 4, 0, 0).batches == []
+    assert Epoch(load, 0, 4, 0, 0, 0).batches == []

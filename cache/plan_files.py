@@ -65,8 +65,8 @@ def _refuse_other_products(run_dir: Path, part: Part) -> None:
 
 
 def part_names(run_dir: Path) -> list[str]:
-    """The names of all parts of which a file is there, sorted."""
-    return sorted({path.stem for path in (Path(run_dir) / "plan").glob("part-[0-9]*")})
+    """The names of the parts that are there, sorted."""
+    return sorted(path.stem for path in (Path(run_dir) / "plan").glob("part-*.json"))
 
 
 def recorded_parts(run_dir: Path) -> list[str]:

@@ -20,9 +20,10 @@ RECORD_OF = {  # table -> the record beside it that has its SHA-256
     "metrics.csv": "training.json",
     "cards.csv": "cards.json",  # in the folder of the miniature's videos
 }
+RESULTS = f"results/*-{'[0-9a-f]' * 16}.json"  # the record of each, in the run folder
 RECORDS = (  # of trained networks, of results and of tables
     *("models/*/base.json", "models/*/model.json", "models/*/training.json"),
-    *("results/*.json", "results.json", "tables.json", "skipped.json"),
+    *(RESULTS, "results.json", "tables.json", "skipped.json"),
 )
 GENERATION = re.compile(r"generation-[0-9]{3,}")  # beside a model: the run folder of caches renewed in training
 SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cache.layout import RESULTS
 from cache.sealed import read_record, read_recorded_file
 from cache.table_files import read_csv
 from pipeline.data.annotations import Annotations
@@ -108,7 +109,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
         model = read_record(path, "weights", "base")
         weights[model["weights"]] = model["base"]
     found = []
-    for path in sorted((run_dir / "results").glob("*.json")):
+    for path in sorted(run_dir.glob(RESULTS)):
         facts, ids, scores = read_result(path)
         table = read_recorded_file(path, f"{path.stem}.per_class.csv")
         names = pd.read_csv(BytesIO(table), dtype=str, keep_default_na=False)["class"].tolist()

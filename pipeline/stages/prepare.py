@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cache.commit import in_use, write_file
+from cache.commit import in_use, locked, write_file
 from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.folder_checks import check_folder, check_locks, check_space
 from cache.plan import Part
@@ -81,7 +81,8 @@ def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bo
         "labels.csv": labels_csv(annotations),
         "classes.txt": "".join(f"{name}\n" for name in annotations.classes).encode(),
     }
-    write_record(run_dir / "tables.json", {"parts": part_names(run_dir)}, tables)
+    with locked(run_dir / "plan" / ".lock", wait=True):  # the tables and their record belong together
+        write_record(run_dir / "tables.json", {"parts": part_names(run_dir)}, tables)
     write_file(run_dir / "config.toml", to_toml(config).encode())
     return _outcome(config, run_dir, annotations, videos, skipped)
 

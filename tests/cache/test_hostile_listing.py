@@ -7,7 +7,7 @@ import pytest
 from fsspec import AbstractFileSystem
 
 from cache.commit import write_file
-from cache.errors import CacheError, DamagedError
+from cache.errors import DamagedError
 from cache.plan_files import read_plan, write_part
 from cache.remote import fetch, file_cache
 from cache.remote.mirror import VERSIONS, mirror
@@ -204,17 +204,21 @@ RECORDED = {
 }
 
 
-@pytest.mark.parametrize("what", RECORDED)
-def test_the_same_rule_for_records(what, store):
-    """Of a product, as the store sends it: refused before the file is asked for."""
+def misrecord(what):
+    """Write such an entry into the record of the store's product, and mirror it: the product."""
     (name,) = [name for name in Listed.content if name.endswith("done/000000.json")]
     record = json.loads(Listed.content[name])
     del record["sha256"]
-    record["files"][0] |= RECORDED[what]
+    record["files"] = [{"name": "volumes/0.h5", "bytes": 4, "sha256": "0" * 64} | RECORDED[what]]
     Listed.content[name] = seal(record)
     (listed,) = Listed.folders[name.rpartition("/")[0]]
-    listed["size"] = len(Listed.content[name])
-    folder = mirror(URL)
-    product = open_product(folder, "boxes", part(), {"policy": "entropy"})
-    with pytest.raises(CacheError, match=r"done/000000\.json"):
+    listed |= {"size": len(Listed.content[name]), "mtime": what}
+    return open_product(mirror(URL), "boxes", part(), {"policy": "entropy"})
+
+
+@pytest.mark.parametrize("what", RECORDED)
+def test_the_same_rule_for_records(what, store):
+    """Of a product, as the store sends it: refused before the file is asked for."""
+    product = misrecord(what)
+    with pytest.raises(DamagedError, match=r"done/000000\.json"):
         product.fetch(0)

@@ -25,6 +25,7 @@ RECORDS = (  # of trained networks, of results and of tables
     *("models/*/base.json", "models/*/model.json", "models/*/training.json"),
     *(RESULTS, "results.json", "tables.json", "skipped.json"),
 )
+KEY = re.compile(r"[0-9a-f]{16}")  # the name of a product's folder
 GENERATION = re.compile(r"generation-[0-9]{3,}")  # beside a model: the run folder of caches renewed in training
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

@@ -18,7 +18,7 @@ from cache.remote.fetch import MARK, entries, get_all, storage
 from cache.sealed import parse_sealed, read_sealed, recorded_files, seal
 
 VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and version
-MOST_NAMES = 500_000  # in all listings of a run; Charades with ten kinds of boxes has a tenth of it
+MOST_NAMES = 500_000  # in all listings of a run together
 _RECORDS = ("tables.json", "skipped.json", "results.json")  # of the tables in the run folder
 _TABLES = [table for table, record in RECORD_OF.items() if record in _RECORDS]
 _MIRRORED = re.compile(  # every file that a mirror has, but those that it downloads when they are read

@@ -9,7 +9,7 @@ from typing import Literal
 
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import file_sha256
-from cache.layout import ARRAYS, GENERATION, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
+from cache.layout import ARRAYS, GENERATION, KEY, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.sealed import recorded_files
@@ -74,7 +74,7 @@ def _skipped_videos(record: dict) -> set[str]:
 def product_paths(run_dir: Path) -> list[Path]:
     """The folders of all products of a run, also those without a readable run.json."""
     folders = [path for product in PRODUCTS for path in sorted((run_dir / product).glob("*")) if path.is_dir()]
-    return [path for path in folders if not _never_begun(path)]
+    return [path for path in folders if KEY.fullmatch(path.name) and not _never_begun(path)]
 
 
 def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
@@ -174,8 +174,7 @@ def strays(run_dir: Path) -> Iterator[Finding]:
     """Files of the plan and of the products that no record names, and what killed writers left anywhere in the run."""
     for product in PRODUCTS:
         for path in sorted((run_dir / product).glob("*")):
-            of_product = path.is_dir() and re.fullmatch(r"[0-9a-f]{16}", path.name)
-            yield from _strays_of(path) if of_product else [_foreign(path)]
+            yield from _strays_of(path) if path.is_dir() and KEY.fullmatch(path.name) else [_foreign(path)]
     folders = [run_dir, run_dir / "plan", run_dir / "report", run_dir / "results", *(run_dir / "models").glob("**")]
     for folder in folders:
         for path in sorted(folder.glob(".*.tmp")):

@@ -10,6 +10,7 @@ import pandas as pd
 from cache.commit import in_use, locked, write_file
 from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.folder_checks import check_folder, check_locks, check_space
+from cache.layout import PRODUCTS
 from cache.plan import Part
 from cache.plan_files import part_names, read_plan, recorded_parts, write_part
 from cache.sealed import write_record
@@ -50,6 +51,7 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
     if config.data.format == "miniature":
         generate.generate(config.data, config.workers)
     annotations = read_annotations(config.data)
+    _check_is_ours(run_dir)
     if any((run_dir / "models").glob("base-*")):
         with suppress(DamagedError):  # lost or damaged: each network still knows its own
             check_classes(read_class_names(run_dir), annotations.classes, f"{run_dir} has networks for")
@@ -85,6 +87,13 @@ def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bo
         write_record(run_dir / "tables.json", {"parts": part_names(run_dir)}, tables)
     write_file(run_dir / "config.toml", to_toml(config).encode())
     return _outcome(config, run_dir, annotations, videos, skipped)
+
+
+def _check_is_ours(run_dir: Path) -> None:
+    """Refuse a folder that is no run and has files that `prepare` would write over, such as somebody's labels.csv."""
+    theirs = [name for name in ("labels.csv", "classes.txt", "videos.csv", "config.toml") if (run_dir / name).exists()]
+    if theirs and not any((run_dir / name).exists() for name in ("plan", "models", "tables.json", *PRODUCTS)):
+        raise StageError(f"{run_dir} is no run folder, and its {theirs[0]} would be overwritten; use another --run")
 
 
 def _known_videos(run_dir: Path) -> dict[str, dict]:

@@ -127,3 +127,12 @@ def test_every_stage_holds_the_run(stage, owner, name, own_videos, monkeypatch):
     config = change(own_videos.config, seed=1) if owner is train_base else own_videos.config
     stage(config, own_videos.path)
     assert refused == [name]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "classes.txt", "videos.csv", "config.toml"])
+def test_nothing_is_prepared_over_the_files_of_somebody_else(name, tiny_run, tmp_path):
+    """A folder with annotations is easily given as the run folder."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StageError, match=f"no run folder, and its {name} would be overwritten; use another --run"):
+        prepare.run(tiny_run.config, tmp_path)
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1

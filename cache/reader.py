@@ -123,11 +123,11 @@ class Run:
     @property
     def videos(self) -> pd.DataFrame:
         """videos.csv, as text: an id such as 07E49 is no number. This and the next two raise as `read_csv`."""
-        return read_csv(self.path / "videos.csv", ("video_id", "split"))
+        return read_csv(self.path / "videos.csv")
 
     @property
     def skipped(self) -> pd.DataFrame:
-        return read_csv(self.path / "skipped.csv", ("video_id", "split", "reason", "detail"))
+        return read_csv(self.path / "skipped.csv")
 
     @property
     def labels(self) -> pd.DataFrame:

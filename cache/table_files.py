@@ -38,7 +38,7 @@ def read_table(path: Path) -> str:
         raise DamagedError(f"{path}: {getattr(error, 'strerror', error)}; {REMEDIES[record.name]}") from error
 
 
-def read_csv(path: Path, columns: Iterable[str], numbers: Iterable[str] = ()) -> pd.DataFrame:
+def read_csv(path: Path, columns: Iterable[str] = (), numbers: Iterable[str] = ()) -> pd.DataFrame:
     """Read a CSV table of a run: `numbers` as numbers, NaN where a cell is empty, and all else as text, "NA" and "007".
 
     DamagedError as `read_table`, and where it is no table or lacks one of `columns`.

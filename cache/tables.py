@@ -15,7 +15,7 @@ def classes(run: Run) -> pd.DataFrame:
     Columns: class_index, label, train_videos and test_videos (videos with the class that were not skipped), actions
     (annotated in those videos), mean_seconds (of the actions with known times; NaN where there is none).
     """
-    labels, kept = run.labels, run.videos[["video_id"]]
+    labels, kept = run.labels, read_csv(run.path / "videos.csv", ["video_id"])[["video_id"]]
     labels = labels[labels.label != ""].merge(kept, on="video_id")
     known = labels[labels.end > labels.start]
     seconds = (known.end - known.start).groupby(known.label).mean()

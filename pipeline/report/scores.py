@@ -176,7 +176,8 @@ def video_gains(result: Result, base: Result) -> dict[str, float]:
 
 def read_metrics(run_dir: Path) -> dict[str, pd.DataFrame]:
     """metrics.csv of every model that has one, a row an epoch, by folder name; Base first. Raises as `read_csv`."""
-    tables = {path.parent.name: read_csv(path, EPOCH, EPOCH) for path in (run_dir / "models").glob("*/metrics.csv")}
+    folders = {path.parent for name in ("metrics.csv", "training.json") for path in run_dir.glob(f"models/*/{name}")}
+    tables = {folder.name: read_csv(folder / "metrics.csv", EPOCH, EPOCH) for folder in folders}
     return {name: tables[name] for name in sorted(tables, key=lambda name: (not name.startswith("base"), name))}
 
 

@@ -132,6 +132,8 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
     except StaleCacheError:
         raise
     except CacheError as error:  # a part was lost or damaged; `write_part` makes it anew
+        if not part_names(run_dir):
+            raise
         first = {part.name for part in _new_parts(config, run_dir, videos, extend=False)}
         if added := sorted({*part_names(run_dir), *recorded_parts(run_dir)} - first):
             lost = f"{error}; it was extended ({', '.join(added)}), so which videos the part had cannot be told"

@@ -154,7 +154,7 @@ def test_gc_leaves_what_it_does_not_make(tiny_copy):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"1234")
     code, output = call("verify", "--run", run)
-    assert code == 0 and output.count("foreign: ") == 7 and "0 damaged, 0 orphans, 0 temporary" in output
+    assert code == 0 and output.count("foreign: ") == 8 and "0 damaged, 0 orphans, 0 temporary" in output
     code, output = call("gc", "--run", run)
     assert code == 0 and "deleted 0 files" in output and all(path.exists() for path in theirs)
 

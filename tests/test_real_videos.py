@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import cache
 from cache.geometry import Box
+from models.backbones import build
 from pipeline import config_file as configs
 from pipeline.data.clips import source_frames
 from pipeline.data.pixels import resize
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
-from pipeline.stages import crops, evaluate, prepare, saliency, train_base
+from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from tests.helpers.tiny_data import change
 
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -114,3 +116,41 @@ def test_charades_from_annotations_to_result(charades, tmp_path):
     expected = resize(frame[box.top : box.bottom, box.left : box.right], (56, 56))
     expected = expected[:, ::-1] if row.theta_flip else expected
     assert np.array_equal(run.focus(0)[0], expected)
+
+
+def test_the_protocol_of_the_published_weights(charades, tmp_path):
+    """charades-released as it is, but for the number of clips and epochs, with weights in the layout of the file."""
+    root, _ = charades
+    config = configs.load("charades-released")
+    assert config.base.video_targets == config.fusion.video_targets == "clip"
+    torch.manual_seed(0)
+    network = build("resnet50_i3d", 157)
+    state = {f"module.basenet.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 50, "arch": "resnet50_3d", "state_dict": state}, tmp_path / "i3d12b2.pth.tar")
+    files = [str(DATA / f"charades/Charades_v1_{name}") for name in ("train.csv", "test.csv", "classes.txt")]
+    config = change(
+        config,
+        workers=1,
+        device="cpu",
+        data={
+            "annotations": (*files[:2],),
+            "classes": files[2],
+            "videos": str(root / "videos"),
+            "eval_ids": ("19UA5",),
+        },
+        clips={"aug_seeds": 1, "eval_clips": 2},
+        base={"init": str(tmp_path / "i3d12b2.pth.tar")},
+        fusion={"epochs": 1, "batch_size": 1, "loader_workers": 0},
+    )
+    prepare.run(config, tmp_path / "run")
+    part = open_folder(tmp_path / "run", config).parts[0]
+    assert part.clip(0).theta.resized_size == (256, 455)  # 480 x 270, cut down from 455.1
+    assert part.settings["longer_side"] == "truncated" and part.rows.fps.iat[0] == 24
+    base = train_base.run(config, tmp_path / "run").path
+    assert torch.equal(torch.load(base / "weights.pt", weights_only=True)["fc.weight"], network.fc.weight)
+    assert saliency.run(config, tmp_path / "run").num_skipped == 0
+    crops.run(config, tmp_path / "run", ("softmax_entropy",))
+    train_fusion.run(config, tmp_path / "run", "late", "softmax_entropy")
+    results = pd.read_csv(evaluate.run(config, tmp_path / "run").path)
+    assert results.experiment.tolist() == ["base", "late-softmax_entropy-source"]
+    assert cache.open(tmp_path / "run").logits(0).shape == (7, 157)

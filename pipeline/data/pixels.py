@@ -6,8 +6,6 @@ from torch.nn import functional as F
 
 from cache.geometry import Box, Theta
 
-LOW_ZOOM = 1.5  # below, the focused volume can hold hardly more than upscaling
-
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize one frame, uint8 (H, W, 3), to (height, width): bilinear, antialiased when shrinking, half-pixel centres.

@@ -13,7 +13,6 @@ from models.checkpoint import WeightsError, load_weights, read_state, state_hash
 from models.i3d import inflate_2d
 from pipeline.config import Base, Config
 from pipeline.data.label_files import read_annotations
-from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.video.container import traits
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import AnnotationError, StageError, VideoError
@@ -22,7 +21,7 @@ from pipeline.preflight.counts import Counts, count, spread
 from pipeline.preflight.finding import Finding, judged
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder
-from pipeline.run.plan_rows import probe_row
+from pipeline.run.plan_rows import LOW_ZOOM, probe_row
 
 UNEVEN = 1.5  # longest time between frames / shortest
 NOT_SQUARE = 0.02  # how far the aspect ratio of pixels may be from 1

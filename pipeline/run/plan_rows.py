@@ -11,6 +11,8 @@ from pipeline.data.video.find import EXTENSIONS, find_video
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import StageError, VideoError
 
+LOW_ZOOM = 1.5  # source pixels for one of the resized frame; below, a focused volume holds hardly more than upscaling
+
 
 def check_root(config: Config, video_id: str) -> Path:
     """Return the folder of videos; raise a StageError that says where the video was looked for if there is none."""

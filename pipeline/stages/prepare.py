@@ -20,13 +20,12 @@ from pipeline.config_file import to_toml
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
 from pipeline.data.miniature import generate
-from pipeline.data.pixels import LOW_ZOOM
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.errors import StageError, VideoMissing
 from pipeline.run.folder import check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
-from pipeline.run.plan_rows import plan_rows
+from pipeline.run.plan_rows import LOW_ZOOM, plan_rows
 from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
 from pipeline.workers.engines import LOCAL, Engine
 

@@ -174,7 +174,8 @@ def test_index_has_every_column_and_gaps_where_nothing_is_done(full):
     assert [row[f"box_input_{edge}"] for edge in ("top", "left", "height", "width")] == [131, 132, 133, 134]
     assert [row[f"box_source_{edge}"] for edge in ("top", "left", "height", "width")] == [1131, 1132, 1133, 1134]
     assert row.saliency_share == 13 / 32 and row.entropy == 13 / 4
-    assert cache.open(full).read("base", "entropy", [row["row"]]).item() == 13 / 4  # the array holds minus it, the paper's L_E
+    of_clip = cache.open(full).read("base", "entropy", [row["row"]])  # the array holds minus it, the paper's L_E
+    assert of_clip.item() == 13 / 4
     assert index.entropy.notna().all() and np.isnan(index.saliency_share[4])
     assert index.box_input_top.dtype == "Int32" and index.saliency_share.dtype == "float32"
     assert index.video_id.tolist()[:3] == ["00000", "00000", "00001"]

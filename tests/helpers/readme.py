@@ -13,7 +13,8 @@ from pipeline.config_file import CONFIGS, load
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = [folder for folder in ROOT.iterdir() if folder.is_dir() and folder.name[0] != "." and folder.name != "runs"]
-PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for top in FOLDERS for page in top.rglob("README.md"))]
+PAGES = ["README.md", "pipeline/recipes/PAPER.md"]
+PAGES += sorted(str(page.relative_to(ROOT)) for top in FOLDERS for page in top.rglob("README.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ELSEWHERE = ("dask", "rm", "tensorboard")  # programs of others
 STARTS = ("make ", "python ", ".venv/bin/", "focused-attention ", "torchrun ", "pip ")

@@ -195,6 +195,7 @@ def test_other_classes_are_refused_by_name(tiny_copy, tmp_path, classes, words):
     with pytest.raises(StaleCacheError, match=words):
         prepare.run(config, tiny_copy.path)
     assert tree(tiny_copy.path) == before
+    (tiny_copy.path / "tables.json").unlink()  # which would name the edit
     (tiny_copy.path / "classes.txt").write_text("\n".join(classes) + "\n")
     for stage in (train_base.run, saliency.run, evaluate.run, train_fusion.run):
         with pytest.raises(StaleCacheError, match=words):

@@ -172,7 +172,7 @@ def test_overrides():
     )  # fmt: skip
     expected = change(
         load("miniature"), seed=5, clips={"fps": 12.0, "resize": "shorter_side"}, crops={"codec": "png"},
-        base={"in_memory": False, "video_loss_weight": "released"},
+        base={"in_memory": False, "video_loss_weight": "released", "video_targets": "clip"},
         data={"eval_ids": ("07E49",), "videos": "/some where", "classes": "007"},
     )  # fmt: skip
     assert config == expected

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -18,6 +19,8 @@ import cache
 from cache.table_files import unvouched
 from cache.upkeep.verify import verify
 from pipeline.config_file import load
+from pipeline.report.scores import read_results
+from pipeline.run.folder import open_folder
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion, train_online
 from tests.helpers.tiny_data import tree
 
@@ -73,9 +76,14 @@ STAGES = (
 )
 
 
+def kept(run):
+    """The files of a run but config.toml, which `prepare` writes with the settings that came later."""
+    return {name: sha256 for name, sha256 in tree(run).items() if name != "run/config.toml"}
+
+
 def test_every_stage_finds_its_work_done(copy, monkeypatch):
     config, run = copy
-    before = tree(run)
+    before = kept(run)
     for owner, name in ((saliency, "saliency_maps"), (crops, "encode_volume"), (train_fusion, "fit")):
         monkeypatch.setattr(owner, name, None)  # a call would be a TypeError
     for owner in (train_base, train_online):
@@ -84,12 +92,14 @@ def test_every_stage_finds_its_work_done(copy, monkeypatch):
     for stage in STAGES[:-1]:
         stage(config, run)
     records = ("run/tables.json", "run/skipped.json")  # of tables, which the older code did not write
-    after = tree(run)
+    after = kept(run)
     assert {name: sha256 for name, sha256 in after.items() if name not in records} == before
+    assert load(str(run / "config.toml")) == config
+    assert 'frame_interpolation = "centred"' in (run / "config.toml").read_text()
     assert list(verify(run)) == [] and set(records) < after.keys()
     before = after
     evaluate.run(config, run)  # of the model trained on the fly, which was not evaluated yet
-    after = tree(run)
+    after = kept(run)
     results = {name: sha256 for name, sha256 in before.items() if name.startswith("run/results/")}
     assert len(results) == 9 and after.items() >= results.items()
     added = [name for name in after.keys() - before.keys() if "/results/late-entropy-source-online-base-" in name]
@@ -109,17 +119,23 @@ def test_it_opens_as_before(copy):
 
 
 def test_what_is_lost_is_made_again_to_the_byte(copy):
-    """Units of every store, and results: their keys and their content."""
+    """Units of every store, to the byte; results under the same keys, by logits now instead of probabilities."""
     config, run = copy
-    before = tree(run)
+    before, results = tree(run), read_results(run, open_folder(run, config).annotations)
     for record in sorted(run.glob("*/*/done/000000.json")):
         record.unlink()
     shutil.rmtree(run / "results")
     for stage in STAGES[2:4]:
         stage(config, run)
     evaluate.run(config, run)
-    after, changed = tree(run), "run/results.csv"  # which has one more model now
+    after = tree(run)
     assert any(name.startswith("run/results/late-entropy-source") for name in before)
-    assert {name: after.get(name) for name in before if name != changed} == {
-        name: sha256 for name, sha256 in before.items() if name != changed
-    }
+    assert before.keys() <= after.keys()
+    stored = {name: sha256 for name, sha256 in before.items() if not name.startswith("run/results")}
+    assert {name: after[name] for name in stored} == stored
+    now = {one.facts["key"]: one for one in read_results(run, open_folder(run, config).annotations)}
+    for old in results:
+        new = now[old.facts["key"]]
+        assert old.facts.keys() < new.facts.keys() and new.stored_map == old.stored_map
+        assert new.facts["scores"] == "logits" and "scores" not in old.facts
+        np.testing.assert_allclose(new.probabilities, old.scores, rtol=1e-6)

@@ -3,7 +3,7 @@
 import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
 from pipeline.run.folder import holds_run
-from pipeline.run.networks import build_base
+from pipeline.run.networks import BaseWeights, build_base
 from pipeline.run.outcome import Outcome
 from pipeline.run.precision_check import LOWEST_OVERLAP, sample_agreement
 from pipeline.run.stores import Stores
@@ -137,8 +137,8 @@ class SaliencyWork(UnitWork):
 
     @cached_property
     def network(self) -> nn.Module:
-        """Base with its weights on the device: frozen, batch-norm folded."""
-        return fold(build_base(self.stores.base_weights)).to(self.device)
+        """Base with its weights on the device."""
+        return _frozen(self.stores.base_weights, self.device)
 
     def stores_of(self, part: Part) -> list[Store]:
         """Return Base's store and one of maps per objective."""
@@ -198,3 +198,9 @@ class SaliencyWork(UnitWork):
                 labels = Labels(*targets, LossTerms.of(self.config.base))
         with phases.device_phase("network", self.device):
             return saliency_maps(self.network, video, objectives, saliency.method, saliency.precision, labels)
+
+
+@lru_cache(maxsize=1)
+def _frozen(base: BaseWeights, device: torch.device) -> nn.Module:
+    """Build Base frozen, with batch-norm folded; keep it for the next call in this process, such as of a table."""
+    return fold(build_base(base)).to(device)

@@ -148,24 +148,30 @@ def test_bfloat16_gives_nearly_the_same_map(network, video):
         input_saliency(network, video, {"entropy": negative_entropy}, precision="half")
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bfloat16", False)])
-@pytest.mark.parametrize("before", [True, False])
-def test_tensorfloat_is_used_where_it_is_asked_for_only(network, video, precision, allowed, before, monkeypatch):
-    """In the forward and in the backward pass; PyTorch's own switches are as before afterwards."""
+@pytest.fixture(params=[True, False])
+def tf32_before(request):
+    """PyTorch's switches, (of matrix products, of convolutions), as they were before a call."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    monkeypatch.setattr(matmul, "allow_tf32", before)
-    monkeypatch.setattr(cudnn, "allow_tf32", before)
+    old = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = request.param
+    yield lambda: (matmul.allow_tf32, cudnn.allow_tf32)
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (request.param, request.param)
+    matmul.allow_tf32, cudnn.allow_tf32 = old
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bfloat16", False)])
+def test_tensorfloat_is_used_where_it_is_asked_for_only(network, video, precision, allowed, tf32_before):
+    """In the forward and in the backward pass; PyTorch's own switches are as before afterwards."""
     seen = []
 
     def note(logits):
-        logits.register_hook(lambda _: seen.append((matmul.allow_tf32, cudnn.allow_tf32)))
-        seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+        logits.register_hook(lambda _: seen.append(tf32_before()))
+        seen.append(tf32_before())
         return negative_entropy(logits)
 
     for compute in (input_saliency, grad_cam):
         compute(fold(network), video, {"entropy": note}, precision)
     assert seen == [(allowed, allowed)] * 4
-    assert (matmul.allow_tf32, cudnn.allow_tf32) == (before, before)
 
 
 def test_tf32_is_float32_on_a_cpu(network, video):

@@ -16,6 +16,7 @@ from PIL import Image
 
 import cache
 from cache.errors import CacheError
+from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.cli.main import main
 from pipeline.data.plain_csv import read_plain
 from pipeline.errors import StageError
@@ -98,6 +99,18 @@ def test_the_chosen_result_is_the_highest_that_does_not_know_the_labels():
     assert scores.best([BASE]) is None
     with pytest.raises(StageError, match="'nothing' has no result; there are: late, concat"):
         scores.best([BASE, LATE, oracle], "nothing")
+
+
+def test_logits_are_shown_and_compared_as_probabilities():
+    """Results of before hold probabilities, which compare with those of logits."""
+    logits = np.log(LATE.scores / (1 - LATE.scores))
+    late = result(TARGETS, logits, "late", {"scores": "logits"})
+    np.testing.assert_allclose(late.probabilities, LATE.scores, rtol=1e-12)
+    assert result(TARGETS, [[-800.0, 800.0]] * 4, "late", {"scores": "logits"}).probabilities[0].tolist() == [0.0, 1.0]
+    expected = scores.video_gains(LATE, BASE)
+    assert scores.video_gains(late, BASE) == pytest.approx(expected) and any(expected.values())
+    (_, change) = gallery.score_changes(late, BASE, ["first", "second"], "v1")
+    assert (change.name, change.before, change.after) == ("first", pytest.approx(0.4), pytest.approx(0.4))
 
 
 def test_one_video_has_no_interval():
@@ -226,7 +239,7 @@ def test_the_page_holds_the_volumes_of_the_cache(tiny_copy):
         assert (left * 28, top * 28) == pytest.approx((row.box_input_left, row.box_input_top), abs=1e-3)
         numbers = (row.box_source_height, row.box_source_width, row.source_height, row.source_width)
         assert "box {} \N{MULTIPLICATION SIGN} {} of {} \N{MULTIPLICATION SIGN} {}".format(*numbers) in card
-        assert f'data-entropy="{-row.entropy:.6f}"' in card and f'data-share="{row.saliency_share:.6f}"' in card
+        assert f'data-entropy="{row.entropy:.6f}"' in card and f'data-share="{row.saliency_share:.6f}"' in card
         stored = json.loads(html.unescape(re.search(r'data-labels="(.*?)">', card).group(1)))
         table = pd.read_csv(tiny_copy.path / "labels.csv", dtype=str)
         assert set(stored) == set(table.label[table.video_id == video_id])
@@ -270,6 +283,11 @@ def test_names_cannot_break_out(tiny_copy):
             quoted = f'"{new.replace(chr(34), chr(34) * 2)}"' if name == "labels.csv" and new != old else new
             text = text.replace(old, quoted)
         (tiny_copy.path / name).write_text(text)
+    for path in tiny_copy.path.glob("results/*.json"):  # scored with these classes, too
+        facts, names = read_record(path), [f"{path.stem}.scores.txt", f"{path.stem}.per_class.csv"]
+        scored, by_class = (read_recorded_file(path, name) for name in names)
+        table = pd.read_csv(io.BytesIO(by_class)).assign(**{"class": HOSTILE}).to_csv(index=False).encode()
+        write_record(path, facts, dict(zip(names, (scored, table), strict=True)))
     folder = tiny_copy.path.parent / "<img src=x>"
     shutil.move(tiny_copy.path, folder)
     text = read(folder)
@@ -391,7 +409,7 @@ def test_a_clip_without_base_has_no_changes():
     found = gallery.score_changes(LATE, BASE, names, "v1")
     assert found == [change("second", 0.8, 0.8, True), change("first", 0.4, 0.4, False)]
     assert gallery.score_changes(LATE, BASE, names, "unknown") == []
-    many = SimpleNamespace(ids=("v",), scores=np.zeros((1, 9)), targets=np.array([[0] * 8 + [1]]))
-    moved = SimpleNamespace(scores=np.array([[0, 0.1, 0.2, -0.3, 0, 0, 0, 0, 0.01]]))
+    many = SimpleNamespace(ids=("v",), probabilities=np.zeros((1, 9)), targets=np.array([[0] * 8 + [1]]))
+    moved = SimpleNamespace(probabilities=np.array([[0, 0.1, 0.2, -0.3, 0, 0, 0, 0, 0.01]]))
     shown = gallery.score_changes(many, moved, list("abcdefghi"), "v")
     assert [one.name for one in shown][:4] == ["i", "d", "c", "b"] and len(shown) == gallery.MOST_CLASSES

@@ -9,8 +9,9 @@ from models import objectives
 from pipeline.data import box_policies
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
-from pipeline.run.stores import Stores, boxes_of, open_run
-from pipeline.stages import crops, saliency
+from pipeline.run.networks import load_base
+from pipeline.run.stores import boxes_of, open_run
+from pipeline.stages import crops, saliency, train_base
 from pipeline.stages.boxes import run_policy
 from tests.helpers.tiny_data import caches, change
 
@@ -129,8 +130,10 @@ def test_every_training_seed_draws_its_own_random_boxes(looked):
 
 def _of_seed(run, seed):
     """The stores of another training seed with the same Base."""
-    stores = open_run(run.path, run.config)
-    return Stores(stores.run, change(run.config, seed=seed), stores.base_weights)
+    weights = load_base(open_folder(run.path, run.config), run.config).folder / "weights.pt"
+    config = change(run.config, seed=seed, base={"init": str(weights), "epochs": 0})
+    train_base.run(config, run.path)
+    return open_run(run.path, config)
 
 
 def test_random_boxes_are_stored_with_their_source_boxes(looked):

@@ -50,8 +50,8 @@ def test_videos_csv(tiny_run):
         assert (int(row.height), int(row.width), int(row.num_source_frames)) == (height, width, count)
         assert int(row.num_frames) == -(-count * 8 // fps)  # slots k with k / 8 < duration
         assert float(row.source_fps) == fps and float(row.duration_seconds) == pytest.approx(count / fps, abs=1e-5)
-        # the shorter side becomes 32, the longer one keeps the aspect ratio to half a pixel
-        longer = int(max(height, width) * 32 / min(height, width) + 0.5)
+        # the shorter side becomes 32, the longer one keeps the aspect ratio, cut down to whole pixels
+        longer = max(height, width) * 32 // min(height, width)
         resized = (32, longer) if height < width else (longer, 32)
         assert float(row.zoom_y) == pytest.approx(height / resized[0], abs=1e-4)
         assert float(row.zoom_x) == pytest.approx(width / resized[1], abs=1e-4)

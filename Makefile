@@ -1,19 +1,23 @@
 # One line a target; the logic is in `python -m pipeline`. Settings: CONFIG=, RUN=, ARGS=.
 PYTHON ?= python3
 CONFIG ?= miniature
-RUN    ?= runs/$(notdir $(basename $(CONFIG)))
+RUN    ?=
 ARGS   ?=
 BIN     = .venv/bin
+OPTIONS = --config $(CONFIG) $(if $(RUN),--run $(RUN) )$(ARGS)
+# named by the process of this make, which is the shell's parent
+LEFT_OUT = $(BIN)/.left-out-$$PPID
 
-# Exit code 3, some videos were left out, does not end a row of targets; the last one says it again and fails.
+# Every exit code but 0 is explained, for make itself ends with 2. Code 3, some videos were left out, does not end a row
+# of targets; the last one says it again and fails.
 define STAGE
-@[ "$@" != "$(firstword $(MAKECMDGOALS))" ] || rm -f $(RUN)/.left-out
-@echo "python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS)"
-@$(BIN)/python -m pipeline $(1) --config $(CONFIG) --run $(RUN) $(ARGS) || { \
-	code=$$?; [ $$code -eq 3 ] || exit $$code; mkdir -p $(RUN); echo $(1) >> $(RUN)/.left-out; }
-@[ "$@" != "$(lastword $(MAKECMDGOALS))" ] || [ ! -f $(RUN)/.left-out ] || { \
-	echo "videos were left out by: $$(sort -u $(RUN)/.left-out | tr '\n' ' ')(see $(RUN)/skipped.csv)" >&2; \
-	rm $(RUN)/.left-out; exit 3; }
+@[ "$@" != "$(firstword $(MAKECMDGOALS))" ] || rm -f $(LEFT_OUT)
+@echo "python -m pipeline $(1) $(OPTIONS)"
+@$(BIN)/python -m pipeline $(1) $(OPTIONS) || { code=$$?; $(BIN)/python -m pipeline.errors $$code; \
+	[ $$code -eq 3 ] || exit $$code; echo $(1) >> $(LEFT_OUT); }
+@[ "$@" != "$(lastword $(MAKECMDGOALS))" ] || [ ! -f $(LEFT_OUT) ] || { \
+	echo "videos were left out by: $$(sort -u $(LEFT_OUT) | tr '\n' ' ')(see skipped.csv in the run folder)" >&2; \
+	rm $(LEFT_OUT); exit 3; }
 endef
 
 .DEFAULT_GOAL := help
@@ -22,7 +26,7 @@ endef
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
-	@echo "  CONFIG=$(CONFIG) (miniature, charades, charades-small or a TOML file), RUN=$(RUN), ARGS=\"--help\""
+	@echo "  CONFIG=$(CONFIG) (miniature, charades, charades-small or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
 
 setup: .venv/.done ## make .venv and install into it
 
@@ -71,7 +75,7 @@ inspect: setup ## what a run holds; ARGS="--table classes", ARGS="--out index.cs
 	$(call STAGE,inspect)
 
 report: setup ## one page about the run, from the caches: <run>/report/index.html
-	$(BIN)/python -m pipeline report --run $(RUN) $(ARGS)
+	$(call STAGE,report)
 
 doctor: setup ## what is wrong with machine or data, and what to do
 	$(call STAGE,doctor)
@@ -80,16 +84,16 @@ plan: setup ## what every stage will take, from a timed sample; ARGS="--seconds 
 	$(call STAGE,plan)
 
 show: setup ## a video as a strip and a film; ARGS=VIDEO_ID
-	$(BIN)/python -m pipeline show --run $(RUN) $(ARGS)
+	$(call STAGE,show)
 
 status: setup ## count done, skipped and waiting rows
-	$(BIN)/python -m pipeline status --run $(RUN) $(ARGS)
+	$(call STAGE,status)
 
 verify: setup ## check every committed file; ARGS="--fast" or "--repair"
-	$(BIN)/python -m pipeline verify --run $(RUN) $(ARGS)
+	$(call STAGE,verify)
 
 gc: setup ## delete what killed processes left
-	$(BIN)/python -m pipeline gc --run $(RUN) $(ARGS)
+	$(call STAGE,gc)
 
 test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: up to 30 minutes
 	$(BIN)/python -m pytest tests/reliability --full -n 2 $(ARGS)
@@ -102,7 +106,7 @@ benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.m
 	$(BIN)/python -m benchmarks $(ARGS)
 
 plan-outcome: setup ## what plan says of the miniature, and what then happens, side by side; 10 minutes
-	$(BIN)/python -m benchmarks.plan_outcome --config $(CONFIG) --run $(RUN)-planned $(ARGS)
+	$(BIN)/python -m benchmarks.plan_outcome --config $(CONFIG) --run $(or $(RUN),runs/miniature)-planned $(ARGS)
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest -n 2 $(ARGS)

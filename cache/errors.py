@@ -1,5 +1,14 @@
 """The errors that the cache raises on purpose. Each message names the file, the field and the reason."""
 
+from pathlib import Path
+
+
+def relative_to(path: Path | str) -> str:
+    """Say, behind the name of a path that is not there, what it is relative to; "" for an absolute or empty one."""
+    if not str(path) or Path(path).is_absolute():
+        return ""
+    return f" (relative to {Path.cwd()}, where the command was started)"
+
 
 class CacheError(Exception):
     """Base class of all errors of the cache."""

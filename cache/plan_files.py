@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from cache.commit import locked, write_file
-from cache.errors import CacheError, DamagedError, StaleCacheError
+from cache.errors import CacheError, DamagedError, StaleCacheError, relative_to
 from cache.fingerprint import differences
 from cache.plan import SCHEMA, Part, as_table
 from cache.sealed import read_sealed, seal
@@ -84,7 +84,8 @@ def read_plan(run_dir: Path) -> list[Part]:
     """
     paths = sorted((Path(run_dir) / "plan").glob("part-*.json"))
     if not paths:
-        raise CacheError(f"{run_dir} holds no plan (plan/part-000-*.json); `prepare` writes it")
+        place = "" if Path(run_dir).is_dir() else f", there is no such folder{relative_to(run_dir)}"
+        raise CacheError(f"{run_dir} holds no plan (plan/part-000-*.json){place}; run prepare first, with this config")
     parts, offset = [], 0
     for number, path in enumerate(paths):
         if not path.name.startswith(f"part-{number:03d}-"):

@@ -75,9 +75,10 @@ def inflate_2d(state_2d: dict[str, Tensor], network: "I3D") -> dict[str, Tensor]
     """
     state = {name: value for name, value in state_2d.items() if not name.startswith("fc.")}
     for name, conv in network.named_modules():
-        if isinstance(conv, nn.Conv3d) and f"{name}.weight" in state:
+        weight = state.get(f"{name}.weight")
+        if isinstance(conv, nn.Conv3d) and weight is not None and weight.ndim == 4:
             length = conv.kernel_size[0]
-            state[f"{name}.weight"] = state[f"{name}.weight"].unsqueeze(2).repeat(1, 1, length, 1, 1) / length
+            state[f"{name}.weight"] = weight.unsqueeze(2).repeat(1, 1, length, 1, 1) / length
     return state
 
 

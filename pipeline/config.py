@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal, get_args
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval, Predicate
 
 from cache.layout import Codec
 
@@ -27,7 +27,31 @@ LATER = {
     **{"drop_last": False, "tf32": False},
 }
 
-Count = Annotated[int, Ge(1)]
+
+def is_name(text: str) -> bool:
+    """Say whether a text is a name for a folder: printable, without / and \\, not hidden, of at most 100 bytes."""
+    plain = text.isprintable() and text == text.strip() and not {"/", "\\"} & set(text)
+    return plain and text[:1] not in ("", ".") and len(text.encode()) <= 100
+
+
+def is_text(text: str) -> bool:
+    """Say whether a path or an id is one that a file system can have: at most 4,096 characters, none of them NUL."""
+    return len(text) <= 4096 and "\0" not in text
+
+
+# the bounds are far from every sensible value; they keep a slip of the keyboard from filling disk and memory
+Count = Annotated[int, Interval(ge=1, le=10_000)]
+CountOrNone = Annotated[int, Interval(ge=0, le=1_000_000)]
+Processes = Annotated[int, Interval(ge=1, le=1024)]
+Helpers = Annotated[int, Interval(ge=0, le=1024)]
+Side = Annotated[int, Interval(ge=1, le=8192)]  # pixels
+Seconds = Annotated[float, Interval(gt=0, le=1e6)]
+GiB = Annotated[float, Interval(ge=0.5, le=1024)]
+Rate = Annotated[float, Interval(ge=0, le=1000)]  # frames a second
+Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
+LearningRate = Annotated[float, Interval(gt=0, le=1000)]
+Text = Annotated[str, Predicate(is_text)]
+Network = Literal["small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]  # models.backbones
 
 
 @dataclass(frozen=True)
@@ -35,19 +59,19 @@ class Data:
     """Annotations and videos."""
 
     format: Literal["charades", "plain", "miniature"] = "plain"
-    annotations: tuple[str, ...] = ()  # charades: train csv, test csv; plain: one csv
-    classes: str = ""  # class list, one a line
-    videos: str = ""  # folder of video files or of folders of frames
-    source_fps: float = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
+    annotations: tuple[Text, ...] = ()  # charades: train csv, test csv; plain: one csv
+    classes: Text = ""  # class list, one a line
+    videos: Text = ""  # folder of video files or of folders of frames
+    source_fps: Rate = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
-    video_seconds: Annotated[float, Gt(0)] = 600.0  # prepare gives up on a video that takes longer to decode
-    video_memory: Annotated[float, Ge(0.5)] = 4.0  # GiB of address space for decoding a video in prepare
+    video_seconds: Seconds = 600.0  # prepare gives up on a video that takes longer to decode
+    video_memory: GiB = 4.0  # GiB of address space for decoding a video in prepare
     # prepare plans nothing if a larger share of the videos that it finds cannot be decoded
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
-    eval_ids: tuple[str, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
-    train_videos: int = 0  # miniature only: videos to generate
-    eval_videos: int = 0
-    data_seed: int = 0
+    eval_ids: tuple[Text, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
+    train_videos: CountOrNone = 0  # miniature only: videos to generate
+    eval_videos: CountOrNone = 0
+    data_seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -55,14 +79,14 @@ class Clips:
     """Which frames the network sees, at what size, and how many clips are stored of a video (paper 5.1 to 5.3)."""
 
     num_frames: Count = 64  # T_in
-    fps: Annotated[float, Ge(0)] = 8.0  # 0 = the video's own rate
+    fps: Rate = 8.0  # 0 = the video's own rate
     resize: Literal["square", "shorter_side"] = "square"
-    resized_side: int = 256
+    resized_side: Side = 256
     longer_side: Literal["truncated", "rounded"] = "truncated"  # of "shorter_side": its length in whole pixels
-    input_side: Count = 224  # H_in = W_in; at most resized_side
+    input_side: Side = 224  # H_in = W_in; at most resized_side
     aug_seeds: Count = 25  # S, stored augmentations per training video
     eval_clips: Count = 10
-    plan_seed: int = 0
+    plan_seed: Seed = 0
     videos_per_unit: Count = 4  # videos committed together
 
 
@@ -70,15 +94,15 @@ class Clips:
 class Training:
     """One training (paper 5.3)."""
 
-    epochs: Annotated[int, Ge(0)] = 50
-    learning_rate: Annotated[float, Gt(0)] = 0.375
-    drop_epochs: tuple[int, ...] = (15, 40)  # the rate is divided by ten at these
+    epochs: CountOrNone = 50
+    learning_rate: LearningRate = 0.375
+    drop_epochs: tuple[CountOrNone, ...] = (15, 40)  # the rate is divided by ten at these
     batch_size: Count = 12  # of all processes of torchrun together
     accumulate: Count = 1  # steps whose gradients are added before the optimiser moves
-    momentum: float = 0.9
-    weight_decay: float = 1e-7
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Interval(ge=0, le=10)] = 1e-7
     # see models/losses.py; "released" makes video_targets "clip" where a config file leaves them out
-    video_loss_weight: float | Literal["released"] = 1.0
+    video_loss_weight: Annotated[float, Interval(ge=0, le=1e6)] | Literal["released"] = 1.0
     frame_interpolation: Literal["aligned", "centred"] = "aligned"
     video_targets: Literal["video", "clip"] = "video"
     drop_last: bool = False  # leave out the last batch of an epoch where it is not full
@@ -87,8 +111,8 @@ class Training:
     autocast: bool = False  # bfloat16
     tf32: bool = False  # on a GPU: convolutions and matrix products in TensorFloat-32, with 10 bits behind the point
     activation_checkpointing: bool = False  # less memory for about a third more time; changes no number
-    loader_workers: int = 0  # processes that read batches ahead; 0 = a thread, one batch ahead
-    checkpoint_minutes: float = 15.0
+    loader_workers: Helpers = 0  # processes that read batches ahead; 0 = a thread, one batch ahead
+    checkpoint_minutes: Annotated[float, Interval(ge=0, le=1e6)] = 15.0
     tensorboard: bool = False  # curves for TensorBoard beside metrics.csv
 
 
@@ -96,8 +120,8 @@ class Training:
 class Base(Training):
     """Training of Base (the paper's Charades-Base)."""
 
-    network: str = "resnet50_i3d"
-    init: str = ""  # weights file to start from
+    network: Network = "resnet50_i3d"
+    init: Text = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
     inflate: bool = False  # `init` is torchvision's 2-D ResNet-50, to be inflated (resnet50_i3d only)
     in_memory: bool = False  # keep the resized frames of all training videos in memory
@@ -109,9 +133,9 @@ class Saliency:
 
     objectives: tuple[Objective, ...] = ("entropy",)  # none = Base's logits alone
     method: Literal["input_gradient", "grad_cam"] = "input_gradient"
-    box_side: Count = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
+    box_side: Side = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
     batch_size: Count = 8
-    threads: Count = 1  # torch threads of each worker
+    threads: Processes = 1  # torch threads of each worker
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
@@ -128,8 +152,8 @@ class FusionTraining(Training):
     """Stage 3: training of the fusion models."""
 
     epochs: Count = 25
-    learning_rate: Annotated[float, Gt(0)] = 0.02
-    drop_epochs: tuple[int, ...] = (15,)
+    learning_rate: LearningRate = 0.02
+    drop_epochs: tuple[CountOrNone, ...] = (15,)
     batch_size: Count = 8
     fuse: Literal["logits", "scores"] = "logits"
 
@@ -138,16 +162,16 @@ class FusionTraining(Training):
 class Config:
     """All settings of a run; one section per field that is a class."""
 
-    name: str
+    name: Annotated[str, Predicate(is_name)]  # runs/<name> is the run folder, where --run names no other
     data: Data = field(default_factory=Data)
     clips: Clips = field(default_factory=Clips)
     base: Base = field(default_factory=Base)
     saliency: Saliency = field(default_factory=Saliency)
     crops: Crops = field(default_factory=Crops)
     fusion: FusionTraining = field(default_factory=FusionTraining)
-    seed: int = 0  # of everything that is trained, Base included
+    seed: Seed = 0  # of everything that is trained, Base included
     device: Literal["auto", "cpu", "cuda"] = "auto"  # a worker with a GPU of its own replaces it, say by "cuda:1"
-    workers: Count = 1  # processes of prepare, saliency (on the CPU) and crops
+    workers: Processes = 1  # processes of prepare, saliency (on the CPU) and crops
 
 
 def check_together(config: Config) -> Config:
@@ -157,10 +181,16 @@ def check_together(config: Config) -> Config:
         ValueError: names the setting, what it must fit, and its value.
     """
     outer, inner, side, base = config.clips.resized_side, config.clips.input_side, config.saliency.box_side, config.base
+    for name, rate in (("data.source_fps", config.data.source_fps), ("clips.fps", config.clips.fps)):
+        if 0 < rate < 0.001:
+            raise ValueError(f"{name}: expected 0 or at least 0.001, got {rate}")
     if inner > outer:
         raise ValueError(f"clips.input_side: expected at most clips.resized_side, {outer}, got {inner}")
     if side > inner:
         raise ValueError(f"saliency.box_side: expected at most clips.input_side, {inner}, got {side}")
+    if not base.epochs and (base.new_head or base.inflate):
+        option = "new_head" if base.new_head else "inflate"
+        raise ValueError(f"base.epochs: expected at least 1 with base.{option}, whose classifier is untrained, got 0")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
     return config

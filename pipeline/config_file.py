@@ -22,8 +22,13 @@ SECTIONS = {name: list(get_type_hints(kind)) for name, kind in KEYS.items() if i
 EXPECTED = {
     **{"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"},
     **{"tuple_type": "a list", "dataclass_type": "a section"},
-    **{"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}", "less_than_equal": "at most {le:g}"},
+    **{"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}"},
+    **{"less_than": "below {lt:g}", "less_than_equal": "at most {le:g}"},
+    "is_name": "a name for a folder: printable, without / and \\, not hidden, at most 100 bytes",
+    "is_text": "at most 4096 characters, none of them NUL",
 }
+MAX_BYTES = 1_000_000  # of a config file
+SHOWN = 200  # characters of a wrong value in a message
 
 
 def load(path: str, overrides: tuple[str, ...] = (), run_dir: Path | None = None) -> Config:
@@ -37,21 +42,43 @@ def load(path: str, overrides: tuple[str, ...] = (), run_dir: Path | None = None
     Raises:
         ConfigError: one mistake a line: file, setting, what was expected and what was found.
     """
-    file = Path(path) if Path(path).exists() else CONFIGS / f"{Path(path).stem}.toml"
-    if not file.exists():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
-        raise ConfigError(f"{path}: no such config file; those of the project are {known}")
+    file = _find(path)
     values = _read(file)
     values.setdefault("name", file.stem)
     for text in overrides:
         _override(values, text)
     _add_later(values, run_dir)
-    # pydantic takes TOML's types from JSON: integers for floats, lists for tuples. Dates would fail; no setting has one
-    document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
+    return _check(values, str(file))
+
+
+def check(config: Config) -> Config:
+    """Return a config whose settings were replaced, by options of a command, if it would load; else as `load`."""
+    return _check(asdict(config), f"config {config.name}")
+
+
+def _find(path: str) -> Path:
+    """Return the config file of this path or, where it is a bare name without a file, that of the project."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.name == path == file.stem and (CONFIGS / f"{path}.toml").is_file():
+        return CONFIGS / f"{path}.toml"
+    what = "no such config file" if not file.exists() else "is a folder" if file.is_dir() else "is no regular file"
+    near = f"; did you mean {path}.toml?" if Path(f"{path}.toml").is_file() else ""
+    known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+    raise ConfigError(f"{path}: {what}{near}; those of the project are {known}; other paths start in {Path.cwd()}")
+
+
+def _check(values: dict, source: str) -> Config:
+    """Return nested values as a config; raise ConfigError with one mistake a line, each after its source."""
     try:
+        # pydantic takes TOML's types from JSON: integers for floats, lists for tuples; no setting is a date
+        document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
         return READER.validate_json(document, strict=True, extra="forbid")
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{file}: {mistake}" for mistake in _mistakes(error.errors()))) from None
+        raise ConfigError("\n".join(f"{source}: {mistake}" for mistake in _mistakes(error.errors()))) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: too long a number, or too many levels: {error}") from None
 
 
 def to_toml(config: Config) -> str:
@@ -62,8 +89,12 @@ def to_toml(config: Config) -> str:
 
 def _read(file: Path) -> dict:
     try:
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise ConfigError(f"{file}: {size} bytes; a config has at most {MAX_BYTES}")
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
 
 
@@ -79,8 +110,10 @@ def _override(values: dict, setting: str) -> None:
             raise ConfigError(f"--set {setting}: {section} is not a section")
     try:
         values[key] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         values[key] = text
+    except RecursionError:
+        raise ConfigError(f"--set {name}: too many levels of lists or tables") from None
 
 
 def _add_later(values: dict, run_dir: Path | None) -> None:
@@ -88,11 +121,11 @@ def _add_later(values: dict, run_dir: Path | None) -> None:
     file = run_dir and run_dir / "config.toml"  # written by `prepare`, with every setting that there was
     prepared = _read(file) if file and file.is_file() else None
     for section, known in SECTIONS.items():
-        own = values.setdefault(section, {})
-        if not isinstance(own, dict):
+        own, before = values.setdefault(section, {}), (prepared or {}).get(section, {})
+        if not isinstance(own, dict) or not isinstance(before, dict):
             continue
         for name in LATER.keys() & known if prepared else ():
-            own.setdefault(name, prepared.get(section, {}).get(name, LATER[name]))
+            own.setdefault(name, before.get(name, LATER[name]))
         if own.get("video_loss_weight") == "released":
             own.setdefault("video_targets", "clip")
 
@@ -103,12 +136,14 @@ def _mistakes(errors: list[ErrorDetails]) -> list[str]:
     for error in errors:
         if error["type"] == "value_error":  # raised by `check_together`
             return [str(error["ctx"]["error"])]
+        if not error["loc"]:  # of the whole text, not of a setting
+            return [f"cannot be read, such as text that is not UTF-8: {error['msg']}"]
         first, *inner = error["loc"]  # inner: the key, then the item of a list or the type of a union
         section, key = (f"{first}.", inner[0]) if first in SECTIONS and inner else ("", first)
         if error["type"] == "unexpected_keyword_argument":
-            mistakes.append(f"unknown setting {section}{key}{_hint(section, key)}")
+            mistakes.append(f"unknown setting {section}{_shown(key)}{_hint(section, key)}")
         else:  # a value that fits none of several types has an error for each of them
-            expected.setdefault((section + key, repr(error["input"])), []).append(_expected(error))
+            expected.setdefault((section + key, _shown(repr(error["input"]))), []).append(_expected(error))
     for (setting, value), words in expected.items():
         mistakes.append(f"{setting}: expected {' or '.join(words)}, got {value}")
     return mistakes
@@ -118,15 +153,20 @@ def _expected(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         options = error["ctx"]["expected"].replace(" or ", ", ")
         return f"one of {options}" if "," in options else options
-    return EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    name = error["type"]
+    if name == "predicate_failed":
+        name = next(name for name in EXPECTED if name in error["msg"])
+    return EXPECTED.get(name, error["msg"]).format(**error.get("ctx", {}))
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 def _hint(section: str, key: str) -> str:
-    """The nearest name of the same section, or the section where such a name belongs, or all names."""
+    """The nearest name of the same section, or the section where this very name belongs, or all names."""
     known = SECTIONS[section[:-1]] if section else list(KEYS)
     if near := difflib.get_close_matches(key, known, n=1):
         return f"; did you mean {section}{near[0]}?"
-    everywhere = {f"{name}.{own}": own for name, keys in SECTIONS.items() for own in keys}
-    near = [name for name, own in everywhere.items() if own == key]
-    near = near or difflib.get_close_matches(section + key, everywhere, n=1)
+    near = [f"{name}.{own}" for name, keys in SECTIONS.items() for own in keys if own == key]
     return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"

@@ -1,10 +1,23 @@
 """Errors that are raised on purpose, and the exit codes of all commands."""
 
+import sys
+
+EXIT_STOPPED = 1  # by Ctrl-C
 EXIT_SKIPPED = 3  # done, but some videos were left out
 EXIT_REFUSED = 4  # the input was refused
 EXIT_STORAGE = 5  # the file system refused
 EXIT_STALE = 6  # the run was made with other settings
 EXIT_DAMAGED = 7  # `verify` found damage
+EXIT_CODES = {
+    0: "all done",
+    1: "stopped, or a fault of the program; the lines above say which",
+    2: "wrong usage",
+    3: "done, but some videos were left out",
+    4: "input refused",
+    5: "storage refused",
+    6: "the run was made with other settings",
+    7: "verify found damage",
+}
 
 
 class PipelineError(Exception):
@@ -66,7 +79,7 @@ class ClipOutOfRange(VideoError):
 
 
 class VideoChanged(VideoError):
-    """The file is not the one that `prepare` decoded."""
+    """The file or folder of frames is not the one that `prepare` decoded."""
 
 
 class VideoTimeout(VideoError):
@@ -75,3 +88,12 @@ class VideoTimeout(VideoError):
 
 class DecoderCrashed(VideoError):
     """Every process that tried to decode the video died."""
+
+
+def explain_exit(code: int) -> str:
+    """Say what the exit code of a command means, for make, which ends with 2 whatever the code was."""
+    return f"exit code {code}: {EXIT_CODES.get(code, f'ended by signal {code - 128}' if code > 128 else 'unknown')}"
+
+
+if __name__ == "__main__":  # in the Makefile
+    print(explain_exit(int(sys.argv[1])), file=sys.stderr)

@@ -1,6 +1,11 @@
-"""Fixtures that several test files share: one tiny run through all stages, to be read only, and copies of it."""
+"""Fixtures that several test files share: one tiny run through all stages, to be read only, and copies of it.
 
+Where SKIPS_ALLOWED is set, as by .ci/run, a test that is skipped for a reason which is on no list fails the session.
+"""
+
+import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +73,43 @@ def _copy(tiny_run: TinyRun, folder: Path, *without: str) -> TinyRun:
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="tests/reliability in full numbers, not a sample of each")
+
+
+# Why a test may be skipped in CI: what is not in the repository, or what its machine does not allow.
+SKIPS = (
+    *("../shared/data is not here", "needs the shared", "needs a GPU", "needs a checkout with its history"),
+    *("sealed by themselves", "a small tmpfs cannot be mounted", "no ext4 image can be"),
+)
+
+
+def unexpected_skips(reasons: list[str], allowed: str) -> list[str]:
+    """Return the reasons that neither SKIPS nor a word of `allowed` is part of."""
+    return [one for one in reasons if not any(known in one for known in (*SKIPS, *allowed.split()))]
+
+
+def skip_reasons(config) -> list[str]:
+    """Return the reason of every test that was skipped so far; none in a worker of pytest-xdist."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    found = reporter.stats.get("skipped", []) if reporter else []
+    return [one.longrepr[2].removeprefix("Skipped: ") for one in found if isinstance(one.longrepr, tuple)]
+
+
+def pytest_sessionfinish(session):
+    allowed = os.environ.get("SKIPS_ALLOWED")
+    if allowed is not None and not session.exitstatus and unexpected_skips(skip_reasons(session.config), allowed):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line what was skipped and why, and in a second one which of it fails CI."""
+    reasons = skip_reasons(terminalreporter.config)
+    if reasons:
+        counted = "; ".join(f"{count} x {reason}" for reason, count in Counter(reasons).most_common())
+        terminalreporter.write_line(f"skipped: {counted}")
+    allowed = os.environ.get("SKIPS_ALLOWED")
+    if unknown := set(unexpected_skips(reasons, allowed)) if allowed is not None else set():
+        where = "neither in SKIPS of tests/conftest.py nor in SKIPS_ALLOWED"
+        terminalreporter.write_line(f"FAILED: these reasons to skip are {where}: {'; '.join(sorted(unknown))}")
 
 
 @pytest.fixture

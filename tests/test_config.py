@@ -1,12 +1,14 @@
 """Configs: the project's own files, round trip through TOML, overrides, and refusals that name file and field."""
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
+from typing import get_args, get_type_hints
 
 import pytest
 
+from models.backbones import BACKBONES
 from pipeline import config as settings
-from pipeline.config import Base, Clips, Config, Data, FusionTraining
-from pipeline.config_file import CONFIGS, load, to_toml
+from pipeline.config import Base, Clips, Config, Data, FusionTraining, Network
+from pipeline.config_file import CONFIGS, check, load, to_toml
 from pipeline.errors import ConfigError
 from tests.helpers.tiny_data import change
 
@@ -234,7 +236,7 @@ def test_every_mistake_is_told_on_a_line_of_its_own():
         "base.drop_epochs: expected int, got 4.5",
         "clips.fps: expected float, got 'fast'",
         "seed: expected int, got True",
-        "unknown setting base.loss; did you mean base.epochs?",
+        f"unknown setting base.loss; known are {', '.join(one.name for one in fields(Base))}",
     ]
 
 
@@ -303,3 +305,126 @@ def test_the_released_loss_is_whole(tmp_path):
     (tmp_path / "config.toml").write_text('[base]\nvideo_loss_weight = "released"\n')  # of a run made before
     before = load("miniature", ("base.video_loss_weight=released",), tmp_path).base
     assert (before.video_targets, before.frame_interpolation) == ("video", "centred")
+
+
+def numbers() -> list[str]:
+    """Every setting that is a number or a list of numbers."""
+    sections = {f"{name}.": kind for name, kind in get_type_hints(Config).items() if is_dataclass(kind)} | {"": Config}
+    return [
+        prefix + name
+        for prefix, section in sections.items()
+        for name, kind in get_type_hints(section).items()
+        if {int, float} & {kind, *get_args(kind)}
+    ]
+
+
+@pytest.mark.parametrize("value", ["1e23", "-1", "nan", "inf", "-inf", str(10**23), str(-(10**23))])
+@pytest.mark.parametrize("name", numbers())
+def test_every_number_has_bounds(name, value):
+    assert len(numbers()) >= 35
+    for text in (value, f"[{value}]"):
+        with pytest.raises(ConfigError, match=rf"{name}: expected .*, got"):
+            load("miniature", (f"{name}={text}",))
+
+
+@pytest.mark.parametrize("rate", ["clips.fps", "data.source_fps"])
+def test_a_rate_is_0_or_one_that_a_video_can_have(rate):
+    with pytest.raises(ConfigError, match=rf"{rate}: expected 0 or at least 0.001, got 1e-300"):
+        load("miniature", (f"{rate}=1e-300",))
+
+
+def test_network_names_are_those_of_the_table():
+    assert set(get_args(Network)) == set(BACKBONES)
+    with pytest.raises(ConfigError, match=r"base.network: expected one of .*'r2plus1d_18', .*, got 'resnet50'"):
+        load("miniature", ("base.network=resnet50",))
+
+
+@pytest.mark.parametrize("option", ["new_head", "inflate"])
+def test_an_untrained_classifier_is_no_base(option):
+    """Without epochs, a new classifier would stay random; in the file, by --set, and by an option of a command."""
+    base = {"epochs": 0, "init": "weights.pt", "network": "resnet50_i3d", option: True}
+    words = rf"base.epochs: expected at least 1 with base.{option}, .* got 0"
+    with pytest.raises(ConfigError, match=words):
+        load("charades", ("base.epochs=0", "base.new_head=false", f"base.{option}=true"))
+    with pytest.raises(ConfigError, match=words):
+        check(Config("mine", base=Base(**base)))
+    assert check(Config("mine", base=Base(**base | {"epochs": 1}))).base.epochs == 1
+
+
+NO_NAMES = (
+    "../../x",
+    "/x",
+    "a/b",
+    "",
+    ".",
+    "..",
+    ".hidden",
+    "a\nb",
+    "a\0",
+    "\x1b[31m",
+    "a\\b",
+    " a",
+    "x" * 101,
+    "\u202ea",
+)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_is_one_for_a_folder(name):
+    with pytest.raises(ConfigError, match="name: expected a name for a folder"):
+        check(Config(name))
+    for good in ("mine", "Größe 2.5, é", "a-b_c.d (2)", "-x"):
+        assert check(Config(good)).name == good
+
+
+def test_any_text_comes_back_from_toml(tmp_path):
+    """Every control character, quotes, and what could look like the end of a value."""
+    text = "".join(map(chr, range(1, 160))) + "\u2028\u202e\ufeff'''" + '"""' + "\n]\n,\n"
+    config = Config("text", Data(annotations=(text, text[::-1]), videos=text))
+    (tmp_path / "text.toml").write_text(to_toml(config), encoding="utf-8", newline="")
+    assert load(str(tmp_path / "text.toml")) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = " + "[" * 20_000, "not TOML"),
+        ("x = " + "[" * 20_000 + "]" * 20_000, "not TOML"),
+        (f"seed = {'9' * 5000}", "not TOML"),
+        (f"seed = 0x{'9' * 5000}", "too long a number"),
+        ("a" + ".a" * 20_000 + " = 1", ""),
+        ("# " + "x" * 1_000_000, "a config has at most"),
+    ],
+)
+def test_deep_long_and_large_texts_are_refused(tmp_path, text, words):
+    (tmp_path / "odd.toml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"odd.toml: .*{words}") as error:
+        load(str(tmp_path / "odd.toml"))
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["a" + ".a" * 20_000 + "=1", "clips.fps=" + "[" * 20_000, "clips.fps=" + "x" * 10**6, "k" * 10**6 + "=1",
+     "clips.fps=\udc80", "data.videos=\udc80", r'data.videos="a\u0000b"'],
+)  # fmt: skip
+def test_odd_overrides_are_refused_in_a_few_words(setting):
+    with pytest.raises(ConfigError) as error:
+        load("miniature", (setting,))
+    assert len(str(error.value)) < 1000
+
+
+def test_a_config_is_a_file_or_a_name(tmp_path, monkeypatch):
+    """A folder of that name, a missing file that is called like one of the project's, a file without its ending."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match=r"mine: is a folder; those of the project are .*charades"):
+        load("mine")
+    (tmp_path / "mine.toml").write_text("seed = 3\n")
+    with pytest.raises(ConfigError, match=r"mine: is a folder; did you mean mine.toml\?"):
+        load("mine")
+    (tmp_path / "miniature").mkdir()
+    assert load("miniature").name == "miniature"
+    for missing in ("elsewhere/charades.toml", "charades.bak", str(tmp_path / "charades")):
+        with pytest.raises(ConfigError, match=rf"no such config file; .* other paths start in {tmp_path}"):
+            load(missing)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from cache.commit import locked, storage_errors
-from cache.errors import CacheError
+from cache.errors import CacheError, relative_to
 from cache.layout import ARRAYS, RUN_LOCK
 from cache.upkeep.verify import Finding, strays
 
@@ -17,7 +17,7 @@ def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
     CacheError where another process uses the run, or the folder is no run; StorageError where the file system refuses.
     """
     if not (run_dir / "plan").is_dir():
-        raise CacheError(f"{run_dir} holds no plan; gc works on run folders only")
+        raise CacheError(f"{run_dir} holds no plan{relative_to(run_dir)}; gc works on run folders only")
     with locked(run_dir / RUN_LOCK) as mine:
         if not mine:
             raise CacheError(f"{run_dir} is in use by another process; gc does not wait, run it later")

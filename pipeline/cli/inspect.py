@@ -7,7 +7,9 @@ import click
 
 from cache.layout import PRODUCTS, TABLES
 from pipeline.cli.options import stage_options
+from pipeline.cli.printing import echo, spreadsheet_safe
 
+LONGEST = 200
 # The columns that are printed, few enough for a terminal; a file gets all of them.
 SHOWN = {
     "stores": ["product", "name", "part", "units_done", "units", "rows_done", "bytes"],
@@ -29,7 +31,11 @@ SHOWN = {
 @click.option("--out", metavar="FILE", help="Write the whole table as .csv or .parquet.")
 @click.option("--use", multiple=True, metavar="PRODUCT=NAME", help="Which store, where a run has several; repeatable.")
 def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None, use: tuple[str, ...]) -> None:
-    """Print what a run holds; write its tables as CSV or Parquet."""
+    """Print what a run holds; write its tables as CSV or Parquet.
+
+    In CSV, text that a spreadsheet would take for a formula, such as =1, gets an apostrophe before it, and control
+    characters are written out. Parquet holds all text as it is.
+    """
     path = Path(out) if out else None
     if path and path.suffix not in (".csv", ".parquet"):
         raise click.BadParameter(f"{out}: a table is written as .csv or .parquet", param_hint="--out")
@@ -37,12 +43,14 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
     from cache import tables
 
     run = cache.open(run_dir, **_chosen(use))
-    click.echo(f"{run_dir}: {len(run.videos)} videos, {len(run.skipped)} skipped, {run.num_rows} rows")
+    echo(f"{run_dir}: {len(run.videos)} videos, {len(run.skipped)} skipped, {run.num_rows} rows")
     _print(tables.table(run, table or "stores"), SHOWN.get(table or "stores"), rows)
     if path:
         found = tables.table(run, table or "index")
-        found.to_csv(path, index=False) if path.suffix == ".csv" else found.to_parquet(path, index=False)
-        click.echo(f"wrote {path}: {len(found)} rows")
+        spreadsheet_safe(found).to_csv(path, index=False) if path.suffix == ".csv" else found.to_parquet(
+            path, index=False
+        )
+        echo(f"wrote {path}: {len(found)} rows")
 
 
 def _chosen(use: tuple[str, ...]) -> dict[str, str]:
@@ -64,18 +72,19 @@ def _print(table, columns: list[str] | None, rows: int) -> None:
     if len(shown):
         width = shutil.get_terminal_size((160, 24)).columns
         text = shown.head(rows).astype(object).map(_cell)
-        click.echo(text.to_string(index=False, line_width=max(width, 60)))
+        echo(text.to_string(index=False, line_width=max(width, 60)))
     else:
-        click.echo("(no rows)")
+        echo("(no rows)")
     if len(shown) > rows:
-        click.echo(f"... and {len(shown) - rows} more rows; --rows prints more, --out FILE writes all")
+        echo(f"... and {len(shown) - rows} more rows; --rows prints more, --out FILE writes all")
 
 
 def _cell(value) -> str:
-    """A value as text; a dash for missing values of every type."""
+    """A value as text of at most LONGEST characters; a dash for missing values of every type."""
     if str(value) in ("nan", "<NA>"):
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 COMMANDS = (inspect,)

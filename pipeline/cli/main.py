@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli import inspect, preflight, recipes, report, stages, upkeep
 from pipeline.cli.options import Commands
+from pipeline.cli.printing import EscapedLines
 
 # Commands import what they call inside, so that --help needs neither torch nor a video decoder.
 
@@ -23,7 +24,9 @@ def main() -> None:
     """
     if os.environ.get("NO_COLOR"):  # https://no-color.org; without a terminal click strips colours by itself
         click.get_current_context().color = False
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(EscapedLines("%(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 for group in (stages, inspect, report, preflight, recipes, upkeep):

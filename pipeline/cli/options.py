@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.printing import echo
 from pipeline.config import BACKENDS
-from pipeline.errors import EXIT_STORAGE
+from pipeline.errors import EXIT_STOPPED, EXIT_STORAGE
 from pipeline.workers.rank import is_first_process
 
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
@@ -30,21 +31,46 @@ class Commands(click.Group):
                 name, code = "StorageError", EXIT_STORAGE
             if code is None:
                 raise
-            click.echo(f"{click.style('error:', fg='red')} {name}: {error}", err=True)
+            echo(f" {name}: {error}", err=True, mark="error:", colour="red")
             sys.exit(code)
+        except KeyboardInterrupt:
+            echo("stopped; the same command goes on where it stopped", err=True)
+            sys.exit(EXIT_STOPPED)
 
 
-# of commands that need no config
-run_option = click.option(
-    *("--run", "run_dir"), type=click.Path(path_type=Path), default="runs/miniature", help="Run folder."
-)
+config_option = click.option("--config", "config_name", default="miniature", help="TOML file or its name.")
+folder_option = click.option("--run", "run_name", help="Run folder.  [default: runs/<name of the config>]")
+
+
+def _run_folder(config_name: str, config, run_name: str | None) -> Path:
+    """Return the folder that --run names, or else runs/<name of the config>; refuse where it may be an older one."""
+    found, by_file = Path(run_name or f"runs/{config.name}"), Path("runs", Path(config_name).stem)
+    if not run_name and by_file.exists() and not found.exists():
+        raise click.UsageError(
+            f"{by_file} is there, {found}, by the name in {config_name}, is not; say which with --run (make: RUN=)"
+        )
+    return found
+
+
+def run_option(command: Callable) -> Callable:
+    """--run, and --config for its default, of commands that need no config; they become the run folder."""
+
+    @config_option
+    @folder_option
+    @functools.wraps(command)
+    def wrapped(config_name: str, run_name: str | None, **options) -> None:
+        from pipeline.config_file import load
+
+        command(run_dir=Path(run_name) if run_name else _run_folder(config_name, load(config_name), None), **options)
+
+    return wrapped
 
 
 def stage_options(command: Callable) -> Callable:
     """--config, --run and --set, which become the config and the run folder; the folder is marked as in use."""
 
-    @click.option("--config", "config_name", default="miniature", help="TOML file or its name.")
-    @click.option("--run", "run_name", help="Run folder.  [default: runs/<name of the config>]")
+    @config_option
+    @folder_option
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
@@ -52,7 +78,7 @@ def stage_options(command: Callable) -> Callable:
         from pipeline.config_file import load
 
         config = load(config_name, overrides)
-        run_dir = Path(run_name or f"runs/{config.name}")
+        run_dir = _run_folder(config_name, config, run_name)
         config = load(config_name, overrides, run_dir)
         with in_use(run_dir):
             command(config, run_dir, **options)
@@ -71,7 +97,7 @@ def profile_option(command: Callable) -> Callable:
             return
         from pipeline.workers import phases
 
-        with phases.profile(functools.partial(click.echo, err=True), click.get_current_context().info_name):
+        with phases.profile(functools.partial(echo, err=True), click.get_current_context().info_name):
             command(*args, **options)
 
     return wrapped
@@ -91,12 +117,16 @@ def unit_options(command: Callable) -> Callable:
     """--workers, --part and --retry-skipped, of the stages that work unit by unit."""
     part = {"default": "1/1", "callback": parse_share, "metavar": "I/N", "help": "Do only this share of all units."}
 
-    @click.option("--workers", type=int, help="Processes of this machine (workers); for saliency only on the CPU.")
+    @click.option(
+        "--workers", type=click.IntRange(1), help="Processes of this machine (workers); for saliency only on the CPU."
+    )
     @click.option("--part", "share", **part)
     @click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")
     @functools.wraps(command)
     def wrapped(config, run_dir: Path, workers: int | None, **options) -> None:
-        command(replace(config, workers=workers or config.workers), run_dir, **options)
+        from pipeline.config_file import check
+
+        command(check(replace(config, workers=workers or config.workers)), run_dir, **options)
 
     return wrapped
 

@@ -1,6 +1,7 @@
 """The commands before a long run: `plan` and `doctor`."""
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +10,19 @@ import click
 
 from pipeline.cli import stages
 from pipeline.cli.options import stage_options
+from pipeline.cli.printing import echo
 from pipeline.config import CODECS
 from pipeline.errors import EXIT_REFUSED, EXIT_STORAGE
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 STAGES = tuple(command.name for command in stages.COMMANDS)
+
+
+def finite(context, parameter, number: float) -> float:
+    """Refuse NaN, which is in every range of click's."""
+    if math.isnan(number):
+        raise click.BadParameter("nan is no number of seconds")
+    return number
 
 
 def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -34,7 +43,9 @@ def parse_rates(context, parameter, texts: tuple[str, ...]) -> dict[str, float]:
 
 @click.command()
 @stage_options
-@click.option("--seconds", type=click.FloatRange(1), default=60, help="How long to rehearse, about.")
+@click.option(
+    "--seconds", type=click.FloatRange(1, 1e6), callback=finite, default=60, help="How long to rehearse, about."
+)
 @click.option(
     *("--rows-per-second", "rates"),
     multiple=True,
@@ -90,7 +101,7 @@ def _print(chosen: str, run_dir: Path, found, rates: dict[str, float]) -> None:
 
     source = "by its plan" if found.counts.planned else "by annotations and files, before prepare"
     parts = ", ".join(f"{part.num_videos} {part.split} videos x {part.rows_per_video}" for part in found.counts.parts)
-    click.echo(f"{run_dir}, {source}: {parts}; {len(found.counts.missing)} annotated videos without a file")
+    echo(f"{run_dir}, {source}: {parts}; {len(found.counts.missing)} annotated videos without a file")
     lines = []
     for stage in found.stages:
         line = {"stage": stage.stage, "rows": f"{stage.rows:,}", "files": f"{stage.files:,}"}
@@ -100,14 +111,14 @@ def _print(chosen: str, run_dir: Path, found, rates: dict[str, float]) -> None:
         lines.append(line | {"memory": size(stage.memory), "": f"x {stage.processes}" if stage.processes > 1 else ""})
     total = {"stage": "all", "files": f"{found.files:,}"} | {codec: size(found.total(codec)) for codec in CODECS}
     total["time here"] = duration(sum(stage.seconds for stage in found.stages))
-    click.echo(pd.DataFrame([*lines, total]).to_string(index=False, na_rep=""))
+    echo(pd.DataFrame([*lines, total]).to_string(index=False, na_rep=""))
     for note in found.notes:
-        click.echo(f"  {note}")
+        echo(f"  {note}")
     inodes = "inodes not counted" if found.free_inodes is None else f"{found.free_inodes:,} inodes"
-    click.echo(f"free: {size(found.free_bytes)}, {inodes}; the run folder holds {size(found.held_bytes)} already")
+    echo(f"free: {size(found.free_bytes)}, {inodes}; the run folder holds {size(found.held_bytes)} already")
     for codec in CODECS:
         mark, fits = " (crops.codec of this config)" if codec == chosen else "", found.fits(codec)
-        click.secho(f"{codec}: {'fits' if fits else 'does NOT fit'}{mark}", fg="green" if fits else "red")
+        echo(mark=f"{codec}: {'fits' if fits else 'does NOT fit'}{mark}", colour="green" if fits else "red")
 
 
 def size(num_bytes: float) -> str:
@@ -142,16 +153,15 @@ def doctor(config, run_dir: Path, videos: int, as_json: bool) -> None:
     for finding in examine(config, run_dir, videos):
         findings.append(finding)
         if not as_json:  # as soon as it is known
-            mark = click.style(f"{finding.level:<8}", fg=COLOURS[finding.level])
-            click.echo(f"{mark} {finding.check:<14} {finding.text}")
+            echo(f" {finding.check:<14} {finding.text}", mark=f"{finding.level:<8}", colour=COLOURS[finding.level])
             if finding.fix:
-                click.echo(f"{'':<8} {'':<14} -> {finding.fix}")
+                echo(f"{'':<8} {'':<14} -> {finding.fix}")
     problems = sum(finding.level == "problem" for finding in findings)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         notes = sum(finding.level == "note" for finding in findings)
-        click.echo(f"{len(findings)} findings: {problems} problem(s), {notes} note(s)")
+        echo(f"{len(findings)} findings: {problems} problem(s), {notes} note(s)")
     if problems:
         sys.exit(EXIT_REFUSED)
 

@@ -1,5 +1,7 @@
 """What commands print."""
 
+import logging
+import re
 import sys
 from pathlib import Path
 
@@ -9,13 +11,50 @@ from pipeline.errors import EXIT_SKIPPED
 from pipeline.workers.rank import is_first_process
 
 PERCENT = ["map", "map_official", "map_windowed", "boxes_on_target"]
+LONGEST = 4000  # characters of a line
+FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}", "\N{FULLWIDTH COMMERCIAL AT}")
+# what steers a terminal or turns the direction of text, and what cannot be encoded; not tab and line feed
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 VIEWS = (("input", "on the input"), ("enlarged", "on the enlarged input"), ("focused", "on the focused volume"))
+
+
+def escaped(text: str) -> str:
+    """Return text of any source, such as class names and file names, with what could steer a terminal written out."""
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def echo(text: object = "", err: bool = False, mark: str = "", colour: str | None = None) -> None:
+    """Print text for people, escaped, no line longer than LONGEST; a mark before it may have a colour."""
+    lines = escaped(str(text)).split("\n")
+    lines = [line if len(line) <= LONGEST else f"{line[:LONGEST]}... ({len(line)} characters)" for line in lines]
+    click.echo(click.style(mark, fg=colour) + "\n".join(lines), err=err)
+
+
+class EscapedLines(logging.Formatter):
+    """Formats log messages as `echo` prints text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
+def spreadsheet_safe(table):
+    """Return a pandas table whose text no spreadsheet takes for a formula: escaped, an apostrophe before = + - @."""
+    from pandas.api.types import is_object_dtype, is_string_dtype
+
+    text = [name for name, column in table.items() if is_object_dtype(column) or is_string_dtype(column)]
+    return table.assign(**{name: table[name].map(_safe_cell) for name in text})
+
+
+def _safe_cell(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    return f"'{escaped(cell)}" if cell.lstrip().startswith(FORMULA) else escaped(cell)
 
 
 def print_outcome(outcome) -> None:
     """Say what was written; of several processes of torchrun only the first does."""
     if is_first_process():
-        click.echo(f"wrote {outcome.path}: {outcome.summary}")
+        echo(f"wrote {outcome.path}: {outcome.summary}")
 
 
 def finish(*outcomes) -> None:
@@ -28,7 +67,7 @@ def finish(*outcomes) -> None:
 def exit_if_skipped(*outcomes) -> None:
     """Exit with 3 if videos were left out."""
     if skipped := max(outcome.num_skipped for outcome in outcomes):
-        click.echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
+        echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
         sys.exit(EXIT_SKIPPED)
 
 
@@ -42,12 +81,12 @@ def print_results(path: Path) -> None:
     current = table.superseded.isna()
     table[PERCENT] *= 100
     shown = ["experiment", "seed", *PERCENT[:3], "num_videos", "num_missing", PERCENT[3]]
-    click.echo(table.loc[current, shown].to_string(index=False, float_format=lambda value: f"{value:.1f}", na_rep="-"))
+    echo(table.loc[current, shown].to_string(index=False, float_format=lambda value: f"{value:.1f}", na_rep="-"))
     for text in table.protocol[current].unique():
-        click.echo(f"mAP in per cent; {text}")
+        echo(f"mAP in per cent; {text}")
     if not current.all():
         others = f"{(~current).sum()} more in {path} are superseded"
-        click.echo(f"{others}: they were scored with other labels or videos than the run has now")
+        echo(f"{others}: they were scored with other labels or videos than the run has now")
 
 
 def print_truth(config, run_dir: Path) -> None:
@@ -58,8 +97,8 @@ def print_truth(config, run_dir: Path) -> None:
     run = open_folder(run_dir, config)
     found = prove(run, config)
     read = ", ".join(f"{found[view]:.0%} {where}" for view, where in VIEWS)
-    click.echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
+    echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
     for policy in ("random", "center"):
-        click.echo(f"{share_on_target(run, config, policy):.0%} of {policy} boxes hold all cards of their clip.")
+        echo(f"{share_on_target(run, config, policy):.0%} of {policy} boxes hold all cards of their clip.")
     best = best_without_print(config)
-    click.echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")
+    echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")

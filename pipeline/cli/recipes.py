@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import split_list, stage_options
-from pipeline.cli.printing import exit_if_skipped, finish, print_outcome, print_results, print_truth
+from pipeline.cli.printing import echo, exit_if_skipped, finish, print_outcome, print_results, print_truth
 from pipeline.config import FUSIONS
 
 
@@ -23,13 +23,13 @@ def demo(config, run_dir: Path) -> None:
     print_results(outcomes[-1].path)
     if config.data.format == "miniature":
         print_truth(config, run_dir)
-    click.echo(f"Look: {run_dir / 'results.csv'}, and cache.open({str(run_dir)!r}).index in Python; see README.md.")
+    echo(f"Look: {run_dir / 'results.csv'}, and cache.open({str(run_dir)!r}).index in Python; see README.md.")
     exit_if_skipped(*outcomes)
 
 
 def table_options(command: Callable) -> Callable:
     """Those of `stage_options`, and --seeds."""
-    seeds = click.option("--seeds", type=click.IntRange(1), default=1, help="Each has its own Base.")
+    seeds = click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="Each has its own Base.")
     return stage_options(seeds(command))
 
 
@@ -86,7 +86,7 @@ def table_cache(config, run_dir: Path, seeds: int, fusion: str, every: int | Non
 
 
 def _finish_table(outcome) -> None:
-    click.echo(outcome.path.read_text(encoding="utf-8"))
+    echo(outcome.path.read_text(encoding="utf-8"))
     finish(outcome)
 
 

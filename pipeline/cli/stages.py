@@ -30,6 +30,7 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipp
 
     Writes videos.csv, skipped.csv, labels.csv and plan/. With the miniature config the videos are generated first.
     """
+    from pipeline.config_file import check
     from pipeline.stages import prepare as stage
 
     data = config.data
@@ -37,7 +38,7 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipp
         data = replace(data, eval_ids=split_list(eval_ids))
     if max_skipped is not None:
         data = replace(data, max_skipped=max_skipped)
-    finish(stage.run(replace(config, data=data), run_dir, extend, engine))
+    finish(stage.run(check(replace(config, data=data)), run_dir, extend, engine))
 
 
 @click.command("train-base")
@@ -47,10 +48,11 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipp
 @click.option("--new-head", is_flag=True, help="Leave the classifier of these weights out (base.new_head).")
 def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
     """Fine-tune Base, the network whose saliency says where to cut (the paper's Charades-Base)."""
+    from pipeline.config_file import check
     from pipeline.stages import train_base as stage
 
     base = replace(config.base, init=init or config.base.init, new_head=new_head or config.base.new_head)
-    finish(stage.run(replace(config, base=base), run_dir))
+    finish(stage.run(check(replace(config, base=base)), run_dir))
 
 
 @click.command()

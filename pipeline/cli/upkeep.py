@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import run_option
+from pipeline.cli.printing import echo
 from pipeline.errors import EXIT_DAMAGED
 
 
@@ -23,10 +24,10 @@ def status(run_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run": str(run_dir), "contents_read": False, "products": counts}, indent=1))
         return
-    click.echo(f"{'product':<8} {'key':<16} {'part':<16} {'ok':>9} {'skipped':>8} {'todo':>9} {'rows':>9}")
+    echo(f"{'product':<8} {'key':<16} {'part':<16} {'ok':>9} {'skipped':>8} {'todo':>9} {'rows':>9}")
     for one in counts:
-        click.echo("{product:<8} {key:<16} {part:<16} {ok:>9} {skipped:>8} {todo:>9} {total:>9}".format(**one))
-    click.echo("counted from commit records; contents were not read, `verify` does that")
+        echo("{product:<8} {key:<16} {part:<16} {ok:>9} {skipped:>8} {todo:>9} {total:>9}".format(**one))
+    echo("counted from commit records; contents were not read, `verify` does that")
 
 
 @click.command()
@@ -49,18 +50,18 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
         findings = []
         for finding in check(run_dir, fast):
             findings.append(finding)
-            click.echo(f"{finding.kind}: {finding.path}: {finding.reason}")
+            echo(f"{finding.kind}: {finding.path}: {finding.reason}")
         moved = move(run_dir, findings) if repair else []
     kinds = Counter(finding.kind for finding in findings)
     what = "sizes compared" if fast else "all contents read"
     counts = f"{kinds['damaged']} damaged, {kinds['orphan']} orphans, {kinds['temporary']} temporary files"
-    click.echo(f"{run_dir}: {counts}; {what}")
+    echo(f"{run_dir}: {counts}; {what}")
     for path in unvouched(run_dir):
-        click.echo(f"not compared: {path}; no record vouches for it, {RECORD_OF[path.name]} is missing")
+        echo(f"not compared: {path}; no record vouches for it, {RECORD_OF[path.name]} is missing")
     for path in moved:
-        click.echo(f"moved to {path}")
+        echo(f"moved to {path}")
     if kinds["damaged"] and not repair:
-        click.echo("verify --repair moves the damaged ones aside; then run the stages again", err=True)
+        echo("verify --repair moves the damaged ones aside; then run the stages again", err=True)
     if kinds["damaged"]:
         sys.exit(EXIT_DAMAGED)
 
@@ -74,8 +75,8 @@ def gc(run_dir: Path, dry: bool) -> None:
 
     found, size = sweep(run_dir, dry)
     for finding in found:
-        click.echo(f"{finding.kind}: {finding.path}")
-    click.echo(f"{run_dir}: {'would delete' if dry else 'deleted'} {len(found)} files, {size / 1e6:.1f} MB")
+        echo(f"{finding.kind}: {finding.path}")
+    echo(f"{run_dir}: {'would delete' if dry else 'deleted'} {len(found)} files, {size / 1e6:.1f} MB")
 
 
 COMMANDS = (status, verify, gc)

@@ -20,11 +20,7 @@ def read_charades(train_csv: Path, test_csv: Path, classes_txt: Path) -> Annotat
     Raises:
         AnnotationError: anything that is not exactly the format.
     """
-    lines = read_classes(classes_txt)
-    for index, line in enumerate(lines):
-        if not line.startswith(f"c{index:03d} "):
-            refuse(classes_txt, index + 1, "class", line, f"c{index:03d} and a name")
-    classes = [line[5:] for line in lines]
+    classes = read_classes(classes_txt, "c{:03d} ")
     videos, actions = [], []
     for split, path in zip(SPLITS, (train_csv, test_csv), strict=True):
         for line, row in read_rows(path, CHARADES_COLUMNS):

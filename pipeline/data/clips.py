@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.fingerprint import unchanged_sha256
 from cache.plan import Part
 from pipeline.data.pixels import crop_and_flip, resize
-from pipeline.data.video.frames import Timing, read_frames
+from pipeline.data.video.frames import Timing, read_frames, video_content
 from pipeline.errors import VideoChanged, VideoUnreadable
 from pipeline.workers import phases
 
@@ -59,38 +58,44 @@ def training_videos(parts: Iterable[Part], videos: Path) -> list[PlannedVideo]:
 
 
 def check_unchanged(video: PlannedVideo) -> None:
-    """Refuse a file other than the one that `prepare` decoded with limits of time and memory. Ignore folders of frames.
+    """Refuse a file or folder of frames other than the one that `prepare` decoded with limits of time and memory.
 
     Raises:
-        VideoChanged: the file has another size or content.
-        VideoUnreadable: the file cannot be read.
+        VideoChanged: it has another size or content.
+        VideoError: it cannot be read, or is neither a file nor a folder of frames.
     """
-    if not video.path.is_file():
-        return
-    if (size := video.path.stat().st_size) != video.num_bytes:
-        raise VideoChanged(f"{video.path} has {size} bytes, {video.num_bytes} when it was prepared")
     try:
-        found = unchanged_sha256(video.path)
+        size, sha256 = video_content(video.path)
     except OSError as error:
         raise VideoUnreadable(f"{video.path}: {error.strerror}") from error
-    if found != video.sha256:
+    if size != video.num_bytes:
+        raise VideoChanged(f"{video.path} has {size} bytes, {video.num_bytes} when it was prepared")
+    if sha256 != video.sha256:
         raise VideoChanged(f"{video.path} has other content than when it was prepared")
 
 
 def decode_frames(video: PlannedVideo, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Decode some frames, at the plan's rate, of a video that is still the one `prepare` saw, each once, in order.
 
+    So no bytes reach the decoder here that it has not decoded before, whole, within the limits of time and memory.
+
     Yields:
         (frame index, uint8 (H, W, 3) RGB source frame)
     Raises:
-        VideoChanged: the file is not the one that was prepared.
-        VideoError: the video cannot be read.
+        VideoChanged: it is not the one that was prepared; after the last frame, also if it changed since the first.
+        VideoError: it cannot be read.
     """
     with phases.phase("decode"):
         check_unchanged(video)
     wanted = sorted(set(indices))
     frames = read_frames(video.path, wanted, video.rate, video.timing, video.folder_fps)
-    yield from phases.timed_items("decode", frames)
+    for index, frame in phases.timed_items("decode", frames):
+        if frame.shape[:2] != video.source_size:  # the same bytes, decoded by another version
+            sizes = f"{frame.shape[:2]}, {video.source_size} when it was prepared (height, width)"
+            raise VideoChanged(f"{video.path}: frame {index} is {sizes}")
+        yield index, frame
+    with phases.phase("decode"):
+        check_unchanged(video)  # nor has it changed meanwhile
 
 
 def resize_frames(frames: Iterable[tuple], size: tuple[int, int]) -> Iterator[tuple]:
@@ -141,7 +146,7 @@ def cut_clips(
     Yields:
         (local row, uint8 (T, H_in, W_in, 3), uint32 (T,) CRC-32 of the source frames)
     Raises:
-        VideoError: as `resized_frames`, at the first row that lacks a frame.
+        VideoError: as `resized_frames`, at the first row that lacks a frame, or after the last row.
     """
     coming, there, last = iter(frames), {}, -1
     for row in rows:
@@ -152,3 +157,4 @@ def cut_clips(
         with phases.phase("resize"):
             volume = crop_and_flip(np.stack([there[index][0] for index in clip.frame_indices]), clip.theta)
         yield row, volume, np.array([there[index][1] for index in clip.frame_indices], np.uint32)
+    next(coming, None)  # no frame comes any more, but perhaps that the video has changed meanwhile

@@ -24,20 +24,27 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[
             refuse(path, 1, "header", ",".join(header), ",".join(columns))
         for row in reader:
             if len(row) != len(columns):
-                refuse(path, reader.line_num, "all", ",".join(row), f"{len(columns)} columns, got {len(row)}")
+                hint = '; put double quotes around a text that holds a comma: "a, b"' if len(row) > len(columns) else ""
+                refuse(path, reader.line_num, "all", ",".join(row), f"{len(columns)} columns, got {len(row)}{hint}")
             yield reader.line_num, dict(zip(columns, row, strict=True))
     except csv.Error as error:
         refuse(path, reader.line_num, "all", str(error), "well-formed CSV")
 
 
-def read_classes(path: Path) -> list[str]:
-    lines = _text(path).splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line or line != line.strip() or line in lines[: number - 1]:
-            refuse(path, number, "class", line, "a name without blanks around it, no name twice")
-    if not lines:
+def read_classes(path: Path, code: str = "") -> list[str]:
+    """Read a class a line: a name, after `code`, in which "{}" stands for the number of the class, from 0."""
+    names = []
+    for index, line in enumerate(_text(path).splitlines()):
+        start = code.format(index)
+        name = line.removeprefix(start)
+        if not line.startswith(start) or not name or name != name.strip().strip("\ufeff"):  # a byte order mark
+            refuse(path, index + 1, "class", line, f"{start and f'{start!r} and '}a name without blanks around it")
+        if name in names:
+            refuse(path, index + 1, "class", line, f"no name twice; line {names.index(name) + 1} has it, too")
+        names.append(name)
+    if not names:
         refuse(path, 1, "class", "", "one class a line")
-    return lines
+    return names
 
 
 def _text(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-from cache.errors import CacheError
+from cache.errors import CacheError, relative_to
 from cache.fingerprint import file_sha256
 from cache.table_files import read_csv
 from models.backbones import build, head_names
@@ -89,7 +89,7 @@ def _check_init(base: Base, classes: int) -> Finding:
     path = Path(base.init)
     if not path.is_file():
         fix = "pipeline/data/README.md says where to get it"
-        return Finding("weights", "problem", f"base.init = {path}: no such file", fix)
+        return Finding("weights", "problem", f"base.init = {path}: no such file{relative_to(path)}", fix)
     network, new_head = build(base.network, classes), base.new_head or base.inflate
     try:
         state = read_state(path)

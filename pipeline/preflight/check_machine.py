@@ -87,13 +87,13 @@ def check_folder_of(run_dir: Path) -> Iterator[Finding]:
     counted = "inodes not counted" if inodes is None else f"{inodes:,} inodes"
     text = f"{free / 1e9:,.1f} GB and {counted} free at {run_dir}; `plan` says what the run takes"
     full = free < LEAST_BYTES or (inodes is not None and inodes < LEAST_INODES)
-    yield judged("disk", full, text, "free some, or put the run elsewhere with --run")
+    yield judged("disk", full, text, "free some, or put the run elsewhere with --run (make: RUN=)")
     whole = run_dir.resolve()
     existing = next(folder for folder in (whole, *whole.parents) if folder.exists())
     try:
         check_folder(existing)
     except StorageError as error:
-        fix = "put the run on a local disk or another mount with --run: commits need rename, fsync, links and locks"
+        fix = "put the run on a local disk with --run (make: RUN=): commits need rename, fsync, links and locks"
         yield Finding("file system", "problem", str(error), fix)
     else:
         yield Finding("file system", "ok", f"renames, links and locks as commits need them at {existing}")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Config
+from pipeline.config_file import check
 from pipeline.recipes.experiments import BASE
 from pipeline.recipes.study import of_rows, run_study, spread
 from pipeline.recipes.tables import Table, write_tables
@@ -44,5 +45,5 @@ def _with_frames(config: Config, run_dir: Path, length: int) -> tuple[Config, Pa
     base = config.base
     if config.data.format == "charades":
         base = replace(base, batch_size=PAPER_BATCHES.get(length, base.batch_size))
-    config = replace(config, clips=replace(config.clips, num_frames=length), base=base)
+    config = check(replace(config, clips=replace(config.clips, num_frames=length), base=base))
     return config, run_dir.with_name(f"{run_dir.name}-t{length}")

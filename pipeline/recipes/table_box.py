@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache.commit import write_file
 from pipeline.config import Config
+from pipeline.config_file import check
 from pipeline.data.plain_csv import labels_csv
 from pipeline.recipes.experiments import ATTENTION, BASE, ensure_prepared
 from pipeline.recipes.study import INTERVAL_NOTE, compare, difference, of_rows, run_study, spread
@@ -30,7 +31,7 @@ def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence
     config = _validation_config(config, run_dir, folder)
     lines, notes = [], ()
     for side in sides:
-        one = replace(config, saliency=replace(config.saliency, box_side=side))
+        one = check(replace(config, saliency=replace(config.saliency, box_side=side)))
         study = run_study(one, folder, num_seeds, of_rows([BASE, ATTENTION]))
         ours, base = study.results[ATTENTION], study.results[BASE]
         line = {"box_side": side} | spread(ours)

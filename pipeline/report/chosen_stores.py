@@ -7,6 +7,7 @@ import numpy as np
 
 import cache
 from cache.catalog import Store, find_stores
+from cache.errors import relative_to
 from cache.fingerprint import fingerprint
 from cache.plan_files import read_plan
 from cache.reader import Run
@@ -54,7 +55,7 @@ class Boxes:
 def require_plan(run_dir: Path) -> None:
     """Refuse a folder that `prepare` has not made."""
     if not list((run_dir / "plan").glob("part-*.json")):
-        raise StageError(f"{run_dir} has no plan: `prepare` makes a run folder")
+        raise StageError(f"{run_dir} has no plan{relative_to(run_dir)}; run prepare first, with the same --run")
 
 
 def open_sources(run_dir: Path, policy: str = "entropy", pixels: str = "source", base_weights: str = "") -> Sources:

@@ -1,6 +1,7 @@
 """The command `report`: one page about a run, in one file that needs no other."""
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -33,8 +34,8 @@ class Page:
 
     def lacks(self, what: str, *commands: str) -> None:
         """Note what is missing, and the commands that make it, without --config and --run."""
-        config = self.run_dir / "config.toml"
-        lines = [f"python -m pipeline {command} --config {config} --run {self.run_dir}" for command in commands]
+        options = shlex.join(["--config", str(self.run_dir / "config.toml"), "--run", str(self.run_dir)])
+        lines = [f"python -m pipeline {command} {options}" for command in commands]
         self.missing.append((what, "\n".join(lines)))
 
 
@@ -68,7 +69,8 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
     content = _render(page).encode()
     write_file(path, content)
     shown = len(page.values["gallery"])
-    return Outcome(path, f"{len(results)} results, {shown} clips, {len(content) / 1e6:.1f} MB")
+    lacks = "".join(f"\nmissing: {what}\n{commands}" for what, commands in page.missing)
+    return Outcome(path, f"{len(results)} results, {shown} clips, {len(content) / 1e6:.1f} MB{lacks}")
 
 
 def _summary(page: Page) -> None:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from cache.commit import in_use
-from cache.errors import StaleCacheError
+from cache.errors import StaleCacheError, relative_to
 from cache.fingerprint import differences, unchanged_sha256
 from cache.plan import Part
 from cache.plan_files import read_plan
@@ -44,7 +44,7 @@ class RunFolder:
             if wrong := differences(part.settings, self.clips):
                 raise StaleCacheError(
                     f"{self.source}: the plan was prepared with other clips than {self.config_name} asks for: "
-                    f"{wrong[0]}; use another --run, or the config of this one ({self.source / 'config.toml'})"
+                    f"{wrong[0]}; use another --run (make: RUN=), or this one's config, {self.source / 'config.toml'}"
                 )
         return parts
 
@@ -58,12 +58,14 @@ class RunFolder:
 
     @cached_property
     def annotations(self) -> Annotations:
-        """The labels as `prepare` read them; see `read_labels`."""
+        """The labels as `prepare` read them, see `read_labels`; raises as `parts` where the folder was not prepared."""
+        _ = self.parts
         return read_labels(self.source)
 
     @cached_property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the networks' outputs."""
+        """The names of the classes, in the order of the networks' outputs; raises as `annotations`."""
+        _ = self.parts
         return read_class_names(self.source)
 
     @cached_property
@@ -132,6 +134,6 @@ def files_sha256(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         if not path.is_file():
-            raise StageError(f"{path}: no such file")
+            raise StageError(f"{path}: no such file{relative_to(path)}")
         digest.update(bytes.fromhex(unchanged_sha256(path)))
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cache.errors import DamagedError
+from cache.errors import DamagedError, relative_to
 from cache.fingerprint import fingerprint
 from cache.remote.fetch import fetch_recorded_files
 from cache.sealed import read_record, write_record
@@ -46,7 +46,10 @@ def base_folder(run: RunFolder, config: Config) -> Path:
     `load_base` and `check_classes`.
     """
     recipe = key_settings(config.base, "in_memory")  # which changes no number
-    recipe["init"] = files_sha256(Path(config.base.init)) if config.base.init else ""
+    if (init := config.base.init) and not Path(init).is_file():
+        hint = "pipeline/data/README.md says where weights come from"
+        raise StageError(f"base.init: {init}: no such file{relative_to(init)}; {hint}")
+    recipe["init"] = files_sha256(Path(init)) if init else ""
     settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed}
     return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 
@@ -100,7 +103,7 @@ def load_trained(network: nn.Module, folder: Path, weights: str) -> None:
         DamagedError: the file holds other weights: a bit flipped on the disk, or the file was replaced.
         WeightsError: the file cannot be read, or does not fit the network.
     """
-    load_weights(network, folder / WEIGHTS)
+    load_weights(network, folder / WEIGHTS, finite=False)  # a diverged training is what it is; `saliency` warns
     if (found := state_hash(network.state_dict())) != weights:
         raise DamagedError(
             f"{folder / WEIGHTS} holds weights {found[:12]}, its record says {weights[:12]}; "

@@ -9,5 +9,5 @@ class Outcome:
     """What a stage did."""
 
     path: Path  # what it wrote
-    summary: str  # one line
+    summary: str  # one line; of `report` more, where the run lacks something
     num_skipped: int = 0  # videos that it had to leave out

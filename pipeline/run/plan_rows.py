@@ -6,10 +6,11 @@ import pandas as pd
 
 from cache.fingerprint import file_sha256
 from pipeline.config import Config
+from pipeline.data.label_files import CHARADES_PAGE
 from pipeline.data.sampling import eval_start, eval_theta, train_clip
 from pipeline.data.video.find import EXTENSIONS, find_video
 from pipeline.data.video.sandbox import Prober
-from pipeline.errors import StageError, VideoError
+from pipeline.errors import StageError, VideoError, VideoUnreadable
 
 LOW_ZOOM = 1.5  # source pixels for one of the resized frame; below, a focused volume holds hardly more than upscaling
 
@@ -18,9 +19,10 @@ def check_root(config: Config, video_id: str) -> Path:
     """Return the folder of videos; raise a StageError that says where the video was looked for if there is none."""
     root = Path(config.data.videos)
     if not config.data.videos or not root.is_dir():
+        hint = f"; the videos in original size are at {CHARADES_PAGE}" if config.data.format == "charades" else ""
         raise StageError(
-            f"data.videos: {root.resolve() if config.data.videos else '(empty)'} is not a folder; looked there for "
-            f"{video_id}.<{'|'.join(EXTENSIONS)}> or a folder of frames {video_id}/, and so on for every video"
+            f"data.videos: {root.absolute() if config.data.videos else '(empty)'} is not a folder; looked there for "
+            f"{video_id}.<{'|'.join(EXTENSIONS)}> or a folder of frames {video_id}/, and so on for every video{hint}"
         )
     return root
 
@@ -35,6 +37,8 @@ def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None)
         info = prober.probe(path, config.data.source_fps or None)
     except VideoError as error:
         return type(error).__name__, str(error)
+    except OSError as error:
+        return VideoUnreadable.__name__, f"{error.filename or video_id}: {error.strerror}"
     resized = eval_theta((info.height, info.width), clips).resized_size
     return {
         "path": path.relative_to(root.resolve()).as_posix(),

@@ -1,7 +1,10 @@
 """prepare: annotations and videos become a table of videos, a snapshot of the labels, and the plan."""
 
+import difflib
 import logging
+import os
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from pipeline.workers.engines import LOCAL, Engine
 
 log = logging.getLogger(__name__)
 
+NAMED = 3  # videos that a message names
 SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
 
 
@@ -111,15 +115,35 @@ def _known_videos(run_dir: Path) -> dict[str, dict]:
 
 def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> None:
     """Refuse, before there is a plan, where files of videos are missing or none can be used."""
-    missing = sum(reason == VideoMissing.__name__ for _, _, reason, _ in skipped)
+    missing = [video_id for video_id, _, reason, _ in skipped if reason == VideoMissing.__name__]
+    listed = run_dir / "skipped.csv"
     if missing and config.data.missing_videos == "refuse":
+        names = _with_nearest_files(missing, annotations.videos.video_id, config.data.videos)
         raise StageError(
-            f"{missing} annotated videos have no file in {config.data.videos} (listed in {run_dir / 'skipped.csv'}); "
+            f"{len(missing)} annotated videos have no file in {config.data.videos}: {names} (listed in {listed}); "
             'data.missing_videos = "skip" leaves them out'
         )
     if not len(videos):
-        number = len(annotations.videos)
-        raise StageError(f"none of the {number} annotated videos can be used; see {run_dir / 'skipped.csv'}")
+        text = f"none of the {len(annotations.videos)} annotated videos can be used: {_counted(skipped)}"
+        raise StageError(f"{text}; the first: {skipped[0][3]}; all are in {listed}")
+
+
+def _counted(skipped: list) -> str:
+    """Count the reasons of rows of skipped.csv, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(row[2] for row in skipped).most_common())
+
+
+def _with_nearest_files(missing: list[str], annotated: Iterable[str], folder: str) -> str:
+    """Name some missing videos, each with the file of the folder whose name is nearest and that is no other video."""
+    others = {name.rpartition(".")[0] or name: name for name in sorted(os.listdir(folder))}
+    for video_id in annotated:
+        others.pop(video_id, None)
+    lower = {stem.lower(): name for stem, name in others.items()}
+    named = []
+    for video_id in missing[:NAMED]:
+        near = difflib.get_close_matches(video_id.lower(), lower, n=1)
+        named.append(f"{video_id} (nearest file: {lower[near[0]]})" if near else video_id)
+    return ", ".join(named) + ", ..." * (len(missing) > NAMED)
 
 
 def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> None:
@@ -145,11 +169,13 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
         if part.split == "test" and part.rows_per_video != config.clips.eval_clips:
             raise StageError(
                 f"clips.eval_clips: {config.clips.eval_clips}, the plan has {part.rows_per_video}; "
-                "another number moves every window, so it needs another --run"
+                "another number moves every window, so it needs another --run (make: RUN=)"
             )
         moved = [one for one in part.rows.video_id.unique() if splits.get(one, part.split) != part.split]
         if moved:
-            raise StageError(f"{', '.join(moved)}: planned for {part.split}; another split needs another --run")
+            raise StageError(
+                f"{', '.join(moved)}: planned for {part.split}; another split needs another --run (make: RUN=)"
+            )
 
 
 def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:
@@ -175,12 +201,14 @@ def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool
 
 def _flood(config: Config, num_good: int, skipped: list) -> str:
     """Say why nothing is planned, where more videos fail than may; else return "". Missing files are no failures."""
-    failed = sum(reason != VideoMissing.__name__ for _, _, reason, _ in skipped)
-    if failed <= config.data.max_skipped * (failed + num_good):
+    failed = [row for row in skipped if row[2] != VideoMissing.__name__]
+    number = len(failed) + num_good
+    if len(failed) <= config.data.max_skipped * number:
         return ""
     return (
-        f"nothing is planned: {failed} of {failed + num_good} videos fail, more than "
-        f"data.max_skipped = {config.data.max_skipped:g} allows; --max-skipped 1 goes on with the rest"
+        f"nothing is planned: {len(failed)} of {number} videos fail, more than "
+        f"data.max_skipped = {config.data.max_skipped:g} allows ({_counted(failed)}; the first: {failed[0][3]}); "
+        "--max-skipped 1 goes on with the rest"
     )
 
 
@@ -193,11 +221,14 @@ def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd
     parts += [f"{missing} annotated videos without a file, left out"] * bool(missing)
     parts += [f"{count} {reason}" for reason, count in sorted(reasons.items())]
     parts += [f"{count} actions {name}" for name, count in annotations.notes.items() if count and name != "unlabelled"]
-    low = int((videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM).sum())
+    for split, lost in (("train", "nothing can be trained"), ("test", "nothing can be evaluated")):
+        if not (videos.split == split).any():
+            log.warning("the plan has no %s video: %s; --extend adds videos", split, lost)
+    low = videos.video_id[videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM].tolist()
     if low:
         log.warning(
             "%d of %d videos are less than %.1f times as large as the resized frame: "
-            "their focused volumes can hold hardly more than upscaling",
-            *(low, len(videos), LOW_ZOOM),
+            "their focused volumes can hold hardly more than upscaling: %s (zoom_y and zoom_x in videos.csv)",
+            *(len(low), len(videos), LOW_ZOOM, ", ".join(low[:NAMED]) + ", ..." * (len(low) > NAMED)),
         )
     return Outcome(run_dir / "plan", "; ".join(parts), failed)

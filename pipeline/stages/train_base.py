@@ -29,7 +29,8 @@ def run(config: Config, run_dir: Path) -> Outcome:
     base.json (what it was made from), metrics.csv, checkpoints.
 
     Raises:
-        StageError: there is no training video, or no training asked for and no weights given.
+        StageError: there is no training video, or no training asked for and no weights given, or the network cannot
+            take such clips.
         WeightsError: `base.init` does not fit; names every key.
     """
     device = pick_device(config.device)
@@ -44,12 +45,13 @@ def run(config: Config, run_dir: Path) -> Outcome:
             raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
         torch.manual_seed(config.seed)
         network, left_out = _starting_network(run, config)
+        out_frames = _out_frames(network, config)
         clips = BaseClips(run, config)
         facts = {
             "network": config.base.network,
             "num_classes": len(run.classes),
             "classes": run.classes,
-            "out_frames": count_out_frames(network, config.clips.num_frames, config.clips.input_side),
+            "out_frames": out_frames,
             "init_left_out": left_out,
             "num_videos": len(clips.videos),
             "labels_sha256": run.labels_sha256,
@@ -62,6 +64,16 @@ def run(config: Config, run_dir: Path) -> Outcome:
         weights = write_network(folder / "base.json", network, facts, config)
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
     return Outcome(folder, f"{summary}; weights {weights[:12]}; new: {', '.join(left_out) or 'nothing'}")
+
+
+def _out_frames(network: nn.Module, config: Config) -> int:
+    """Return T_out; raise StageError where the network cannot take clips of this length and size."""
+    frames, side = config.clips.num_frames, config.clips.input_side
+    try:
+        return count_out_frames(network, frames, side)
+    except (ValueError, RuntimeError) as error:
+        clips = f"clips of clips.num_frames = {frames} at clips.input_side = {side}"
+        raise StageError(f"{config.base.network} cannot take {clips}: {error}") from error
 
 
 def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[str]]:

@@ -309,7 +309,7 @@ def test_killed_between_data_and_record_and_run_again(tmp_path):
 
     child = FORK.Process(target=killed)
     child.start()
-    child.join(30)
+    child.join(300)
     assert child.exitcode == 9
     store = _store(tmp_path / "killed")
     assert _file(store, 1).exists() and store.product.todo() == [1, 2]
@@ -332,7 +332,7 @@ def test_two_processes_share_a_plan(tmp_path):
     for child in children:
         child.start()
     for child in children:
-        child.join(30)
+        child.join(300)
         assert child.exitcode == 0
     _filled(tmp_path / "one", "jpeg", plan)
     assert _tree(tmp_path / "two") == _tree(tmp_path / "one")
@@ -352,7 +352,7 @@ def test_pickled_and_forked_readers_open_their_own_files(tmp_path):
 
     process = FORK.Process(target=child)
     process.start()
-    process.join(30)
+    process.join(300)
     assert process.exitcode == 7
     np.testing.assert_array_equal(store.volume(9), _volume(9))
     assert store._files[2][0] is inherited

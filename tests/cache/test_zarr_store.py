@@ -218,7 +218,7 @@ def test_killed_between_data_and_record_and_run_again(tmp_path, unit):
 
     child = FORK.Process(target=killed)
     child.start()
-    child.join(30)
+    child.join(300)
     assert child.exitcode == 9
     store = _store(tmp_path / "killed")
     shards = store.product.path / "arrays.zarr/scale/c"
@@ -245,7 +245,7 @@ def test_two_processes_share_a_plan(tmp_path):
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(300)
         assert child.exitcode == 0
     alone = _store(tmp_path / "one", plan)
     for unit in range(11):
@@ -279,7 +279,7 @@ def test_pickled_and_forked_readers(tmp_path):
     assert pickle.loads(pickle.dumps(store)).read("scale", 9) == 9 / 8
     process = FORK.Process(target=child)
     process.start()
-    process.join(30)
+    process.join(300)
     assert process.exitcode == 7
 
 

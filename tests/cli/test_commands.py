@@ -209,6 +209,41 @@ def test_what_comes_too_early_is_4_and_says_what_is_missing(tiny_run, tmp_path):
     assert code == 4 and re.search("run (saliency|crops) first", output)
 
 
+NEED_NO_PLAN = {"prepare", "demo", "plan", "doctor", "table1", "table2", "table-box", "table-cache", "compare-saliency"}
+
+
+@pytest.mark.parametrize("name", sorted(main.commands.keys() - NEED_NO_PLAN))
+def test_a_run_that_was_not_prepared(name, tiny_run, tmp_path, monkeypatch):
+    """Each command says what to run first, and where it looked."""
+    monkeypatch.chdir(tmp_path)
+    config = config_file(type(tiny_run)(tiny_run.data, tmp_path / "run", tiny_run.config))
+    takes_config = any(option.name == "config_name" for option in main.commands[name].params)
+    more = (*(("V1",) if name == "show" else ()), *(("--config", config) if takes_config else ()))
+    code, output = call(name, *more, "--run", "runs/nothing")
+    assert code == 4 and re.search("runs/nothing h(old|a)s no plan", output), output
+    assert f"relative to {tmp_path}, where the command was started" in output
+    assert "run prepare first" in output or name == "gc"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("prepare", "--config", "gone.toml"),
+            "gone.toml: no such config file; those of the project are",
+        ),
+        (("prepare", "--config", "charades"), "Charades_v1_train.csv, data/charades/Charades_v1_test.csv"),
+        (("prepare", "--config", "charades"), "where the command was started); Charades.zip, from https://"),
+        (("train-base", "--init", "gone.pth"), "base.init: gone.pth: no such file (relative to "),
+    ],
+)
+def test_a_path_that_is_not_there_is_named_with_its_place(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output = call(*arguments)
+    assert code == 4 and words in output
+
+
 def test_a_missing_done_record_is_named(tiny_copy):
     common = ("--config", config_file(tiny_copy), "--run", tiny_copy.path)
     for record in tiny_copy.path.glob("base/*/done/000001.json"):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from models.backbones import build
 from models.checkpoint import WeightsError
+from pipeline.cli.main import main
 from pipeline.config_file import load
 from pipeline.errors import ConfigError, StageError
 from pipeline.stages import prepare, train_base
@@ -98,3 +100,16 @@ def test_shell_completion_as_the_readme_says():
     assert ask(**words) == "plain,saliency\n"
     words |= {"COMP_WORDS": "focused-attention crops --boxes cen", "COMP_CWORD": "3"}
     assert ask(**words) == "plain,center\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("plan", "--seconds", "nan"), ("plan", "--seconds", "inf"), ("table2", "--seeds", str(10**23)),
+     ("crops", "--workers", "0"), ("prepare", "--max-skipped", "nan"), ("crops", "--workers", str(10**23)),
+     ("train-base", "--new-head", "--set", "base.epochs=0"), ("table1", "--frames", "-1")],
+)  # fmt: skip
+def test_numbers_of_options_are_bounded(arguments, tmp_path):
+    """By the option itself, or as the setting that it replaces."""
+    result = CliRunner().invoke(main, [arguments[0], "--run", str(tmp_path / "run"), *arguments[1:]])
+    assert result.exit_code in (2, 4) and isinstance(result.exception, SystemExit), result.output
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.charades_csv import charades_row, read_charades, write_charades_csv
-from pipeline.data.plain_csv import read_plain
+from pipeline.data.plain_csv import labels_csv, read_plain
 from pipeline.errors import AnnotationError
 
 SHARED = Path(__file__).parents[3] / "shared/data/charades"
@@ -126,6 +126,36 @@ def test_class_files_are_refused(tmp_path, classes, content, line):
         charades(tmp_path, classes, "A,,,,,,,,,,8")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("c000 wave\nc001 jump\nc002 wave\n", "line 3, .*'c002 wave'; expected no name twice; line 1 has it, too"),
+        ("c000  wave\nc001 jump\n", "line 1, .*expected 'c000 ' and a name without blanks around it"),
+        ("c000 wave\nc001 \tjump\n", "line 2, .*expected 'c001 ' and a name"),
+        ("c000 wave\nc001 \ufeffjump\n", "line 2, .*expected 'c001 ' and a name"),
+    ],
+)
+def test_charades_names_that_the_snapshot_could_not_hold(tmp_path, classes, content, words):
+    """What `prepare` copies to classes.txt must read back: later stages read that."""
+    classes.write_text(content, encoding="utf-8")
+    with pytest.raises(AnnotationError, match=words):
+        charades(tmp_path, classes, "A,,,,,,,,,,8", test="T,,,,,,,,,,5.00")
+
+
+def test_odd_names_read_back(tmp_path, classes):
+    """From Charades to labels.csv and classes.txt and back."""
+    names = ["a, b", 'says "x"', "NA", "=1+1", "c001 x", "ü\u00a0ü", "0.5", "a'b;c", "{}"]
+    classes.write_text("".join(f"c{number:03d} {name}\n" for number, name in enumerate(names)), encoding="utf-8")
+    lines = "\n".join(f"V{number},,,,,,,,,c{number:03d} 0 1,8" for number in range(len(names)))
+    table = charades(tmp_path, classes, lines, test="T,,,,,,,,,,5.00")
+    assert table.classes == names
+    (tmp_path / "labels.csv").write_bytes(labels_csv(table))
+    classes.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    again = read_plain(tmp_path / "labels.csv", classes)
+    ids = table.videos.video_id.tolist()
+    assert again.classes == names and (again.video_targets(ids) == table.video_targets(ids)).all()
+
+
 def test_plain_by_hand(tmp_path):
     lines = "b,test,1.5,2,wave\na,train,,,NA\nb,test,0,9.25,sit down\nc,train,,,\nb,test,3,4,wave\nd,train,5,4,wave"
     table = plain(tmp_path, lines)
@@ -157,6 +187,7 @@ def test_plain_by_hand(tmp_path):
         ("a,train,-1,2,wave", "line 2, column start: '-1'"),
         ("a,train,1,inf,wave", "line 2, column end: 'inf'"),
         ("a,train,1,2,wave,", "expected 5 columns, got 6"),
+        ("a,train,1,2,sit, down", 'got 6; put double quotes around a text that holds a comma: "a, b"'),
         ("a/b,train,1,2,wave", "line 2, column video_id: 'a/b'"),
         ("a,train,1,2,wave\nA,train,1,2,wave", "line 3, column video id: 'A'"),
     ],

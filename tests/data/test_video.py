@@ -1,6 +1,8 @@
 """Videos: the time rule, rotation, colours, named errors; on videos made here and on the shared real ones."""
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 from fractions import Fraction
@@ -13,6 +15,7 @@ import simplejpeg
 from pipeline.data.video import frames
 from pipeline.data.video.find import find_video
 from pipeline.data.video.frames import probe, read_frames
+from pipeline.data.video.sandbox import Prober
 from pipeline.errors import (
     UnsafePath,
     VideoAmbiguous,
@@ -232,6 +235,12 @@ def test_find_video(tmp_path):
         find_video(root, "both")
     with pytest.raises(VideoMissing, match="does not exist"):
         find_video(root, "dead")
+    os.mkfifo(root / "pipe.mp4")
+    with pytest.raises(VideoMissing, match=r"pipe\.mp4 is neither a regular file nor a folder of frames"):
+        find_video(root, "pipe")
+    (root / "circle.mp4").symlink_to("circle.mp4")
+    with pytest.raises(VideoUnreadable, match=r"circle\.mp4: Too many levels"):
+        find_video(root, "circle")
     for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-v", "é"):
         with pytest.raises(UnsafePath):
             find_video(root, video_id)
@@ -337,3 +346,23 @@ def test_real_bad_videos():
         probe(SHARED / "decord__corrupted.mp4")
     with pytest.raises(VideoAudioOnly, match="gs-16b"):
         probe(SHARED / "io__gs-16b-2c-44100hz.mp4")
+
+
+def test_ctrl_c_is_for_the_command_and_not_for_its_decoding_process(tmp_path):
+    """A terminal sends it to the whole group; the process would print a traceback before the command's own words."""
+    path = write_video(tmp_path / "a.mp4", [numbered_frame(number, SIZE) for number in range(4)], fps=8)
+    with Prober(60.0, 4 << 30) as prober:
+        assert prober.probe(path, None).num_source_frames == 4
+        groups = [os.getpgid(pid) for pid in _decoding_children()]
+        assert groups and os.getpgrp() not in groups
+
+
+def _decoding_children() -> list[int]:
+    """Process ids; in /proc/<id>/stat the parent comes second after the name, which stands in brackets."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent == str(os.getpid()) and b"sandbox_worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found

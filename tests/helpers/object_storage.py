@@ -60,7 +60,7 @@ def _handler(storage: Storage) -> type:
             pass
 
         def _pass(self):
-            upstream = HTTPConnection("127.0.0.1", storage.port, timeout=20)
+            upstream = HTTPConnection("127.0.0.1", storage.port, timeout=300)
             size = int(self.headers.get("Content-Length", 0))
             upstream.request(self.command, self.path, self.rfile.read(size), dict(self.headers))
             answer = upstream.getresponse()

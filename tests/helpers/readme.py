@@ -106,7 +106,7 @@ def _check_module(module: str, words: list[str], own_videos: set[str]) -> None:
     if config := given.get("config_name"):
         known = (CONFIGS / f"{config}.toml").exists()
         assert known or config.endswith(".toml"), config
-        load(config if known else "miniature", given["overrides"])
+        load(config if known else "miniature", given.get("overrides", ()))
     ids = {given["video_id"]} if "video_id" in given else set(filter(None, (given.get("eval_ids") or "").split(",")))
     assert ids <= _miniature_ids() | own_videos, f"no such video: {ids}"
 

@@ -72,10 +72,11 @@ class Refuses(UnitWork):
 
 
 class TellsDevice(UnitWork):
-    """Writes the device that it was given."""
+    """Writes the device that it was given, and goes on when as many processes as there are devices have done so."""
 
     def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
         with open(self.run_dir / f"{os.getpid()}", "a") as file:
             file.write(f"{self.config.device}\n")
-        time.sleep(0.1)
+        while sum(path.name.isdecimal() for path in self.run_dir.iterdir()) < 3:
+            time.sleep(0.01)
         return 1

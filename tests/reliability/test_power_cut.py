@@ -2,8 +2,8 @@
 
 import fcntl
 import os
+import random
 import shutil
-import signal
 import struct
 import subprocess
 import time
@@ -19,11 +19,11 @@ from cache.stores.product_folder import ProductDir, read_product
 from pipeline.stages import crops, saliency
 from tests.helpers.tiny_data import caches
 from tests.reliability.test_kills import MODELS, PRODUCTS, clean
-from tests.reliability.victims import copy_without, end_of, fork, moments
+from tests.reliability.victims import copy_without, fork, hear, kill_all, telling
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN of <linux/ext4.h>
 NO_LOG_FLUSH = 2
-LONGEST = 1.5  # seconds in which both stages are about done
+COMMITS = 20  # units of both stages
 
 
 class Disk:
@@ -40,7 +40,7 @@ class Disk:
 
     @contextmanager
     def mounted(self) -> Iterator[Path]:
-        command = ["mount", "-o", "loop,commit=1", str(self.image), str(self.place)]
+        command = ["mount", "-o", "loop,commit=30", str(self.image), str(self.place)]
         if subprocess.run(command, capture_output=True).returncode:
             pytest.skip("no ext4 image can be mounted here (it needs root and loop devices)")
         try:
@@ -66,21 +66,16 @@ def both_stages(config, run: Path) -> None:
     crops.run(config, run, ("entropy",))
 
 
-def told(config, run: Path, pipe: int) -> None:
-    """Both stages; every unit goes to the pipe at the moment its commit returns."""
-    real = ProductDir.commit
-
-    def commit(self, unit, *arguments, **named):
-        done = real(self, unit, *arguments, **named)
-        os.write(pipe, f"{self.product}/{self.key} {unit}\n".encode())
-        return done
-
-    ProductDir.commit = commit
-    both_stages(config, run)
+def unit_of(folder: ProductDir, unit: int, *_) -> str:
+    return f"{folder.product}/{folder.key} {unit}"
 
 
-def trial(tiny_run, folder: Path, moment: float, sync: bool) -> tuple[int, int, bool]:
-    """One power cut: units reported as done, how many of them are not whole, and whether it could be finished."""
+def trial(tiny_run, folder: Path, chance: random.Random, sync: bool) -> tuple[int, int, bool]:
+    """One power cut, a random moment after a random number of commits.
+
+    Returns:
+        units reported as done, how many of them are not whole, and whether it could be finished.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     disk = Disk(folder)
@@ -89,19 +84,19 @@ def trial(tiny_run, folder: Path, moment: float, sync: bool) -> tuple[int, int, 
     def victim():
         if not sync:
             os.fsync = lambda descriptor: None
-        told(tiny_run.config, disk.place / "run", mouth)
+        telling(ProductDir, "commit", lambda: both_stages(tiny_run.config, disk.place / "run"), mouth, unit_of)
 
     with disk.mounted() as place:
         copy_without(tiny_run.path, place / "run", *PRODUCTS, *MODELS)
         subprocess.run(["sync", "-f", str(place)], check=True)
         child = fork(victim)
-        time.sleep(moment)
-        disk.cut()
-        os.kill(child, signal.SIGKILL)
-        end_of(child)
         os.close(mouth)
-        with open(ear) as lines:
-            reported = [line.split() for line in lines]
+        heard = hear(ear, chance.randint(1, COMMITS - 2))
+        time.sleep(chance.uniform(0, 0.05))
+        disk.cut()
+        kill_all([child])
+        with open(ear, "rb") as rest:
+            reported = [line.split() for line in (heard + rest.read()).decode().splitlines()]
     with disk.mounted() as place:
         run = place / "run"
         bad = sum(not whole(run, product, int(unit)) for product, unit in reported)
@@ -123,10 +118,10 @@ def whole(run: Path, product: str, unit: int) -> bool:
 def test_power_cuts(tiny_run, tmp_path, trials, count):
     """What was reported as done is there; the rest is done by the same command."""
     number, units, lost, same, plain_units, plain_lost = trials(16, 2), 0, 0, 0, 0, 0
-    for moment in moments(14, number, LONGEST):
-        reported, bad, finished = trial(tiny_run, tmp_path / "trial", 0.1 + moment, sync=True)
+    for seed in range(number):
+        reported, bad, finished = trial(tiny_run, tmp_path / "trial", random.Random(seed), sync=True)
         units, lost, same = units + reported, lost + bad, same + finished
-        reported, bad, _ = trial(tiny_run, tmp_path / "trial", 0.1 + moment, sync=False)
+        reported, bad, _ = trial(tiny_run, tmp_path / "trial", random.Random(seed), sync=False)
         plain_units, plain_lost = plain_units + reported, plain_lost + bad
     assert plain_lost > 0, "without fsync nothing was lost: these cuts prove nothing"
     baseline = f"the same without fsync: {plain_lost} of {plain_units} reported units gone or damaged"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 PRODUCTS = ("base", "maps", "boxes", "context", "crops")
@@ -34,7 +35,43 @@ def end_of(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_all(children: list[int], after: float) -> list[int]:
+def telling(owner: object, name: str, work: Callable, pipe: int, say: Callable = lambda *_: "") -> None:
+    """Do work(), and write a line to a pipe, what `say` makes of the arguments, after each call of a function."""
+    real = getattr(owner, name)
+
+    def told(*arguments, **named):
+        result = real(*arguments, **named)
+        os.write(pipe, f"{say(*arguments)}\n".encode())
+        return result
+
+    setattr(owner, name, told)
+    work()
+
+
+def hear(pipe: int, number: int) -> bytes:
+    """Wait for so many lines of `telling`, or until all who could write them have ended; return what has come."""
+    heard = b""
+    while heard.count(b"\n") < number and (more := os.read(pipe, 4096)):
+        heard += more
+    return heard
+
+
+def kill_after(call: tuple[object, str], number: int, works: list[Callable], moment: float) -> list[int]:
+    """Start a process for each work; SIGKILL all a moment after they have together called a function so often.
+
+    How long that takes is the machine's business; what was done by then is not. Return how each ended, 0 where it was
+    done before.
+    """
+    ear, mouth = os.pipe()
+    children = [fork(partial(telling, *call, work, mouth)) for work in works]
+    os.close(mouth)
+    hear(ear, number)
+    ends = kill_all(children, moment)
+    os.close(ear)
+    return ends
+
+
+def kill_all(children: list[int], after: float = 0) -> list[int]:
     """Wait, SIGKILL every child, and say how each ended."""
     time.sleep(after)
     for child in children:
@@ -50,7 +87,7 @@ def copy_without(run: Path, folder: Path, *names: str) -> Path:
 
 
 def moments(seed: int, number: int, longest: float) -> list[float]:
-    """Random moments to kill at, the same for the same seed."""
+    """Random numbers, such as moments to kill at, the same for the same seed."""
     chance = random.Random(seed)
     return [chance.uniform(0, longest) for _ in range(number)]
 

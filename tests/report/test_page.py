@@ -338,6 +338,11 @@ def test_other_boxes_than_those_of_the_result_are_said(tiny_copy):
 def test_only_prepared_and_not_even_that(tiny_copy, tmp_path):
     gone(tiny_copy.path, "base", "maps", "boxes", "context", "crops", "models", "results*")
     assert '<section id="missing"' in read(tiny_copy.path)
+    summary = page.run(tiny_copy.path).summary.splitlines()
+    assert summary[0].startswith("0 results, 0 clips")
+    assert summary[1].startswith("missing: No model was evaluated")
+    assert summary[2].startswith("python -m pipeline evaluate --config ")
+    assert sum(line.startswith("missing: ") for line in summary) == 4  # results, curves, pictures, boxes
     with pytest.raises(StageError, match="has no plan"):
         page.run(tmp_path / "nowhere")
 

@@ -164,6 +164,16 @@ def test_missing_videos_are_refused_before_there_is_a_plan(tmp_path):
     assert table(tmp_path / "run" / "skipped.csv").empty
 
 
+def test_missing_videos_are_named_with_the_nearest_file(tmp_path):
+    """Three of four; a file of another video is no candidate, and letter case does not matter."""
+    data = make_data(tmp_path / "data")
+    for video_id, name in {"07E49": "07e49.mp4", "150E6": "150E6_h264.mp4", "83654": "x.mp4", "NA": "y.mp4"}.items():
+        (data / f"{video_id}.mp4").rename(data / name)
+    words = r"4 .* in .*/data: 07E49 \(nearest file: 07e49.mp4\), 150E6 \(nearest file: 150E6_h264.mp4\), NA, ... \(l"
+    with pytest.raises(StageError, match=words):
+        prepare.run(tiny_config(data), tmp_path / "run")
+
+
 def test_missing_videos_are_left_out(tmp_path):
     data = make_data(tmp_path / "data")
     (data / "150E6.mp4").unlink()
@@ -196,6 +206,7 @@ def test_broken_videos_are_left_out_with_a_reason(tmp_path):
     )
     flood = prepare.run(tiny_config(data), tmp_path / "flood")
     assert "5 of 7 videos fail, more than data.max_skipped = 0.2" in flood.summary and flood.num_skipped == 5
+    assert "2 VideoUnreadable" in flood.summary and "the first: " in flood.summary
     assert {path.name for path in (tmp_path / "flood").iterdir()} == {".lock", "skipped.csv", "skipped.json"}
     outcome = prepare.run(tiny_config(data, data={"max_skipped": 0.72}), tmp_path / "run")
     found = table(tmp_path / "run" / "skipped.csv").set_index("video_id")
@@ -229,7 +240,8 @@ def _write_sound(path):
 def test_no_usable_video(tmp_path):
     data = make_data(tmp_path / "data", ("07E49",))
     (data / "07E49.mp4").write_bytes(b"")
-    with pytest.raises(StageError, match="none of the 1 annotated videos can be used"):
+    words = "none of the 1 annotated videos can be used: 1 VideoEmpty; the first: .*07E49.mp4 has 0 bytes; all are in"
+    with pytest.raises(StageError, match=words):
         prepare.run(tiny_config(data), tmp_path / "run")
     with pytest.raises(StageError, match=r"data.videos: .*nowhere is not a folder"):
         prepare.run(tiny_config(data, data={"videos": str(tmp_path / "nowhere")}), tmp_path / "run")
@@ -255,6 +267,7 @@ def test_small_sources_are_warned_of(tiny_run, tmp_path, caplog):
         prepare.run(change(tiny_run.config, clips={"resized_side": 40}), tmp_path / "run")
     low = [one for one, (_, size, *_) in VIDEOS.items() if min(size) < 60]
     assert f"{len(low)} of 7 videos are less than 1.5 times" in caplog.text
+    assert f"upscaling: {', '.join(low[:3])}, ... (zoom_y" in caplog.text
 
 
 def test_eval_ids_move_videos(tiny_run, tmp_path):
@@ -294,12 +307,30 @@ def test_labels_of_charades_survive_the_snapshot(tmp_path):
     [
         ({"annotations": ()}, "format plain takes 1 file"),
         ({"annotations": ("gone.csv",)}, "gone.csv: no such annotation file"),
-        ({"classes": ""}, "data.classes: no such annotation file"),
+        ({"annotations": ("gone.csv",)}, r"relative to /.*, where the command was started\)$"),
+        ({"annotations": ("/gone.csv",)}, "^/gone.csv: no such annotation file$"),
+        ({"classes": ""}, "data.classes: no such annotation file$"),
+        (
+            {"format": "charades", "annotations": ("/a.csv", "/b.csv"), "classes": "/c.txt"},
+            r"^/a.csv, /b.csv, /c.txt: .*; Charades.zip, from https://\S*charades .*README.md\), holds them$",
+        ),
     ],
 )
 def test_annotations_that_are_not_there(tiny_run, setting, words):
     with pytest.raises(StageError, match=words):
         read_annotations(change(tiny_run.config, data=setting).data)
+
+
+def test_a_table_without_videos(tiny_run, tmp_path):
+    (tmp_path / "table.csv").write_text("video_id,split,start,end,label\n")
+    with pytest.raises(StageError, match=r"table.csv: no video, nothing below the header"):
+        prepare.run(change(tiny_run.config, data={"annotations": (str(tmp_path / "table.csv"),)}), tmp_path / "run")
+
+
+def test_a_split_without_videos_is_warned_of(tmp_path, caplog):
+    """Later stages refuse it, but --extend may still add some."""
+    prepare.run(tiny_config(make_data(tmp_path / "data", ("07E49",))), tmp_path / "run")
+    assert "the plan has no test video: nothing can be evaluated; --extend adds videos" in caplog.text
 
 
 def test_extend_adds_rows_and_touches_nothing(tiny_copy, tmp_path, more_videos, monkeypatch):

@@ -88,3 +88,10 @@ def test_in_memory_or_decoded_the_clips_are_the_same(prepared):
             assert torch.equal(ours, theirs)
     first, second = (decoded.load(epoch, [0, 1])[0] for epoch in (0, 1))
     assert not torch.equal(first, second)  # new augmentations every epoch
+
+
+def test_clips_that_the_network_cannot_take_are_refused(prepared):
+    config, run_dir = prepared
+    words = r"resnet50_i3d cannot take clips of clips.num_frames = 4 at clips.input_side = 28: .* too short"
+    with pytest.raises(StageError, match=words):
+        train_base.run(change(config, base={"network": "resnet50_i3d"}), run_dir)

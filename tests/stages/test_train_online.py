@@ -190,7 +190,7 @@ def test_it_runs_where_there_is_no_cache(trained, tmp_path):
         run=str(trained.path),
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.split():
         facts = json.loads((Path(line) / "model.json").read_text())

@@ -47,7 +47,7 @@ def dask_engine(tmp_path_factory):
     yield Engine("dask", str(file))
     for process in reversed(processes):
         process.terminate()
-        process.wait(20)
+        process.wait(300)
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +137,15 @@ def test_a_device_in_use_is_waited_for():
     """Also by a process too many, so that no unit waits for ever."""
     code = (
         "from pipeline.workers.device_claims import claim_device as claim\n"
+        "print('started', flush=True)\n"
         "with claim(('cpu:0',), 'test-claims') as it: print(it)"
     )
     with claim_device(("cpu:0",), "test-claims"):
         other = subprocess.Popen([sys.executable, "-c", code], env=os.environ | PATHS, stdout=subprocess.PIPE)
+        assert other.stdout.readline() == b"started\n"
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(1)
-    assert other.communicate(timeout=20)[0] == b"cpu:0\n"
+    assert other.communicate(timeout=300)[0] == b"cpu:0\n"
 
 
 @pytest.mark.parametrize("text", ["0,0", "gpu", "0,", "-1", "cuda", "cpu:"])

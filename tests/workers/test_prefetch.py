@@ -13,7 +13,7 @@ def test_items_come_as_they_are_made_and_the_error_after_them():
 
     def work(key):
         yield key, 0
-        assert taken.wait(20), "the first item was not taken while the second was still to come"
+        assert taken.wait(300), "the first item was not taken while the second was still to come"
         yield key, 1
         raise LookupError(key)
 
@@ -37,11 +37,12 @@ def test_order_depth_and_keys_that_nobody_asks_for():
         assert list(ahead.get(1)) == [10]
         assert list(ahead.get(4)) == [40]  # 2 and 3 were not wanted
         assert list(ahead.get(7)) == [70]  # never announced: made when it is asked for
+        ahead.pool.submit(int).result()  # its only thread has done all that was asked of it before
     assert 5 in begun and begun.index(1) == 0  # the one after 4 was worked on ahead
 
 
 def test_no_more_than_depth_is_made_ahead():
-    made, wait = [], threading.Event()
+    made, together = [], threading.Barrier(3)
 
     def work(key):
         made.append(key)
@@ -49,6 +50,7 @@ def test_no_more_than_depth_is_made_ahead():
 
     with PrefetchedKeys(work, list(range(9)), threads=3, depth=3) as ahead:
         assert list(ahead.get(0)) == [0]
-        wait.wait(0.2)  # time for too many
-        assert set(made) <= {0, 1, 2, 3}
+        for idle in [ahead.pool.submit(together.wait) for _ in range(3)]:
+            idle.result()  # all three threads are here, so what was asked of them before is done
+        assert set(made) == {0, 1, 2, 3}
         assert list(ahead.get(1)) == [1]

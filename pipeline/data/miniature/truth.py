@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.errors import relative_to
 from cache.geometry import Box, Theta
 from cache.plan import Part
 from cache.table_files import read_csv
@@ -26,7 +27,7 @@ def read_cards(root: Path) -> Cards:
     """
     path, found = root / "cards.csv", {}
     if not path.is_file():
-        raise StageError(f"{path}: not there; `prepare` makes the miniature again")
+        raise StageError(f"{path}: not there{relative_to(path)}; `prepare` makes the miniature again")
     for row in read_csv(path, CARD_COLUMNS, CARD_COLUMNS[1:]).itertuples(index=False):
         box = Box(int(row.top), int(row.left), int(row.height), int(row.width))
         found.setdefault(row.video_id, {}).setdefault(row.card, []).append((row.frame, row.fps, box))

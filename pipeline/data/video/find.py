@@ -1,10 +1,12 @@
-"""Find the file or folder of frames of a video id."""
+"""Find the file or folder of frames of a video id, and say which of the two a path is."""
 
 import os
 import re
+import stat
 from pathlib import Path
+from typing import Literal
 
-from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing
+from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
 PLAIN_ID = "[A-Za-z0-9][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
 
@@ -16,26 +18,49 @@ def find_video(root: Path, video_id: str) -> Path:
 
     Raises:
         UnsafePath: the id is not PLAIN_ID, or the path leaves root.
-        VideoMissing: none of the names exists.
+        VideoMissing: none of the names exists, or what has the name is neither a file nor a folder.
         VideoAmbiguous: more than one does.
+        VideoUnreadable: the file system does not say what it is, as of a link in a circle.
     """
     if not is_plain_id(video_id):
         raise UnsafePath(f"video id {video_id!r} is not {PLAIN_ID}")
     root = Path(root).resolve()
     names = [f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper())]
     there = [root / name for name in names if os.path.lexists(f"{root}/{name}")]  # ten times as fast as a Path
-    found = [path for path in there if path.is_file() or path.is_symlink()]
+    found = [path for path in there if path.is_symlink() or not path.is_dir()]
     found += [root / video_id] if (root / video_id).is_dir() else []
     if not found:
         raise VideoMissing(f"{root}: no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/")
     if len(found) > 1:
         raise VideoAmbiguous(f"{root}: {video_id} is {', '.join(path.name for path in found)}; keep one of them")
-    path = found[0].resolve()
+    path = Path(os.path.realpath(found[0]))  # unlike Path.resolve, it ends where links go in a circle
     if not path.is_relative_to(root):
         raise UnsafePath(f"{found[0]} leads out of {root}, to {path}")
-    if not path.exists():
+    if not os.path.lexists(path):
         raise VideoMissing(f"{found[0]} is a link to {path}, which does not exist")
+    try:
+        video_kind(path)
+    except OSError as error:
+        raise VideoUnreadable(f"{found[0]}: {error.strerror}") from error
     return path
+
+
+def video_kind(path: Path) -> Literal["file", "frames"]:
+    """Say whether a path is a regular "file" or a folder of "frames". Follow links, open nothing.
+
+    Raises:
+        VideoMissing: nothing is there, or something else, such as a pipe, a socket or a device.
+        OSError: the file system does not say.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise VideoMissing(f"{path} does not exist") from error
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "frames"
+    raise VideoMissing(f"{path} is neither a regular file nor a folder of frames")
 
 
 def is_plain_id(text: str) -> bool:

@@ -1,7 +1,10 @@
 """Folders of JPEG frames: `<id>/<id>-000001.jpg`, ... in place of a video file."""
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,18 @@ def frame_files(folder: Path) -> list[Path]:
         VideoTruncated: a number is missing between the first and the last.
         VideoAmbiguous: two files have the same number.
         UnsafePath: a frame is a symbolic link.
+        VideoUnreadable: a frame is no regular file.
     """
     files = {}
-    for file in sorted(folder.iterdir()):
-        match = re.fullmatch(re.escape(folder.name) + r"-([0-9]{1,9})\.(jpg|jpeg|JPG|JPEG)", file.name)
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        match = re.fullmatch(re.escape(folder.name) + r"-([0-9]{1,9})\.(jpg|jpeg|JPG|JPEG)", entry.name)
         if not match:
             continue
-        if file.is_symlink():
+        file = folder / entry.name
+        if entry.is_symlink():
             raise UnsafePath(f"{file} is a link; frames must be files of the folder itself")
+        if not entry.is_file(follow_symlinks=False):
+            raise VideoUnreadable(f"{file} is not a regular file")
         if files.setdefault(int(match[1]), file) is not file:
             raise VideoAmbiguous(f"{file} and {files[int(match[1])].name} have the same number")
     if not files:
@@ -49,14 +56,36 @@ def probe_folder(folder: Path) -> tuple[int, tuple[int, int], int, str]:
     """
     digest, total, sizes = hashlib.sha256(), 0, set()
     files = frame_files(folder)
-    for file in files:
-        content = file.read_bytes()
+    for file, content in _read(files, digest):
         sizes.add(_decode(file, content).shape[:2])
         if len(sizes) > 1:
             raise VideoUnreadable(f"{file}: the frame size changes: {sorted(sizes)} (height, width)")
-        digest.update(f"{file.name}\0{len(content)}\0".encode() + content)
         total += len(content)
     return len(files), sizes.pop(), total, digest.hexdigest()
+
+
+def folder_content(folder: Path) -> tuple[int, str]:
+    """Return bytes and SHA-256 as `probe_folder` does; read again only where a frame's size, time or inode changed."""
+    stats = [(file.name, os.stat(file)) for file in frame_files(folder)]
+    version = repr([(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats])
+    sha256 = _sha256_of_version(folder, hashlib.sha256(version.encode()).digest())  # a short key of a long list
+    return sum(stat.st_size for _, stat in stats), sha256
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256_of_version(folder: Path, version: bytes) -> str:
+    digest = hashlib.sha256()
+    for _ in _read(frame_files(folder), digest):
+        pass
+    return digest.hexdigest()
+
+
+def _read(files: list[Path], digest) -> Iterator[tuple[Path, bytes]]:
+    """Yield each frame and its content, after adding name, size and content to a digest."""
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.name}\0{len(content)}\0".encode() + content)
+        yield file, content
 
 
 def read_frame(file: Path) -> np.ndarray:

@@ -16,10 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from cache.fingerprint import file_sha256
+from cache.fingerprint import file_sha256, unchanged_sha256
 from pipeline.data.video.container import average_rate, decoded, frame_length, opened, to_rgb
-from pipeline.data.video.frame_folder import frame_files, probe_folder, read_frame
-from pipeline.errors import ClipOutOfRange, VideoEmpty, VideoMissing, VideoTruncated, VideoUnreadable
+from pipeline.data.video.find import video_kind
+from pipeline.data.video.frame_folder import folder_content, frame_files, probe_folder, read_frame
+from pipeline.errors import ClipOutOfRange, VideoEmpty, VideoTruncated, VideoUnreadable
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,20 @@ def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
     path = Path(path)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _probe_folder(path, source_fps) if path.is_dir() else _probe_file(path)
+            return _probe_file(path) if video_kind(path) == "file" else _probe_folder(path, source_fps)
         except OSError as error:
             _retry_or_raise(path, error, attempt)
+
+
+def video_content(path: Path) -> tuple[int, str]:
+    """Return bytes and SHA-256 of a video as `probe` does, without decoding; read again only what changed since.
+
+    Raises:
+        VideoError: neither a file nor a folder of frames. OSError: it cannot be read.
+    """
+    if video_kind(path) == "file":
+        return path.stat().st_size, unchanged_sha256(path)
+    return folder_content(path)
 
 
 def read_frames(
@@ -90,7 +102,8 @@ def read_frames(
     done = 0
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            timeline = _folder_timeline(path, source_fps) if path.is_dir() else _file_timeline(path, timing)
+            is_file = video_kind(path) == "file"
+            timeline = _file_timeline(path, timing) if is_file else _folder_timeline(path, source_fps)
             if fps is None:
                 timeline = ((Fraction(k), Fraction(k + 1), pixels) for k, (_, _, pixels) in enumerate(timeline))
             for slot, frame in _on_screen(path, timeline, slots[done:], step):
@@ -136,8 +149,6 @@ def _folder_rate(path: Path, source_fps: Rate | None) -> Fraction:
 
 
 def _probe_file(path: Path) -> VideoInfo:
-    if not path.is_file():
-        raise VideoMissing(f"{path} is neither a regular file nor a folder")
     if path.stat().st_size == 0:
         raise VideoEmpty(f"{path} has 0 bytes")
     pts, sizes, last = [], set(), None

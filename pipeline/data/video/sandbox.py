@@ -71,7 +71,9 @@ class Prober:
         """Return this thread's process; start one where there is none."""
         if getattr(self._own, "process", None) is None:
             command = [sys.executable, "-m", "pipeline.data.video.sandbox_worker", str(self.memory)]
-            self._own.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            # in a group of its own: Ctrl-C is for this process, which ends it
+            self._own.process = subprocess.Popen(command, cwd=ROOT, process_group=0, **pipes)
             self._all.append(self._own.process)
         return self._own.process
 

@@ -1,0 +1,173 @@
+"""Weights files of others: what Python 2 wrote, what is no plain array, and files that are something else."""
+
+import io
+import pickletools
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from models.backbones import build, head_names
+from models.checkpoint import WeightsError, load_weights, read_state, to_bytes
+from models.i3d import inflate_2d
+from models.weights_file import PICKLES
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return build("small_i3d", 5, widths=(8, 8, 8))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.pth"
+
+
+def python2(content, **numpy_values: bytes) -> bytes:
+    """The file that Python 2 would have written: all text as byte strings, and texts replaced by pickled values."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    data, pieces, end = buffer.getvalue(), [], 0
+    file = io.BytesIO(data)
+    for _ in range(PICKLES):
+        for code, text, start in pickletools.genops(file):
+            if code.name == "BINUNICODE":
+                value = numpy_values.get(text, b"U" + bytes([len(text)]) + text.encode())
+                pieces, end = [*pieces, data[end:start], value], file.tell()
+    return b"".join([*pieces, data[end:]])
+
+
+def raw(data: bytes) -> bytes:
+    return b"U" + bytes([len(data)]) + data if len(data) < 256 else b"T" + struct.pack("<I", len(data)) + data
+
+
+def dtype(code: bytes) -> bytes:
+    ends = b"J\xff\xff\xff\xff"
+    return b"cnumpy\ndtype\nU\x02" + code + b"K\x00K\x01\x87R(K\x03U\x01<NNN" + ends + ends + b"K\x00tb"
+
+
+def scalar(value) -> bytes:
+    return b"cnumpy.core.multiarray\nscalar\n" + dtype(value.dtype.str[1:].encode()) + raw(value.tobytes()) + b"\x86R"
+
+
+def array(values) -> bytes:
+    start = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    count = b"(K\x01M" + struct.pack("<H", len(values)) + b"\x85"
+    return start + count + dtype(values.dtype.str[1:].encode()) + b"\x89" + raw(values.tobytes()) + b"tb"
+
+
+def test_what_python_2_wrote_is_read(network, path):
+    """Floats whose bytes are no text, an int, and an array of 157 classes, whose bytes make a long string."""
+    state = network.state_dict()
+    content = {"epoch": 3, "arch": "aj_i3d", "state_dict": state, "scores": ["SCALAR", "INT", "SHORT", "ARRAY"]}
+    values = {"SCALAR": scalar(np.float64(31.27)), "INT": scalar(np.int64(7985))}
+    values |= {"SHORT": array(np.float32([0.3, 0.7])), "ARRAY": array(np.linspace(0, 1, 157))}
+    path.write_bytes(python2(content, **values))
+    assert all(value in path.read_bytes() for value in values.values()) and len(values["ARRAY"]) > 1256
+    found = read_state(path)
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numpy_numbers_and_arrays_may_stand_beside_the_weights(network, path, zipped):
+    scores = {"mAP": np.float32(0.5), "epoch": np.int32(3), "ap": np.linspace(0, 1, 157), "best": np.bool_(True)}
+    content = {"state_dict": network.state_dict(), "scores": scores, "classes": np.arange(5), "rest": np.float16(2)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert read_state(path).keys() == network.state_dict().keys()
+
+
+ODD = {
+    "meta": lambda value: value.to("meta"),
+    "sparse": lambda value: value.to_sparse(),
+    "quantised": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    "nested": lambda value: torch.nested.nested_tensor(list(value)),
+    "complex": lambda value: value.to(torch.complex64),
+    "float8_e4m3fn": lambda value: value.to(torch.float8_e4m3fn),
+    "bool": lambda value: value > 0,
+    "int64": lambda value: value.long(),
+    "NaN": lambda value: value * float("nan"),
+    "infinite": lambda value: value.double() / 0,
+    "ndarray": lambda value: value.numpy(),
+    "more than the file": lambda value: value[:1, :1].expand(10**6, 10**6),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of types that it will drop
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("convert", [None, "inflate"])
+def test_what_is_no_plain_array_is_refused_by_name(network, path, kind, convert):
+    state = dict(network.state_dict())
+    state["bn1.weight"] = ODD[kind](state["bn1.weight"].expand(3, -1).contiguous())
+    path.write_bytes(to_bytes({"state_dict": state}))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    words = {"ndarray": "NumPyValue", "infinite": "infinite", "NaN": "NaN"}.get(kind, kind)
+    wanted = {"NaN", "infinite"} & {kind}  # the right shape, so that only the values are wrong
+    if wanted:
+        state["bn1.weight"] = ODD[kind](torch.zeros_like(before["bn1.weight"]) + 1)
+        path.write_bytes(to_bytes({"state_dict": state}))
+    with pytest.raises(WeightsError, match=rf"(?s)weights\.pth.*  bn1\.weight .*{words}"):
+        head = head_names(network) if convert else ()
+        load_weights(network, path, head, bool(head), convert and (lambda state: inflate_2d(state, network)))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_numbers_that_the_network_cannot_hold_are_refused(network, path):
+    """1e300 is a float64, and infinite as a float32."""
+    path.write_bytes(to_bytes(network.state_dict() | {"bn1.bias": torch.full((24,), 1e300, dtype=torch.float64)}))
+    with pytest.raises(WeightsError, match=r"bn1\.bias +holds NaN or infinite"):
+        load_weights(network, path)
+
+
+def test_a_new_head_leaves_out_what_the_old_one_holds(network, path):
+    path.write_bytes(to_bytes(network.state_dict() | {"fc.bias": torch.full((7,), float("nan"))}))
+    assert load_weights(network, path, head_names(network), new_head=True) == ["fc.bias", "fc.weight"]
+
+
+@pytest.mark.parametrize("name", [7, b"conv1.weight", ("conv1", "weight"), None])
+def test_names_that_are_no_text_are_refused(network, path, name):
+    path.write_bytes(to_bytes({"state_dict": network.state_dict() | {name: torch.zeros(2)}}))
+    with pytest.raises(WeightsError, match=rf"the name is {type(name).__name__}, expected text"):
+        load_weights(network, path)
+
+
+def test_half_precision_and_double_are_numbers(network, path):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        state = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in network.state_dict().items()
+        }
+        path.write_bytes(to_bytes(state))
+        assert load_weights(network, path) == []
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("readme.txt", "nothing")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+        (b"<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab", "Git LFS"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"Not found\r\n", "seems to be text"),
+        (bytes(range(128, 256)) * 9, "something else"),
+        (archive(), "cut off, damaged, or not by torch.save"),
+        (to_bytes({"w": torch.zeros(9)})[:-200], "cut off, damaged"),
+        (b"\x80\x02cposix\nsystem\n.", "posix.system, which could run code"),
+    ],
+)
+def test_a_file_that_is_something_else_says_what_it_seems_to_be(path, content, words):
+    path.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        read_state(path)
+    assert words in str(error.value) and str(path) in str(error.value)
+    assert "weights_only" not in str(error.value) and "allowlist" not in str(error.value)

@@ -14,12 +14,12 @@ from pipeline.cli.preflight import size
 from pipeline.workers.peak_memory import run_measured
 
 PLACES = {  # what each stage writes; the lock of the run folder is no stage's own
-    "prepare": ("[!r]*.csv", "*.txt", "*.toml", "plan/*"),  # results.csv is evaluate's
+    "prepare": ("[!r]*.csv", "[!r]*.json", "*.txt", "*.toml", "plan/*"),  # results.* is evaluate's
     "train-base": ("models/base-*/*",),
     "saliency": ("base/**/*", "maps/**/*", "boxes/**/*"),
     "crops": ("context/**/*", "crops/**/*"),
     "train-fusion": ("models/late-*/*", "models/concat-*/*"),
-    "evaluate": ("results/*", "results.csv"),
+    "evaluate": ("results/*", "results.*"),
 }
 HEAD = ("stage", "time", "bytes", "files", "memory of the largest process")
 

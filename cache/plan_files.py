@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,20 +15,21 @@ from cache.plan import SCHEMA, Part, as_table
 from cache.sealed import read_sealed, seal
 
 FORMAT = 2
+log = logging.getLogger(__name__)
 
 
 def write_part(run_dir: Path, part: Part) -> Path:
     """Write a part to run_dir/plan, unless the same one is there; return the path of its JSON file.
 
-    StaleCacheError, with the first field that differs, where another part of this name is there; ValueError where a
-    row's crop leaves its frame.
+    A part that was lost or damaged is written anew. StaleCacheError, with the first field that differs, where another
+    part of this name is there, or was when products were made; ValueError where a row's crop leaves its frame.
     """
     path = Path(run_dir) / "plan" / f"{part.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent / ".lock", wait=True):
-        if path.exists():
-            _refuse_other(path, part)
+        if path.exists() and _is_sound(path, part):
             return path
+        _refuse_other_products(Path(run_dir), part)
         for row in range(part.num_rows):
             part.clip(row)  # raises where the crop leaves its frame
         buffer = io.BytesIO()
@@ -37,11 +40,47 @@ def write_part(run_dir: Path, part: Part) -> Path:
     return path
 
 
+def _is_sound(path: Path, part: Part) -> bool:
+    """Whether the part at path is the given one; False where it is lost or damaged. Raises as `write_part`."""
+    try:
+        _refuse_other(path, part)
+        return True
+    except DamagedError as error:
+        log.warning("%s; it is made anew", error)
+    with suppress(DamagedError):
+        meta = read_sealed(path, "parquet_sha256")
+        del meta["parquet_sha256"]
+        if wrong := differences(meta, _meta(part)):
+            raise StaleCacheError(f"{path}: its rows are lost, and are not those that would be made now: {wrong[0]}")
+    return False
+
+
+def _refuse_other_products(run_dir: Path, part: Part) -> None:
+    """Raise StaleCacheError where a product was made from other rows of the part, which is not there any more."""
+    for file in sorted(run_dir.glob("*/*/run.json")):
+        with suppress(DamagedError):
+            run = read_sealed(file, "part", "rows_sha256")
+            if run["part"] == part.name and run["rows_sha256"] != part.rows_sha256:
+                raise StaleCacheError(f"{file} was made from other rows of {part.name}, which are lost")
+
+
+def part_names(run_dir: Path) -> list[str]:
+    """The names of the parts that are there, sorted."""
+    return sorted(path.stem for path in (Path(run_dir) / "plan").glob("part-*.json"))
+
+
+def recorded_parts(run_dir: Path) -> list[str]:
+    """The names of the parts that the plan had when `prepare` wrote its tables; none where no record says so."""
+    with suppress(DamagedError):
+        return read_sealed(Path(run_dir) / "tables.json", "parts")["parts"]
+    return []
+
+
 def read_plan(run_dir: Path) -> list[Part]:
     """Every part of the plan, in the order of their numbers, with offsets.
 
     CacheError where there is no plan, or a number of its parts is missing or used twice; StaleCacheError where it has
-    another format; DamagedError where a part is not what was written.
+    another format; DamagedError where a part is lost or not what was written: `prepare` makes it anew.
     """
     paths = sorted((Path(run_dir) / "plan").glob("part-*.json"))
     if not paths:
@@ -50,9 +89,11 @@ def read_plan(run_dir: Path) -> list[Part]:
     parts, offset = [], 0
     for number, path in enumerate(paths):
         if not path.name.startswith(f"part-{number:03d}-"):
-            raise CacheError(f"{path}: expected part number {number:03d}, every number once")
+            raise CacheError(f"{path}: expected part number {number:03d}, every number once; run `prepare`")
         parts.append(_read_part(path, offset))
         offset += parts[-1].num_rows
+    if lost := sorted(set(recorded_parts(run_dir)) - {part.name for part in parts}):
+        raise DamagedError(f"{run_dir}: {', '.join(lost)} of the plan is lost; `prepare` makes it anew")
     return parts
 
 

@@ -17,6 +17,7 @@ from cache.remote.mirror import mirror
 from cache.stores.product_folder import ProductDir
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
+from cache.table_files import read_csv
 
 _STORED_NEGATIVE = {("base", "entropy")}  # the array holds the paper's L_E, the sum of p log p
 _BOX_COLUMNS = [f"box_{frame}_{edge}" for frame in ("input", "source") for edge in ("top", "left", "height", "width")]
@@ -121,12 +122,12 @@ class Run:
 
     @property
     def videos(self) -> pd.DataFrame:
-        """videos.csv, as text: an id such as 07E49 is no number."""
-        return _read_text(self.path / "videos.csv")
+        """videos.csv, as text: an id such as 07E49 is no number. This and the next two raise as `read_csv`."""
+        return read_csv(self.path / "videos.csv")
 
     @property
     def skipped(self) -> pd.DataFrame:
-        return _read_text(self.path / "skipped.csv")
+        return read_csv(self.path / "skipped.csv")
 
     @property
     def labels(self) -> pd.DataFrame:
@@ -135,8 +136,8 @@ class Run:
         Columns: video_id, split and label (text, "" in the one row of a video without actions), start and end (seconds,
         NaN where the label holds for the whole video).
         """
-        found = _read_text(self.path / "labels.csv")
-        return found.assign(start=pd.to_numeric(found.start), end=pd.to_numeric(found.end))
+        times = ("start", "end")
+        return read_csv(self.path / "labels.csv", ("video_id", "split", "label", *times), times)
 
     def _candidates(self, product: str) -> list[Store]:
         """The stores of a product that fit every choice."""
@@ -195,8 +196,3 @@ def _known(directory: ProductDir | None, part: Part, name: str, row_shape: tuple
     if done.any():
         values[done] = ZarrStore.open(directory).read_rows(name, np.flatnonzero(done))
     return values
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    """A CSV file with every cell as text, "NA" and "007" included."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)

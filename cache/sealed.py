@@ -7,19 +7,42 @@ import hashlib
 import json
 from pathlib import Path
 
-from cache.commit import write_file
+from cache.commit import storage_errors, sync_directory, write_file
 from cache.errors import DamagedError
 from cache.fingerprint import canonical
+from cache.layout import SHA256, is_file_name
 
 
 def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
-    """Write files, content by name, into the folder of the record; then the record, with facts in plain JSON."""
-    for name, data in files.items():
-        write_file(record.parent / name, data)
+    """Write files, content by name, into the folder of the record; then the record, with facts in plain JSON.
+
+    A record that says something else is deleted first: none ever names a file that is being replaced.
+    """
     entries = [
         {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
     ]
-    write_file(record, seal(facts | {"files": entries}))
+    sealed = seal(facts | {"files": entries})
+    if record.exists() and record.read_bytes() != sealed:
+        with storage_errors(record):
+            record.unlink(missing_ok=True)
+            sync_directory(record.parent)
+    for name, data in files.items():
+        write_file(record.parent / name, data)
+    write_file(record, sealed)
+
+
+def recorded_files(record: Path, content: dict | None = None) -> list[dict]:
+    """The files that a record names, each as name, bytes and sha256; `content` is the record where it is read already.
+
+    DamagedError as `read_sealed`, and where an entry is not all of these, or a name leads out of the record's folder.
+    """
+    files = (content or read_sealed(record, "files"))["files"]
+    for file in files if isinstance(files, list) else [None]:
+        if not isinstance(file, dict) or not is_file_name(file.get("name")):
+            raise DamagedError(f"{record} names a file outside its directory, or none: {file!r:.200}")
+        if type(file.get("bytes")) is not int or not SHA256.fullmatch(str(file.get("sha256"))):
+            raise DamagedError(f"{record}: {file['name']} has no size and SHA-256 in it: {file!r:.200}")
+    return files
 
 
 def read_record(record: Path, *names: str) -> dict:
@@ -31,7 +54,7 @@ def read_record(record: Path, *names: str) -> dict:
 
 def read_recorded_file(record: Path, name: str) -> bytes:
     """The content of a file that the record names; DamagedError where it is missing or not what was written."""
-    known = {file["name"]: file["sha256"] for file in read_sealed(record, "files")["files"]}
+    known = {file["name"]: file["sha256"] for file in recorded_files(record)}
     path = record.parent / name
     if name not in known:
         raise DamagedError(f"{record} names no {name}")

@@ -4,6 +4,7 @@ import pandas as pd
 
 from cache.layout import TABLES
 from cache.reader import Run
+from cache.table_files import read_csv, read_table
 
 _NUMBERS = ("num_source_frames", "num_frames", "source_fps", "duration_seconds", "height", "width", "zoom_y", "zoom_x")
 
@@ -14,11 +15,11 @@ def classes(run: Run) -> pd.DataFrame:
     Columns: class_index, label, train_videos and test_videos (videos with the class that were not skipped), actions
     (annotated in those videos), mean_seconds (of the actions with known times; NaN where there is none).
     """
-    labels, kept = run.labels, run.videos[["video_id"]]
+    labels, kept = run.labels, read_csv(run.path / "videos.csv", ["video_id"])[["video_id"]]
     labels = labels[labels.label != ""].merge(kept, on="video_id")
     known = labels[labels.end > labels.start]
     seconds = (known.end - known.start).groupby(known.label).mean()
-    names = (run.path / "classes.txt").read_text(encoding="utf-8").splitlines()
+    names = read_table(run.path / "classes.txt").splitlines()
     found = pd.DataFrame({"class_index": range(len(names)), "label": names})
     for split in ("train", "test"):
         counts = labels[labels.split == split].groupby("label").video_id.nunique()
@@ -35,9 +36,8 @@ def videos(run: Run) -> pd.DataFrame:
     and crop_done (numbers of rows); and the means over its rows, NaN where nothing is done: saliency_share, entropy,
     box_source_height, box_source_width.
     """
-    found = run.videos[["video_id", "split", *_NUMBERS, "timing", "labels"]].copy()
-    for name in (*_NUMBERS, "labels"):
-        found[name] = pd.to_numeric(found[name])
+    columns, numbers = ["video_id", "split", *_NUMBERS, "timing", "labels"], (*_NUMBERS, "labels")
+    found = read_csv(run.path / "videos.csv", columns, numbers)[columns]
     rows = run.index.groupby("video_id")
     counts = rows[["saliency_done", "crop_done"]].sum().astype(int)
     counts.insert(0, "rows", rows.size())

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import cache
+from cache.table_files import unvouched
 from cache.upkeep.verify import verify
 from pipeline.config_file import load
 from pipeline.report.scores import read_results
@@ -87,18 +88,22 @@ def test_every_stage_finds_its_work_done(copy, monkeypatch):
         monkeypatch.setattr(owner, name, None)  # a call would be a TypeError
     for owner in (train_base, train_online):
         monkeypatch.setattr(owner, "fit", None)
+    assert list(verify(run)) == [] and {path.name for path in unvouched(run)} >= {"labels.csv", "results.csv"}
     for stage in STAGES[:-1]:
         stage(config, run)
-    assert kept(run) == before
+    records = ("run/tables.json", "run/skipped.json")  # of tables, which the older code did not write
+    after = kept(run)
+    assert {name: sha256 for name, sha256 in after.items() if name not in records} == before
     assert load(str(run / "config.toml")) == config
     assert 'frame_interpolation = "centred"' in (run / "config.toml").read_text()
-    assert list(verify(run)) == []
+    assert list(verify(run)) == [] and set(records) < after.keys()
+    before = after
     evaluate.run(config, run)  # of the model trained on the fly, which was not evaluated yet
     after = kept(run)
     results = {name: sha256 for name, sha256 in before.items() if name.startswith("run/results/")}
     assert len(results) == 9 and after.items() >= results.items()
     added = [name for name in after.keys() - before.keys() if "/results/late-entropy-source-online-base-" in name]
-    assert len(added) == len(after) - len(before) == 3
+    assert len(added) == 3 and {*added, "run/results.json", "run/results/.lock"} == after.keys() - before.keys()
 
 
 def test_it_opens_as_before(copy):

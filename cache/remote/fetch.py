@@ -5,12 +5,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cache.commit import storage_errors
 from cache.errors import CacheError, DamagedError, StorageError
 from cache.remote import file_cache
-from cache.sealed import read_sealed
+from cache.sealed import read_sealed, recorded_files
 
 MARK = ".remote.json"  # in a mirror: the URL of its run
 ATTEMPTS = 4
@@ -64,8 +64,8 @@ def remote_of(folder: Path) -> Remote | None:
 def fetch_recorded_files(record: Path) -> None:
     """Download the files that a record models/<name>/<record> names, where it lies in a mirror; see `Remote.fetch`."""
     if remote := remote_of(record.parents[2]):
-        for file in read_sealed(record, "files")["files"]:
-            remote.fetch(record.parent / PurePosixPath(file["name"]).name, file["bytes"], file["sha256"])
+        for file in recorded_files(record):
+            remote.fetch(record.parent / file["name"], file["bytes"], file["sha256"])
 
 
 def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, bytes]]:

@@ -5,24 +5,35 @@ cache. Nothing is ever written to the URL.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 from cache.commit import locked, storage_errors, write_file
 from cache.errors import CacheError, DamagedError
-from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS
+from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS, RECORD_OF
 from cache.remote import file_cache
 from cache.remote.fetch import MARK, entries, get_all, storage
-from cache.sealed import parse_sealed, read_sealed, seal
+from cache.sealed import parse_sealed, read_sealed, recorded_files, seal
 
 VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and version
+MOST_NAMES = 500_000  # in all listings of a run together
+_RECORDS = ("tables.json", "skipped.json", "results.json")  # of the tables in the run folder
+_TABLES = [table for table, record in RECORD_OF.items() if record in _RECORDS]
+_MIRRORED = re.compile(  # every file that a mirror has, but those that it downloads when they are read
+    rf"config\.toml|{'|'.join(map(re.escape, (*_TABLES, *_RECORDS)))}|plan/part-\d{{3}}-\w+\.(json|parquet)"
+    rf"|({'|'.join(PRODUCTS)})/[0-9a-f]{{16}}/(run\.json|done/\d{{6,}}\.json|{re.escape(ARRAYS)}/(\w+/)?zarr\.json)"
+    r"|models/base-[0-9a-f]{16}/base\.json",
+    re.ASCII,
+)
 
 
 def mirror(url: str) -> Path:
     """Make or update the mirror of a run, without its data files; return its folder.
 
-    CacheError where there is no run; DamagedError where a file arrives with another content every time; StorageError
-    where the storage refuses every time.
+    CacheError where there is no run; DamagedError where a listing holds what no run folder does, or a file arrives with
+    another content every time; StorageError where the storage refuses every time.
     """
     url = str(url).rstrip("/")
     folder = file_cache.local_folder() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -34,8 +45,9 @@ def mirror(url: str) -> Path:
         found = _listing(url)
         if not any(name.startswith("plan/part-") for name in found):
             raise CacheError(f"{url} holds no plan (plan/part-000-*.json); `prepare` writes it")
-        for name in old.keys() - found.keys():
-            (folder / name).unlink(missing_ok=True)
+        for name in filter(_MIRRORED.fullmatch, old.keys() - found.keys()):
+            with storage_errors(folder / name):
+                (folder / name).unlink(missing_ok=True)
         new = {name for name in found if old.get(name) != found[name] or not (folder / name).exists()}
         sealed = {name for name in new if name.endswith(".json")}
         for names in (sealed, new - sealed):  # sealed files say what the others must be
@@ -49,6 +61,8 @@ def _download(url: str, folder: Path, files: dict[str, list]) -> None:
     """Download files of a mirror, [bytes, version] by name, and check each by what is known of it."""
     parts = sorted((folder / "plan").glob("part-*.json"))
     known = {f"plan/{one.stem}.parquet": read_sealed(one, "parquet_sha256")["parquet_sha256"] for one in parts}
+    for record in (folder / name for name in _RECORDS if (folder / name).exists()):
+        known |= {file["name"]: file["sha256"] for file in recorded_files(record)}
     checks = {f"{url}/{name}": _check_of(name, *files[name], known.get(name)) for name in sorted(files)}
     for place, data in get_all(checks):
         path = folder / place[len(url) + 1 :]
@@ -81,27 +95,52 @@ def _check_of(name: str, num_bytes: int, version: str, sha256: str | None) -> Ca
 
 
 def _listing(url: str) -> dict[str, list]:
-    """[bytes, version] of every file that a mirror has, by its name below the URL."""
+    """[bytes, version] of every file that a mirror has, by its name below the URL. DamagedError as `mirror`."""
     system, root = storage(url)
     system.invalidate_cache()
+    found, names = {}, itertools.count(1)
 
-    def inside(name: str) -> Iterator[tuple[str, dict]]:
-        for entry in entries(system, f"{root}/{name}".rstrip("/"), f"{url}/{name}"):
-            yield entry["name"].rstrip("/")[len(root) + 1 :], entry
+    def look(folder: str) -> list[str]:
+        """Note the files in a folder that a mirror has; return the folders in it, as names below the URL."""
+        place, folders, seen = f"{root}/{folder}".rstrip("/"), [], set()
+        for entry in entries(system, place, f"{url}/{folder}"):
+            listed = entry["name"].rstrip("/")
+            if listed == place:  # an empty object that stands for the folder itself
+                continue
+            above, _, name = listed.rpartition("/")
+            if above != place or name in ("", ".", "..") or "\\" in name or not name.isprintable() or name in seen:
+                why = "each name once, and names of what is in the folder"
+                raise DamagedError(f"{url}/{folder}: its listing has {entry['name']!r:.200}; expected {why}")
+            if next(names) > MOST_NAMES:
+                raise DamagedError(f"{url}: its listings have more than {MOST_NAMES:,} names, as no run has")
+            seen.add(name)
+            below = f"{folder}/{name}".lstrip("/")
+            if entry["type"] == "directory":
+                folders.append(below)
+            elif _MIRRORED.fullmatch(below):
+                found[below] = [_size(entry, f"{url}/{below}"), _version(entry)]
+        return folders
 
-    def files(name: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, list]]:
-        for found, entry in inside(name):
-            if entry["type"] == "file" and found.endswith(suffixes) and not PurePosixPath(found).name.startswith("."):
-                version = entry.get("ETag") or entry.get("LastModified") or entry.get("mtime") or entry.get("created")
-                yield found, [entry["size"], str(version)]
-
-    found = dict(files("", (".csv", ".txt", ".toml"))) | dict(files("plan", (".json", ".parquet")))
+    look("")
+    look("plan")
     for product in PRODUCTS:
-        for key, _ in inside(product):
-            for name in (key, f"{key}/done", f"{key}/{ARRAYS}"):
-                found |= files(name, (".json",))
-            for array, entry in inside(f"{key}/{ARRAYS}") if product in ARRAY_PRODUCTS else ():
-                found |= files(array, ("zarr.json",)) if entry["type"] == "directory" else ()
-    for model, _ in inside("models"):
-        found |= files(model, ("/base.json",)) if model.startswith("models/base-") else ()
+        for key in look(product):
+            look(key)
+            look(f"{key}/done")
+            for array in look(f"{key}/{ARRAYS}") if product in ARRAY_PRODUCTS else ():
+                look(array)
+    for model in look("models"):
+        if model.startswith("models/base-"):
+            look(model)
     return found
+
+
+def _size(entry: dict, where: str) -> int:
+    if type(size := entry.get("size")) is not int or size < 0:
+        raise DamagedError(f"{where}: its listing says {size!r:.200} bytes")
+    return size
+
+
+def _version(entry: dict) -> str:
+    """What changes when an object does; which field of an entry that is depends on the storage."""
+    return str(entry.get("ETag") or entry.get("LastModified") or entry.get("mtime") or entry.get("created"))

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cache.fingerprint import canonical, differences, file_sha256, fingerprint
 from cache.layout import PRODUCTS, record_path
 from cache.plan import Part
 from cache.remote.fetch import remote_of
-from cache.sealed import read_sealed, seal
+from cache.sealed import read_sealed, recorded_files, seal
 
 FORMAT = 2
 VERSIONS = {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "zarr", "h5py")}
@@ -118,10 +118,7 @@ class ProductDir:
         record = read_sealed(path, "unit", "key", "files", "rows", "skipped")
         if (record["unit"], record["key"]) != (unit, self.key):
             raise DamagedError(f"{path} is the record of unit {record['unit']} of {record['key']}")
-        for file in record["files"]:
-            name = PurePosixPath(file["name"])
-            if name.is_absolute() or ".." in name.parts:
-                raise DamagedError(f"{path} names a file outside its directory: {name}")
+        recorded_files(path, record)
         return record
 
     def checked_record(self, unit: int) -> dict:

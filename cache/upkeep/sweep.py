@@ -12,6 +12,8 @@ from cache.upkeep.verify import Finding, strays
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
     """Delete temporary files and files that no record names, unless `dry`; return them and their bytes.
 
+    Only names that this program makes: what somebody else has put into the folder stays.
+
     CacheError where another process uses the run, or the folder is no run; StorageError where the file system refuses.
     """
     if not (run_dir / "plan").is_dir():
@@ -19,7 +21,7 @@ def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
     with locked(run_dir / RUN_LOCK) as mine:
         if not mine:
             raise CacheError(f"{run_dir} is in use by another process; gc does not wait, run it later")
-        found, size = list(strays(run_dir)), 0
+        found, size = [finding for finding in strays(run_dir) if finding.kind != "foreign"], 0
         for finding in found:
             with storage_errors(finding.path):
                 inside = finding.path.rglob("*") if finding.path.is_dir() else [finding.path]

@@ -1,6 +1,7 @@
 """Counts rows by the commit records (`status`), and compares every file with its record (`verify`)."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,19 @@ from typing import Literal
 
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import file_sha256
-from cache.layout import ARRAYS, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
+from cache.layout import ARRAYS, GENERATION, KEY, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
 from cache.plan import Part
 from cache.plan_files import read_plan
-from cache.sealed import read_sealed
+from cache.sealed import recorded_files
 from cache.stores.product_folder import ProductDir, read_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 
-TEMPORARY = (".tmp", ".partial")  # endings of what a killed writer leaves: this package, Zarr
+TEMPORARY = re.compile(r"(.*/)?\.[^/]*\.tmp|arrays\.zarr/.*\.partial")  # left by a killed writer: this package, Zarr
+MADE_HERE = re.compile(  # in the folder of a product
+    r"run\.json|done/\d+\.json|locks/\w+|volumes/\d+-[0-9a-f]{16}\.h5|arrays\.zarr/(\w+/)?(zarr\.json|c(/\d+)+)",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Finding:
     """One file that is not as it should be; only damage makes a run untrustworthy."""
 
     path: Path
-    kind: Literal["damaged", "orphan", "temporary"]  # fails its check; no record names it; left by a killed writer
+    # fails its check; no record names it; left by a killed writer; not made by this program, and left alone
+    kind: Literal["damaged", "orphan", "temporary", "foreign"]
     reason: str
 
 
@@ -68,11 +74,11 @@ def _skipped_videos(record: dict) -> set[str]:
 def product_paths(run_dir: Path) -> list[Path]:
     """The folders of all products of a run, also those without a readable run.json."""
     folders = [path for product in PRODUCTS for path in sorted((run_dir / product).glob("*")) if path.is_dir()]
-    return [path for path in folders if not _never_begun(path)]
+    return [path for path in folders if KEY.fullmatch(path.name) and not _never_begun(path)]
 
 
 def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
-    """Check the plan, every product, trained network and result, and yield what is wrong.
+    """Check the plan, every product, trained network, result and table, and yield what is wrong.
 
     A record must fit its checksum. Every file that it names must be there in full size and, unless `fast`, have its
     SHA-256 and decode row by row. Files that no record names are orphans. CacheError where the plan is missing or
@@ -89,13 +95,13 @@ def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
 
 
 def other_records(run_dir: Path) -> list[Path]:
-    """The records of trained networks and of results."""
+    """The records of trained networks, of results and of tables."""
     return [path for pattern in RECORDS for path in sorted(run_dir.glob(pattern))]
 
 
 def _verify_record(record: Path, fast: bool) -> Iterator[Finding]:
     try:
-        files = read_sealed(record, "files")["files"]
+        files = recorded_files(record)
     except DamagedError as error:
         yield Finding(record, "damaged", str(error))
         return
@@ -168,31 +174,42 @@ def strays(run_dir: Path) -> Iterator[Finding]:
     """Files of the plan and of the products that no record names, and what killed writers left anywhere in the run."""
     for product in PRODUCTS:
         for path in sorted((run_dir / product).glob("*")):
-            yield from _strays_of(path) if path.is_dir() else [Finding(path, "orphan", "belongs to no product")]
+            yield from _strays_of(path) if path.is_dir() and KEY.fullmatch(path.name) else [_foreign(path)]
     folders = [run_dir, run_dir / "plan", run_dir / "report", run_dir / "results", *(run_dir / "models").glob("**")]
     for folder in folders:
         for path in sorted(folder.glob(".*.tmp")):
-            yield Finding(path, "temporary", "left by a writer that was killed")
-    for path in sorted((run_dir / "plan").glob("*.parquet")):
+            if not path.is_dir() or GENERATION.fullmatch(path.name[1:-4]):  # the one folder that is renamed so
+                yield Finding(path, "temporary", "left by a writer that was killed")
+    for path in sorted((run_dir / "plan").glob("part-[0-9][0-9][0-9]-*.parquet")):
         if not path.with_suffix(".json").exists():
             yield Finding(path, "orphan", "a part without its .json")
 
 
 def _strays_of(path: Path) -> Iterator[Finding]:
-    if _never_begun(path):
+    files = [Path(folder) / name for folder, _, names in os.walk(path) for name in sorted(names)]
+    files = {str(file.relative_to(path)): file for file in files}
+    if _never_begun(path) and all(map(_made_here, files)):
         yield Finding(path, "orphan", "a product that was never begun")
         return
     known = {"run.json", *(str(file.relative_to(path)) for file in path.glob(f"{ARRAYS}/**/zarr.json"))}
     for record in commit_records(path):
         known |= {str(record.relative_to(path)), *named_files(record)}
-    for folder, _, files in os.walk(path):
-        for name in sorted(files):
-            file = Path(folder) / name
-            relative = str(file.relative_to(path))
-            if name.endswith(TEMPORARY):
-                yield Finding(file, "temporary", "left by a writer that was killed")
-            elif relative not in known and not relative.startswith("locks/"):
-                yield Finding(file, "orphan", "no record names it")
+    for name, file in files.items():
+        if TEMPORARY.fullmatch(name):
+            yield Finding(file, "temporary", "left by a writer that was killed")
+        elif not _made_here(name):
+            yield _foreign(file)
+        elif name not in known and not name.startswith("locks/"):
+            yield Finding(file, "orphan", "no record names it")
+
+
+def _made_here(name: str) -> bool:
+    """Whether this package makes files of this name in the folder of a product."""
+    return bool(MADE_HERE.fullmatch(name) or TEMPORARY.fullmatch(name))
+
+
+def _foreign(path: Path) -> Finding:
+    return Finding(path, "foreign", "this program makes no such file; gc leaves it alone")
 
 
 def commit_records(product: Path) -> list[Path]:
@@ -202,7 +219,7 @@ def commit_records(product: Path) -> list[Path]:
 def named_files(record: Path) -> list[str]:
     """Files that a record names; none where it cannot be read, which `verify` reports."""
     try:
-        return [file["name"] for file in read_sealed(record, "files")["files"]]
+        return [file["name"] for file in recorded_files(record)]
     except DamagedError:
         return []
 

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-import pandas as pd
-
-from cache.errors import relative_to
+from cache.errors import CacheError, relative_to
 from cache.fingerprint import file_sha256
+from cache.table_files import read_csv
 from models.backbones import build, head_names
 from models.checkpoint import WeightsError, load_weights, read_state, state_hash
 from models.i3d import inflate_2d
@@ -112,7 +111,11 @@ def check_skipped(run_dir: Path) -> Iterator[Finding]:
     path = run_dir / "skipped.csv"
     if not path.exists():
         return
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = read_csv(path, ("video_id", "reason"))
+    except CacheError as error:
+        yield Finding("skipped", "problem", str(error), "run prepare again")
+        return
     for reason, group in table[table.reason != "VideoMissing"].groupby("reason"):
         fix = f"{path} has the details; mend or replace the files, then prepare --extend"
         yield Finding("skipped", "note", f"{len(group)} {reason}: {_names(group.video_id)}", fix)

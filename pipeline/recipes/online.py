@@ -6,12 +6,14 @@ from pathlib import Path
 
 from pipeline.config import Config, Focus, Fusion, Pixels, SaliencyFrom
 from pipeline.recipes.refresh import evaluation_boxes
+from pipeline.run.folder import holds_run
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import open_run
 from pipeline.stages import train_online
 from pipeline.workers.rank import is_first_process
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,

@@ -15,6 +15,7 @@ from cache.commit import write_file
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels
 from pipeline.errors import StageError
 from pipeline.run import generations
+from pipeline.run.folder import holds_run
 from pipeline.run.generations import Generation
 from pipeline.run.networks import Variant, build_base, build_trained, model_folder, read_model, write_model
 from pipeline.run.outcome import Outcome
@@ -29,6 +30,7 @@ from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import is_single_process
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,

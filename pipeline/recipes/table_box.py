@@ -8,10 +8,11 @@ from pathlib import Path
 from cache.commit import write_file
 from pipeline.config import Config
 from pipeline.config_file import check
-from pipeline.data.plain_csv import labels_csv, read_plain
+from pipeline.data.plain_csv import labels_csv
 from pipeline.recipes.experiments import ATTENTION, BASE, ensure_prepared
 from pipeline.recipes.study import INTERVAL_NOTE, compare, difference, of_rows, run_study, spread
 from pipeline.recipes.tables import Table, write_tables
+from pipeline.run.folder import read_labels
 from pipeline.run.outcome import Outcome
 
 
@@ -48,7 +49,7 @@ def held_out(video_id: str) -> bool:
 
 def _validation_config(config: Config, run_dir: Path, folder: Path) -> Config:
     """The config of a run on the training videos of a prepared run, a fifth of them for evaluation."""
-    annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    annotations = read_labels(run_dir)
     videos = annotations.videos[annotations.videos.split == "train"].copy()
     videos["split"] = ["test" if held_out(video_id) else "train" for video_id in videos.video_id]
     actions = annotations.actions[annotations.actions.video_id.isin(videos.video_id)]

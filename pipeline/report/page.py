@@ -13,12 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cache.commit import write_file
 from cache.plan_files import read_plan
 from pipeline.data.annotations import Annotations
-from pipeline.data.plain_csv import read_plain
 from pipeline.metrics import RESAMPLES
 from pipeline.report import box_maps, charts, gallery, scores
 from pipeline.report.chosen_stores import all_boxes, open_sources, require_plan
 from pipeline.report.pictures import CIVIDIS, data_uri, heat
 from pipeline.report.scores import Result
+from pipeline.run.folder import read_labels
 from pipeline.run.outcome import Outcome
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -53,7 +53,7 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
         CacheError: a file is damaged.
     """
     require_plan(run_dir)
-    annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    annotations = read_labels(run_dir)
     page = Page(run_dir)
     results = scores.read_results(run_dir, annotations)
     chosen = scores.best(results, experiment)

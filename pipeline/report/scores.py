@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cache.layout import RESULTS
 from cache.sealed import read_record, read_recorded_file
+from cache.table_files import read_csv
 from pipeline.data.annotations import Annotations
 from pipeline.errors import StageError
 from pipeline.metrics import LEVELS, MAP, mean_average_precision, mean_over_classes, resampled_precisions, resamples
 from pipeline.run.folder import check_classes
 from pipeline.run.results import read_result, same_map
+
+EPOCH = ("epoch", "learning_rate", "loss", "seconds", "waiting_share")  # columns of metrics.csv that the page shows
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
         model = read_record(path, "weights", "base")
         weights[model["weights"]] = model["base"]
     found = []
-    for path in sorted((run_dir / "results").glob("*.json")):
+    for path in sorted(run_dir.glob(RESULTS)):
         facts, ids, scores = read_result(path)
         table = read_recorded_file(path, f"{path.stem}.per_class.csv")
         names = pd.read_csv(BytesIO(table), dtype=str, keep_default_na=False)["class"].tolist()
@@ -171,8 +175,9 @@ def video_gains(result: Result, base: Result) -> dict[str, float]:
 
 
 def read_metrics(run_dir: Path) -> dict[str, pd.DataFrame]:
-    """metrics.csv of every model that has one, a row an epoch, by folder name; Base first."""
-    tables = {path.parent.name: pd.read_csv(path) for path in (run_dir / "models").glob("*/metrics.csv")}
+    """metrics.csv of every model that has one, a row an epoch, by folder name; Base first. Raises as `read_csv`."""
+    folders = {path.parent for name in ("metrics.csv", "training.json") for path in run_dir.glob(f"models/*/{name}")}
+    tables = {folder.name: read_csv(folder / "metrics.csv", EPOCH, EPOCH) for folder in folders}
     return {name: tables[name] for name in sorted(tables, key=lambda name: (not name.startswith("base"), name))}
 
 

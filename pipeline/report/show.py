@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cache.commit import write_file
 from cache.geometry import Box
-from pipeline.data.plain_csv import read_plain
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
 from pipeline.report.chosen_stores import Sources, open_sources, require_plan
 from pipeline.report.gallery import clip_name, labels_of
 from pipeline.report.pictures import evenly, under_veil, veil
+from pipeline.run.folder import read_labels
 from pipeline.run.outcome import Outcome
 
 MOST_CLIPS, MOST_FRAMES = 3, 8  # clips without --clip; frames side by side in a strip
@@ -49,7 +49,7 @@ def run(
     require_plan(run_dir)
     sources = open_sources(run_dir, policy)
     rows = _rows(sources, video_id, clips, policy)
-    annotations = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    annotations = read_labels(run_dir)
     shown = [panels(sources, row, labels_of(annotations, video_id)) for row in rows]
     folder = out or run_dir / "report" / "show"
     folder.mkdir(parents=True, exist_ok=True)

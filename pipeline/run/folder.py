@@ -1,20 +1,25 @@
 """A prepared run folder: its plan, its labels, and which run they belong to."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import zip_longest
 from pathlib import Path
 
+from cache.commit import in_use
 from cache.errors import StaleCacheError, relative_to
 from cache.fingerprint import differences, unchanged_sha256
 from cache.plan import Part
 from cache.plan_files import read_plan
+from cache.table_files import read_table
 from pipeline.config import Config, clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
 from pipeline.data.strict_csv import read_classes
 from pipeline.errors import StageError
+
+LABEL_TABLES = ("labels.csv", "classes.txt")
 
 
 @dataclass(frozen=True)
@@ -53,25 +58,55 @@ class RunFolder:
 
     @cached_property
     def annotations(self) -> Annotations:
-        """The labels as `prepare` read them; raises as `parts`, so that a folder that was not prepared is named."""
+        """The labels as `prepare` read them, see `read_labels`; raises as `parts` where the folder was not prepared."""
         _ = self.parts
-        return read_plain(self.source / "labels.csv", self.source / "classes.txt")
+        return read_labels(self.source)
 
     @cached_property
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the networks' outputs; raises as `annotations`."""
         _ = self.parts
-        return read_classes(self.source / "classes.txt")
+        return read_class_names(self.source)
 
     @cached_property
     def labels_sha256(self) -> str:
-        """Identity of all labels; part of a key only where labels change the bytes."""
-        return files_sha256(self.source / "labels.csv", self.source / "classes.txt")
+        """Identity of all labels; part of a key only where labels change the bytes. Raises as `read_labels`."""
+        check_labels(self.source)
+        return files_sha256(*(self.source / name for name in LABEL_TABLES))
 
 
 def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFolder:
     """Open a run folder for a config; see `RunFolder`."""
     return RunFolder(path, clip_settings(config), config.name, caches)
+
+
+def check_labels(run_dir: Path) -> None:
+    """Raise DamagedError, which says what to run, where the labels of a run are not what `prepare` wrote."""
+    for name in LABEL_TABLES:
+        read_table(run_dir / name)
+
+
+def read_labels(run_dir: Path) -> Annotations:
+    """Read the labels of a run as `prepare` wrote them. Raises as `check_labels`; AnnotationError as `read_plain`."""
+    check_labels(run_dir)
+    return read_plain(*(run_dir / name for name in LABEL_TABLES))
+
+
+def read_class_names(run_dir: Path) -> list[str]:
+    """Read the names of a run's classes, in the order of the networks' outputs. Raises as `read_labels`."""
+    check_labels(run_dir)
+    return read_classes(run_dir / "classes.txt")
+
+
+def holds_run(stage: Callable) -> Callable:
+    """Hold the lock of the run folder, which is a stage's second argument, while the stage runs: `gc` keeps off."""
+
+    @wraps(stage)
+    def held(config: Config, run_dir: Path, *args, **options):
+        with in_use(run_dir):
+            return stage(config, run_dir, *args, **options)
+
+    return held
 
 
 def check_classes(known: list[str], now: list[str], whose: str) -> None:

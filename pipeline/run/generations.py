@@ -11,8 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cache.commit import write_file
+from cache.layout import GENERATION
 from cache.plan_files import write_part
+from cache.sealed import write_record
+from cache.table_files import read_table
 from pipeline.config import Config, Policy
 from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import base_folder, read_trained, write_trained
@@ -65,8 +67,8 @@ def start(
             name = f"part-{number:03d}-{split}"
             write_part(folder, replace(part, name=name, rows=rows, rows_per_video=count))
             number += 1
-    for name in ("labels.csv", "classes.txt"):
-        write_file(folder / name, (run.path / name).read_bytes())
+    tables = {name: read_table(run.path / name).encode() for name in ("labels.csv", "classes.txt")}
+    write_record(folder / "tables.json", {}, tables)
     if not generation.started:
         facts = read_trained(base_folder(run, generation.config) / "base.json")
         write_trained(base_folder(generation.run, generation.config) / "base.json", weights, facts)
@@ -79,8 +81,9 @@ def numbered(model: Path, number: int) -> Path:
 
 def drop_before(model: Path, number: int) -> None:
     """Delete the training generations with smaller numbers; rename each first, so that half a one is never used."""
-    for folder in model.glob("generation-[0-9]*"):
-        if folder.name < numbered(model, number).name:
+    for folder in model.glob("generation-*"):
+        if GENERATION.fullmatch(folder.name) and int(folder.name.partition("-")[2]) < number:
             folder.rename(model / f".{folder.name}.tmp")
     for leftover in model.glob(".generation-*.tmp"):
-        shutil.rmtree(leftover)
+        if GENERATION.fullmatch(leftover.name[1:-4]):
+            shutil.rmtree(leftover)

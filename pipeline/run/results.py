@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.commit import write_file
-from cache.sealed import read_record, read_recorded_file
+from cache.commit import locked
+from cache.layout import RESULTS
+from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.config import Config
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.metrics import mean_average_precision
@@ -32,15 +33,16 @@ def protocol(config: Config) -> str:
 
 
 def rebuild(run: RunFolder) -> None:
-    """Make results.csv from all result files, a row each.
+    """Make results.csv from all result files, a row each, and results.json, which vouches for it.
 
     `superseded` says why a result is no longer one of this run: its "labels" or its evaluation "videos" are others now.
     """
-    paths = sorted((run.path / "results").glob("*.json"))
-    results = [read_record(path) | {"superseded": _superseded(run, path)} for path in paths]
-    results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
-    rows = [[result.get(name, "") for name in COLUMNS] for result in results]
-    write_file(run.path / "results.csv", csv_bytes(COLUMNS, rows))
+    with locked(run.path / "results" / ".lock", wait=True):  # the table and its record belong together
+        paths = sorted(run.path.glob(RESULTS))
+        results = [read_record(path) | {"superseded": _superseded(run, path)} for path in paths]
+        results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
+        rows = [[result.get(name, "") for name in COLUMNS] for result in results]
+        write_record(run.path / "results.json", {}, {"results.csv": csv_bytes(COLUMNS, rows)})
 
 
 def made_with(run: RunFolder) -> dict:

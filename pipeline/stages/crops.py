@@ -16,6 +16,7 @@ from pipeline.config import Config, Pixels, Policy
 from pipeline.data.clips import source_frames, video_rows
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
 from pipeline.errors import VideoError
+from pipeline.run.folder import holds_run
 from pipeline.run.outcome import Outcome
 from pipeline.run.unit_commits import Unit, UnitWork, skip, skipped_videos, withdraw_skipped
 from pipeline.run.units import EVERYTHING, Share, run_units, units_to_do
@@ -30,6 +31,7 @@ class FramesDiffer(VideoError):
     """The decoder gave other pixels than in the first stage."""
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,

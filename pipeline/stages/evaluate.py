@@ -13,7 +13,7 @@ from pipeline.config import Config, Focus, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
 from pipeline.metrics import map_official, mean_average_precision, submission
-from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.folder import RunFolder, holds_run, open_folder
 from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.results import made_with, protocol, rebuild
@@ -25,6 +25,7 @@ from pipeline.workers.distributed import World, current_world, join_world
 log = logging.getLogger(__name__)
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,
@@ -61,6 +62,7 @@ def run(
         return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(config)}")
 
 
+@holds_run
 def run_model(
     config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None, use_labels: bool = False
 ) -> Path:

@@ -5,24 +5,28 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
-from cache.commit import write_file
-from cache.errors import StaleCacheError
+from cache.commit import in_use, locked, write_file
+from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.folder_checks import check_folder, check_locks, check_space
+from cache.layout import PRODUCTS
 from cache.plan import Part
-from cache.plan_files import read_plan, write_part
+from cache.plan_files import part_names, read_plan, recorded_parts, write_part
+from cache.sealed import write_record
+from cache.table_files import read_csv
 from pipeline.config import Config, clip_settings
 from pipeline.config_file import to_toml
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
 from pipeline.data.miniature import generate
 from pipeline.data.plain_csv import labels_csv
-from pipeline.data.strict_csv import csv_bytes, read_classes
+from pipeline.data.strict_csv import csv_bytes
 from pipeline.errors import StageError, VideoMissing
-from pipeline.run.folder import check_classes, open_folder
+from pipeline.run.folder import check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
 from pipeline.run.plan_rows import LOW_ZOOM, plan_rows
 from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
@@ -38,9 +42,10 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
     """Probe all annotated videos and fix every row of the run.
 
     Reads the annotation files and every video, whole; those of the miniature are generated first. Writes config.toml,
-    videos.csv, skipped.csv, labels.csv, classes.txt and plan/. The same command again changes nothing. With `extend`,
-    new videos and further augmentation seeds become new parts of the plan; no earlier part is touched. Where more
-    videos fail than `data.max_skipped` allows, only skipped.csv is written.
+    videos.csv, skipped.csv, labels.csv, classes.txt, plan/, and the records of the tables, tables.json and
+    skipped.json. The same command again changes nothing, but that it makes anew what was lost of the plan. With
+    `extend`, new videos and further augmentation seeds become new parts of the plan; no earlier part is touched. Where
+    more videos fail than `data.max_skipped` allows, only skipped.csv is written.
 
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
@@ -49,16 +54,23 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
     if config.data.format == "miniature":
         generate.generate(config.data, config.workers)
     annotations = read_annotations(config.data)
-    if any((run_dir / "models").glob("base-*")) and (run_dir / "classes.txt").is_file():
-        known = read_classes(run_dir / "classes.txt")
-        check_classes(known, annotations.classes, f"{run_dir} has networks for")
-    check_folder(run_dir)
+    _check_is_ours(run_dir)
+    if any((run_dir / "models").glob("base-*")):
+        with suppress(DamagedError):  # lost or damaged: each network still knows its own
+            check_classes(read_class_names(run_dir), annotations.classes, f"{run_dir} has networks for")
+    check_folder(run_dir)  # makes it; from here on `gc` must keep off
+    with in_use(run_dir):
+        return _prepare(config, run_dir, annotations, extend, engine)
+
+
+def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bool, engine: Engine) -> Outcome:
+    """Probe and plan in the run folder, whose lock is held; see `run`."""
     check_locks(run_dir, cluster=not engine.is_local)
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
     check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
     known = _known_videos(run_dir)
     videos, skipped = probe_all(config, run_dir, annotations, known, engine)
-    write_file(run_dir / "skipped.csv", csv_bytes(SKIPPED_COLUMNS, skipped))
+    write_record(run_dir / "skipped.json", {}, {"skipped.csv": csv_bytes(SKIPPED_COLUMNS, skipped)})
     _check_found(config, run_dir, annotations, videos, skipped)
     if flood := _flood(config, len(videos), skipped):
         return Outcome(run_dir / "skipped.csv", flood, len(skipped))
@@ -69,19 +81,34 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
     except StaleCacheError as error:
         raise StaleCacheError(f"{error}; --extend adds videos and augmentation seeds") from error
     videos["labels"] = [int(n) for n in annotations.video_targets(videos.video_id.tolist()).sum(1)]
-    write_file(run_dir / "videos.csv", csv_bytes(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()))
-    write_file(run_dir / "labels.csv", labels_csv(annotations))
-    write_file(run_dir / "classes.txt", "".join(f"{name}\n" for name in annotations.classes).encode())
+    tables = {
+        "videos.csv": csv_bytes(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()),
+        "labels.csv": labels_csv(annotations),
+        "classes.txt": "".join(f"{name}\n" for name in annotations.classes).encode(),
+    }
+    with locked(run_dir / "plan" / ".lock", wait=True):  # the tables and their record belong together
+        write_record(run_dir / "tables.json", {"parts": part_names(run_dir)}, tables)
     write_file(run_dir / "config.toml", to_toml(config).encode())
     return _outcome(config, run_dir, annotations, videos, skipped)
+
+
+def _check_is_ours(run_dir: Path) -> None:
+    """Refuse a folder that is no run and has files that `prepare` would write over, such as somebody's labels.csv."""
+    theirs = [name for name in ("labels.csv", "classes.txt", "videos.csv", "config.toml") if (run_dir / name).exists()]
+    if theirs and not any((run_dir / name).exists() for name in ("plan", "models", "tables.json", *PRODUCTS)):
+        raise StageError(f"{run_dir} is no run folder, and its {theirs[0]} would be overwritten; use another --run")
 
 
 def _known_videos(run_dir: Path) -> dict[str, dict]:
     """Return the rows of an earlier videos.csv by id, so that only what is new or changed is decoded."""
     if not (run_dir / "videos.csv").exists():
         return {}
-    types = dict.fromkeys(("video_id", "split", "path", "timing", "sha256"), str)
-    table = pd.read_csv(run_dir / "videos.csv", dtype=types, keep_default_na=False)
+    numbers = [name for name in VIDEO_COLUMNS if name not in ("video_id", "split", "path", "timing", "sha256")]
+    try:
+        table = read_csv(run_dir / "videos.csv", VIDEO_COLUMNS, numbers)
+    except DamagedError as error:
+        log.warning("%s; now every video is decoded again", error)
+        return {}
     columns = [name for name in VIDEO_COLUMNS if name not in ("video_id", "split", "labels")]
     return {row["video_id"]: {name: row[name] for name in columns} for row in table.to_dict("records")}
 
@@ -123,7 +150,20 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
     """Refuse a config with other clips than the plan of the run has; with --extend, also where there is no plan."""
     if not extend and not any((run_dir / "plan").glob("part-*.json")):
         return
-    parts = open_folder(run_dir, config).parts
+    try:
+        parts = open_folder(run_dir, config).parts
+    except StaleCacheError:
+        raise
+    except CacheError as error:  # a part was lost or damaged; `write_part` makes it anew
+        if not part_names(run_dir):
+            raise
+        first = {part.name for part in _new_parts(config, run_dir, videos, extend=False)}
+        if added := sorted({*part_names(run_dir), *recorded_parts(run_dir)} - first):
+            lost = f"{error}; it was extended ({', '.join(added)}), so which videos the part had cannot be told"
+            raise StageError(f"{lost}: bring {run_dir / 'plan'} back from a copy, or use another --run") from error
+        if extend:
+            raise StageError(f"{error}; run `prepare` without --extend first, which makes it anew") from error
+        return
     splits = dict(videos[["video_id", "split"]].itertuples(index=False, name=None))
     for part in parts if extend else []:
         if part.split == "test" and part.rows_per_video != config.clips.eval_clips:

@@ -21,6 +21,7 @@ from models.objectives import Labels, saliency_maps
 from pipeline.config import Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
+from pipeline.run.folder import holds_run
 from pipeline.run.networks import BaseWeights, build_base
 from pipeline.run.outcome import Outcome
 from pipeline.run.precision_check import LOWEST_OVERLAP, sample_agreement
@@ -36,6 +37,7 @@ from pipeline.workers.prefetch import PrefetchedKeys, prefetch
 log = logging.getLogger(__name__)
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,

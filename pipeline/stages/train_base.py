@@ -12,16 +12,17 @@ from models.i3d import inflate_2d
 from models.own_network import check_contract, is_reference
 from pipeline.config import Config
 from pipeline.errors import StageError
-from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.folder import RunFolder, holds_run, open_folder
 from pipeline.run.networks import base_folder, load_base, own_network, write_network
 from pipeline.run.outcome import Outcome
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
-from pipeline.training.loop import fit
+from pipeline.training.loop import fit, restore_metrics
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import join_world
 
 
+@holds_run
 def run(config: Config, run_dir: Path) -> Outcome:
     """Train Base on the training videos of the plan, or take `base.init` as it is where `base.epochs` is 0.
 
@@ -39,6 +40,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
         folder = base_folder(run, config)
         if (folder / "base.json").exists():
             base = load_base(run, config)
+            restore_metrics(folder)
             return Outcome(folder, f"already trained: {base.network}, weights {base.sha256[:12]}")
         if not config.base.epochs and not config.base.init:
             raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")

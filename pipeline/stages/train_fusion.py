@@ -8,17 +8,19 @@ from torch import Tensor, nn
 
 from pipeline.config import Config, Focus, Fusion, Pixels
 from pipeline.run import networks
+from pipeline.run.folder import holds_run
 from pipeline.run.networks import Variant, build_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.training.loader import TrainingData
-from pipeline.training.loop import fit
+from pipeline.training.loop import fit, restore_metrics
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import join_world
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,
@@ -45,6 +47,7 @@ def run(
         facts = model_facts(stores, variant)
         folder = model_folder(stores.run, facts)
         if (folder / "model.json").exists():
+            restore_metrics(folder)
             return Outcome(folder, "already trained")
         volumes = CachedVolumes(stores, "train", variant)
         places = list(volumes.places().values())

@@ -12,16 +12,17 @@ import torch
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run import networks
-from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.folder import RunFolder, holds_run, open_folder
 from pipeline.run.networks import BaseWeights, Variant, build_base, load_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.training.loader import TrainingData
-from pipeline.training.loop import fit
+from pipeline.training.loop import fit, restore_metrics
 from pipeline.training.online_clips import OnlineClips
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import join_world
 
 
+@holds_run
 def run(
     config: Config,
     run_dir: Path,
@@ -51,6 +52,7 @@ def run(
         facts = model_facts(run, config, base, variant, saliency_from)
         folder = model_folder(run, facts)
         if (folder / "model.json").exists():
+            restore_metrics(folder)
             return Outcome(folder, "already trained")
         clips = OnlineClips(run, config, base, variant, saliency_from, device)
         torch.manual_seed(config.seed)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.workers import phases
 from pipeline.workers.distributed import World
 
 log = logging.getLogger(__name__)
+_NAME = re.compile(r"checkpoint-[0-9]{4,}-[0-9]{8,}-([0-9a-f]{16})\.pt")
 
 
 @dataclass
@@ -35,7 +37,7 @@ def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: Training
         data = to_bytes(content)
         name = f"checkpoint-{state.epoch:04d}-{state.step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
         write_file(folder / name, data)
-    for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
+    for old in _checkpoints(folder)[:-2]:
         old.unlink()
 
 
@@ -62,12 +64,17 @@ def newest_checkpoint(folder: Path) -> dict | None:
 
 def _newest(folder: Path) -> bytes:
     """Return the newest checkpoint whose SHA-256 is that of its name; empty if there is none."""
-    for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
+    for path in reversed(_checkpoints(folder)):
         data = path.read_bytes()
-        if path.stem.split("-")[-1] == hashlib.sha256(data).hexdigest()[:16]:
+        if _NAME.fullmatch(path.name)[1] == hashlib.sha256(data).hexdigest()[:16]:
             return data
         log.warning("%s is damaged, its SHA-256 is not that of its name; going on from the one before it", path)
     return b""
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return what `save` wrote, by epoch and step; not a file that somebody else named checkpoint-best.pt."""
+    return sorted(path for path in folder.glob("checkpoint-*.pt") if _NAME.fullmatch(path.name))
 
 
 def _read(data: bytes) -> dict:

@@ -11,13 +11,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cache.commit import holder, locked, write_file
+from cache.commit import holder, locked
+from cache.errors import DamagedError
 from cache.folder_checks import check_space
+from cache.sealed import write_record
+from cache.table_files import read_csv
 from models.data_parallel import set_shard
 from models.precision import tf32
 from pipeline.config import Training
 from pipeline.errors import StageError
-from pipeline.training.checkpoints import TrainingState, resume, save
+from pipeline.training.checkpoints import TrainingState, newest_checkpoint, resume, save
 from pipeline.training.loader import TrainingData, epoch_batches, num_steps, to_device
 from pipeline.training.tensorboard import Curves
 from pipeline.workers import phases
@@ -72,6 +75,8 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
     state = resume(folder, network, optimiser, world)
+    if world.is_main and state.history:  # its files may be those of a checkpoint before, or lost
+        write_metrics(folder, state.history)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
     forward = world.wrap(network, training.batchnorm == "synchronised")
     steps = num_steps(data.num_clips, training)  # of an epoch
@@ -119,11 +124,26 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
         state = TrainingState(state.epoch + 1, history=[*state.history, row])
         if world.is_main:
             save(folder, network, optimiser, state)
-            write_file(folder / "metrics.csv", pd.DataFrame(state.history).to_csv(index=False).encode())
+            write_metrics(folder, state.history)
             curves.epoch(row)
     next(shown, None)  # says that the last step is done
     curves.close()
     network.eval()
+
+
+def write_metrics(folder: Path, history: list[dict]) -> None:
+    """Write metrics.csv, a row an epoch, and training.json, which vouches for it."""
+    write_record(folder / "training.json", {}, {"metrics.csv": pd.DataFrame(history).to_csv(index=False).encode()})
+
+
+def restore_metrics(folder: Path) -> None:
+    """Write metrics.csv of a finished training anew from the newest checkpoint, where it is lost or not as written."""
+    try:
+        read_csv(folder / "metrics.csv", ("epoch",))
+    except DamagedError:
+        checkpoint = newest_checkpoint(folder) if current_world().is_main else None
+        if checkpoint and checkpoint["history"]:
+            write_metrics(folder, checkpoint["history"])
 
 
 def learning_rate(training: Training, epoch: int) -> float:

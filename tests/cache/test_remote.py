@@ -191,7 +191,7 @@ def test_training_and_evaluation_read_caches_by_url(url, storage, tiny_run, tmp_
     run, common = tmp_path / "run", ("--config", config_file(tiny_run), "--run", tmp_path / "run", "--caches", url)
     assert call("train-fusion", *common, "--fusion", "late")[0] == 0
     assert call("evaluate", *common)[0] == 0
-    assert sorted(path.name for path in run.iterdir()) == [".lock", "models", "results", "results.csv"]
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "models", "results", "results.csv", "results.json"]
     ours = {name: sha for name, sha in tree(run).items() if "weights.pt" in name or ".scores." in name}
     theirs = tree(tiny_run.path)
     assert len(ours) == 3 and ours.items() <= theirs.items()

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from cache.commit import locked
+from cache.sealed import read_sealed, seal
+from cache.upkeep.repair import repair
 from cache.upkeep.sweep import sweep
 from cache.upkeep.verify import status, verify
 from pipeline.cli.main import main
@@ -131,3 +133,40 @@ def test_a_copy_elsewhere_is_as_good(tiny_run, tmp_path):
 def test_verify_needs_a_plan(tmp_path, option):
     code, output = call("verify", "--run", tmp_path, option)
     assert code == 4 and "holds no plan" in output
+
+
+def test_gc_leaves_what_it_does_not_make(tiny_copy):
+    """Somebody's files and folders in the run folder, whatever they are called: named by `verify`, and left alone."""
+    run, product = tiny_copy.path, next(tiny_copy.path.glob("crops/*"))
+    theirs = [
+        run / "base" / "photographs" / "beach.jpg",  # no product has such a name
+        run / "crops" / "notes.txt",
+        run / "maps" / "0123456789abcdef" / "thesis.tex",  # a product without run.json
+        run / "maps" / "0123456789abcdef" / "done" / "list.txt",
+        product / "notes.txt",
+        product / "volumes" / "film.h5",
+        product / "volumes" / "draft.tmp",
+        product / "arrays.zarr" / "a.npy",
+        run / "plan" / "holiday.parquet",
+        run / "models" / ".cache.tmp" / "deep" / "weights.pt",
+    ]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+    code, output = call("verify", "--run", run)
+    assert code == 0 and output.count("foreign: ") == 8 and "0 damaged, 0 orphans, 0 temporary" in output
+    code, output = call("gc", "--run", run)
+    assert code == 0 and "deleted 0 files" in output and all(path.exists() for path in theirs)
+
+
+def test_repair_moves_nothing_outside_the_run(tiny_copy, tmp_path):
+    """A record whose checksum fits, and that names a file outside: the record is moved, the file is not."""
+    (tmp_path / "secret").write_text("mine")
+    for record in (next(tiny_copy.path.glob("models/late-*/model.json")), next(tiny_copy.path.glob("results/*.json"))):
+        content = read_sealed(record)
+        content["files"].append({"name": "../../../secret", "bytes": 5, "sha256": "0" * 64})
+        record.write_bytes(seal(content))
+        findings = list(verify(tiny_copy.path))
+        assert [finding.path for finding in findings] == [record] and "outside its directory" in findings[0].reason
+        assert repair(tiny_copy.path, findings) == [tiny_copy.path / "quarantine" / record.relative_to(tiny_copy.path)]
+    assert (tmp_path / "secret").read_text() == "mine"

@@ -55,6 +55,7 @@ def test_videos_counts_rows_and_averages_boxes(tiny_run):
 
 def test_a_video_that_was_left_out_counts_for_no_class(tiny_copy):
     path = tiny_copy.path / "videos.csv"
+    (tiny_copy.path / "tables.json").unlink()  # nothing vouches for the table that is written here
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith("83654,")))
     found = tables.classes(cache.open(tiny_copy.path)).set_index("label")

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache.errors import DamagedError
 from cache.geometry import Box, Theta
 from cache.plan import Part
+from cache.sealed import write_record
 from pipeline import config_file as configs
 from pipeline.data.clips import source_frames
 from pipeline.data.miniature import draw, generate, script
@@ -96,6 +98,37 @@ def test_same_settings_same_files_and_others_are_refused(tmp_path):
     assert generate.generate(first.data, first.workers) is False
     with pytest.raises(StageError, match="other settings"):
         generate.generate(_config(tmp_path / "a", 2, 1, data_seed=1).data)
+
+
+def test_nothing_is_generated_over_the_files_of_somebody_else(tmp_path):
+    """Whose train.csv and classes.txt have our names; what was interrupted before goes on."""
+    theirs = {"train.csv": "mine", "classes.txt": "mine", "notes.md": "mine"}
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(StageError, match=f"holds {name}; the miniature is generated into an empty folder"):
+            generate.generate(_config(tmp_path, 1, 1).data)
+        assert (tmp_path / name).read_text() == text
+        (tmp_path / name).unlink()
+    (tmp_path / "TRAIN00000.mp4").write_bytes(b"by an older version, killed")
+    assert generate.generate(_config(tmp_path, 1, 1).data) is True
+    (tmp_path / "miniature.json").unlink()  # written last
+    assert generate.generate(_config(tmp_path, 1, 1).data) is True
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", None])
+def test_cards_that_are_not_those_generated_are_refused(text, tmp_path):
+    """They say whether boxes are on target."""
+    write_record(tmp_path / "cards.json", {}, {"cards.csv": b"video_id,card,frame,fps,top,left,height,width\n"})
+    assert read_cards(tmp_path) == {}
+    read_cards.cache_clear()
+    path = tmp_path / "cards.csv"
+    path.write_text(path.read_text() + "A,0,0,8,1,1,2,2\n" if text is None else text)
+    with pytest.raises(DamagedError, match=r"cards\.csv.*delete its folder"):
+        read_cards(tmp_path)
+    (tmp_path / "cards.json").unlink()  # of an older version: nothing vouches for it, but it must be such a table
+    if text is not None:
+        with pytest.raises(DamagedError, match=r"cards\.csv"):
+            read_cards(tmp_path)
 
 
 def test_ceiling_by_hand():

@@ -210,3 +210,14 @@ def test_what_cannot_be_refreshed_is_said(tiny_run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StageError, match="trains in one process"):
         refresh.run(tiny_run.config, tiny_run.path, "late")
+
+
+def test_what_is_no_generation_is_not_dropped(tmp_path):
+    """By number and not by the order of names; what somebody else put beside the model stays."""
+    names = ["generation-000", "generation-001", "generation-002", "generation-1000", ".generation-003.tmp"]
+    theirs = ["generation-000-notes", "generation-1", "generation-eval", ".generation-notes.tmp"]
+    for name in (*names, *theirs):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("text")
+    generations.drop_before(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"generation-002", "generation-1000", *theirs}

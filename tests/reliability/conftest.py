@@ -23,6 +23,10 @@ TESTS = {
     "T16": "a worker that dies: one retry, then a named skip",
     "T17": "exit codes, banned calls, ok + skipped + todo = plan",
     "T18": "after kills, gc leaves nothing over",
+    "T19": "hostile listings and records of a store refused by name, nothing outside the mirror touched",
+    "T20": "random mutations of a run's tables: named, never read as they are, written anew to the byte",
+    "T21": "every loss within the plan, and gc beside a first prepare: made anew to the byte",
+    "T22": "what others put into a run folder or the file cache survives gc, repair and eviction",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

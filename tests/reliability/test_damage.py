@@ -35,6 +35,11 @@ KINDS = {
     "record of a result": "results/*.json",
     "result": "results/*.[tc]*",
     "weights": "models/*/weights.pt",
+    "record of a table": "[rst]*.json",
+    "table": "*.csv",
+    "list of classes": "*.txt",
+    "table of a training": "models/*/metrics.csv",
+    "record of such a table": "models/*/training.json",
     "plan json": "plan/*.json",
     "plan parquet": "plan/*.parquet",
 }

@@ -21,6 +21,7 @@ from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder
 from pipeline.stages import train_base
 from pipeline.training.base_clips import BaseClips
+from pipeline.training.checkpoints import newest_checkpoint
 from pipeline.training.loader import Epoch, TrainingData, num_steps
 from pipeline.training.loop import fit
 from tests.helpers.tiny_data import CLASSES, VIDEOS, change, tree
@@ -156,6 +157,17 @@ def test_interrupted_training_goes_on_as_if_nothing_had_been(tmp_path, steps, ac
     assert len(again) == 9 - steps + lost
     tables = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut")]
     assert tables[0][["epoch", "learning_rate", "loss"]].equals(tables[1][["epoch", "learning_rate", "loss"]])
+
+
+def test_a_file_of_somebody_else_is_no_checkpoint(tmp_path):
+    """It neither takes the place of one nor is deleted, and is not called damaged."""
+    theirs = [tmp_path / name for name in ("checkpoint-best.pt", "checkpoint-0000-keep.pt", "checkpoint-0001.pt")]
+    for path in theirs:
+        path.write_bytes(b"mine")
+    train(tmp_path, make_network(), checkpoint_minutes=0.0)
+    assert all(path.read_bytes() == b"mine" for path in theirs)
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 3 + 2
+    assert newest_checkpoint(tmp_path)["epoch"] == 3
 
 
 def test_checkpoints_are_few_safe_and_end_with_the_last_epoch(tmp_path):

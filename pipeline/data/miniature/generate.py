@@ -6,6 +6,7 @@ are pixels of the resized frame, times seconds, colours RGB in [0, 1].
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,20 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from cache.commit import write_file
+from cache.sealed import write_record
 from pipeline.config import Data
 from pipeline.data.charades_csv import charades_row, write_charades_csv
 from pipeline.data.miniature.draw import draw_video
 from pipeline.data.miniature.script import CLASSES, Script, write_script
+from pipeline.data.miniature.truth import CARD_COLUMNS
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
 from pipeline.workers.progress import progress
 from pipeline.workers.shared_paths import in_directory
 
 VERSION = 1  # raised when the same settings would give other videos
-CARD_COLUMNS = ("video_id", "card", "frame", "fps", "top", "left", "height", "width")  # source pixels, source frames
+BEGUN = ".miniature"  # in a folder that this program fills with videos
+_VIDEO = re.compile(r"(TRAIN|TEST)[0-9]{5}\.mp4.*")
 
 
 def generate(data: Data, workers: int = 1) -> bool:
@@ -32,7 +36,7 @@ def generate(data: Data, workers: int = 1) -> bool:
     Returns:
         whether it was made now; a complete one with the same settings is left alone.
     Raises:
-        StageError: the folder holds a data set made with other settings.
+        StageError: the folder holds a data set made with other settings, or files of somebody else.
     """
     root, sizes = Path(data.videos), {"train": data.train_videos, "test": data.eval_videos}
     settings = {"train_videos": data.train_videos, "eval_videos": data.eval_videos, "data_seed": data.data_seed}
@@ -42,6 +46,10 @@ def generate(data: Data, workers: int = 1) -> bool:
             raise StageError(f"{root} holds a miniature made with other settings; delete it or change data.videos")
         return False
     root.mkdir(parents=True, exist_ok=True)
+    foreign = [path.name for path in sorted(root.iterdir()) if not _VIDEO.fullmatch(path.name)]
+    if foreign and not (root / BEGUN).exists():
+        raise StageError(f"{root} holds {foreign[0]}; the miniature is generated into an empty folder: data.videos")
+    (root / BEGUN).touch()
     make, jobs = delayed(in_directory(_make_video)), [(split, n) for split in sizes for n in range(sizes[split])]
     made = Parallel(n_jobs=workers, return_as="generator")(make(root, data.data_seed, *job) for job in jobs)
     made = list(progress(made, len(jobs), "miniature", "videos"))
@@ -53,7 +61,7 @@ def generate(data: Data, workers: int = 1) -> bool:
         write_charades_csv(root / f"{split}.csv", rows[split])
     write_file(root / "classes.txt", "".join(f"c{i:03d} {name}\n" for i, name in enumerate(CLASSES)).encode())
     cards = pd.DataFrame([row for _, rows in made for row in rows], columns=CARD_COLUMNS)
-    write_file(root / "cards.csv", cards.to_csv(index=False).encode())
+    write_record(root / "cards.json", {}, {"cards.csv": cards.to_csv(index=False).encode()})
     write_file(root / "miniature.json", about)
     return True
 

@@ -5,25 +5,30 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cache.errors import relative_to
 from cache.geometry import Box, Theta
 from cache.plan import Part
+from cache.table_files import read_csv
 from pipeline.errors import StageError
 from pipeline.metrics import mean_average_precision
 
 VISIBLE_SHARE = 0.75  # of a card's area, averaged over frames, that a box must hold
+CARD_COLUMNS = ("video_id", "card", "frame", "fps", "top", "left", "height", "width")  # source pixels, source frames
 Cards = dict[str, dict[int, list[tuple[int, int, Box]]]]
 
 
 @cache
 def read_cards(root: Path) -> Cards:
-    """Read cards.csv: video_id -> card -> [(source frame, fps, box_source)]; raise StageError without one."""
+    """Read cards.csv: video_id -> card -> [(source frame, fps, box_source)].
+
+    Raises:
+        StageError: it is not there. DamagedError: it is not what was generated.
+    """
     path, found = root / "cards.csv", {}
     if not path.is_file():
         raise StageError(f"{path}: not there{relative_to(path)}; `prepare` makes the miniature again")
-    for row in pd.read_csv(path, dtype={"video_id": str}).itertuples(index=False):
+    for row in read_csv(path, CARD_COLUMNS, CARD_COLUMNS[1:]).itertuples(index=False):
         box = Box(int(row.top), int(row.left), int(row.height), int(row.width))
         found.setdefault(row.video_id, {}).setdefault(row.card, []).append((row.frame, row.fps, box))
     return found

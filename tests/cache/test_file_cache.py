@@ -1,0 +1,69 @@
+"""The file cache deletes what it has made, and nothing else that lies in its folder."""
+
+import hashlib
+import os
+import time
+
+import pytest
+
+from cache.errors import CacheError
+from cache.remote import file_cache
+
+OLD = time.time() - 10 * file_cache.STALE_SECONDS
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The folder of files, not there yet; nothing may be kept, so that each new file deletes all old ones."""
+    monkeypatch.setenv("FOCUSED_ATTENTION_CACHE", str(tmp_path))
+    monkeypatch.setenv("FOCUSED_ATTENTION_CACHE_GB", "0")
+    monkeypatch.setattr(file_cache, "_added", {})
+    return tmp_path / "files"
+
+
+def keep(data):
+    return file_cache.keep(hashlib.sha256(data).hexdigest(), data)
+
+
+def put(path, old=OLD):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"data")
+    os.utime(path, (old, old))
+    return path
+
+
+def test_what_others_put_into_its_folder_stays(files):
+    first = keep(b"first")
+    os.utime(first, (OLD, OLD))
+    sha = first.name
+    left = put(files / sha[:2] / f".{sha}.{'0' * 32}.tmp")  # by a killed writer
+    theirs = [
+        put(files / "holiday" / "beach.jpg"),
+        put(files / sha[:2] / "notes.tmp"),
+        put(files / sha[:2] / ".draft.tmp"),
+        put(files / sha[:2] / sha[:-1]),
+        put(files / sha[:2] / f"{sha}.txt"),
+        put(files / "zz" / ("z" * 64)),
+        put(files / "00" / ("f" * 64)),  # not where a file of this name is kept
+        put(files / "deep" / "er" / sha),
+    ]
+    (files / "ab").mkdir(exist_ok=True)
+    (files / "ab" / ("ab" + "0" * 62)).symlink_to(theirs[0])
+    second = keep(b"second")
+    assert not first.exists() and not left.exists() and second.exists()
+    assert all(path.exists() for path in theirs) and (files / "ab" / ("ab" + "0" * 62)).is_symlink()
+
+
+def test_a_folder_that_holds_something_else_is_not_taken(files):
+    photograph = put(files / "2019" / "beach.jpg")
+    with pytest.raises(CacheError, match="holds 2019, which is not a downloaded file; name an empty folder"):
+        keep(b"first")
+    assert photograph.exists() and not (files / file_cache.MARK).exists()
+
+
+def test_a_folder_of_an_older_version_is_taken(files):
+    """It has no mark, but nothing that was not made here."""
+    sha = hashlib.sha256(b"old").hexdigest()
+    old = [put(files / sha[:2] / sha), put(files / sha[:2] / f".{sha}.{'0' * 32}.tmp"), put(files / ".lock")]
+    keep(b"new")
+    assert (files / file_cache.MARK).exists() and [path.exists() for path in old] == [False, False, True]

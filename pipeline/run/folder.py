@@ -41,7 +41,8 @@ class RunFolder:
         """The parts of the plan. Raises StaleCacheError, which names the field, if the config asks for other clips."""
         parts = read_plan(self.source)
         for part in parts:
-            if wrong := differences(part.settings, self.clips):
+            wrong = differences(part.settings, self.clips)
+            if wrong := sorted(wrong, key=lambda text: "(absent)" in text):  # what both have comes first
                 raise StaleCacheError(
                     f"{self.source}: the plan was prepared with other clips than {self.config_name} asks for: "
                     f"{wrong[0]}; use another --run (make: RUN=), or this one's config, {self.source / 'config.toml'}"

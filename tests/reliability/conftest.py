@@ -27,6 +27,7 @@ TESTS = {
     "T20": "random mutations of a run's tables: named, never read as they are, written anew to the byte",
     "T21": "every loss within the plan, and gc beside a first prepare: made anew to the byte",
     "T22": "what others put into a run folder or the file cache survives gc, repair and eviction",
+    "T23": "another class list on a run with trained networks: refused by name, nothing touched",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

@@ -20,9 +20,9 @@ from models.backbones import build
 from models.checkpoint import WeightsError, read_state
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import load_base, load_trained, read_trained
-from pipeline.stages import crops, saliency
+from pipeline.stages import crops, evaluate, prepare, saliency
 from pipeline.training.checkpoints import newest_checkpoint
-from tests.helpers.tiny_data import caches, change, run_all, tree
+from tests.helpers.tiny_data import CLASSES, caches, change, run_all, tree
 from tests.reliability.victims import PRODUCTS
 
 KINDS = {
@@ -252,6 +252,7 @@ STALE = {
     "clips.num_frames": {"clips": {"num_frames": 5}},
     "clips.fps": {"clips": {"fps": 12.0}},
     "clips.resize": {"clips": {"resize": "square"}},
+    "clips.longer_side": {"clips": {"longer_side": "rounded"}},
     "clips.resized_side": {"clips": {"resized_side": 36}},
     "clips.input_side": {"clips": {"input_side": 24}},
     "clips.plan_seed": {"clips": {"plan_seed": 1}},
@@ -284,6 +285,24 @@ def test_every_setting_changed_alone(tiny_copy, count):
     count(
         "T8", "a setting changed alone: refused by name or kept apart, no old byte touched", right, len(STALE | OTHER)
     )
+
+
+@pytest.mark.parametrize("kind", ["order", "name", "one more", "one fewer"])
+def test_another_class_list(tiny_copy, tmp_path, count, kind):
+    """An output of a trained network means the class of its place: refused by name, no byte touched."""
+    lines = (tiny_copy.data / "table.csv").read_text().splitlines()
+    classes = {"order": (*CLASSES[1:], CLASSES[0]), "one more": (*CLASSES, "more"), "one fewer": CLASSES[:2]}
+    classes = classes.get(kind, ("other", *CLASSES[1:]))
+    lines = [line.replace(CLASSES[0], "other") if kind == "name" else line for line in lines]
+    lines = [line for line in lines if kind != "one fewer" or CLASSES[2] not in line]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "classes.txt").write_text("\n".join(classes) + "\n")
+    data = {"annotations": (str(tmp_path / "table.csv"),), "classes": str(tmp_path / "classes.txt")}
+    before = tree(tiny_copy.path)
+    with pytest.raises(StaleCacheError, match="has networks for 3 classes, number [0-3] is"):
+        prepare.run(change(tiny_copy.config, data=data), tiny_copy.path)
+    evaluate.run(tiny_copy.config, tiny_copy.path)  # the run is as good as it was
+    count("T23", "another class list on a run with networks", tree(tiny_copy.path) == before, 1)
 
 
 def test_the_checks_can_fail(tiny_copy):

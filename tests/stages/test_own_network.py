@@ -88,7 +88,7 @@ def test_what_its_attributes_must_say(own, tmp_path):
 
 def test_the_network_of_the_readme(tiny_run, tmp_path):
     (tmp_path / "net.py").write_text(
-        next(code for code in blocks(text_of("models/README.md"), "python") if "class" in code)
+        next(code for code in blocks(text_of("models/README.md"), "python") if "class Net" in code)
     )
     config = tiny_config(tiny_run.data, base={"network": f"{tmp_path / 'net.py'}:small"})
     run_all(config, tmp_path / "run")

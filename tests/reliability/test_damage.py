@@ -299,7 +299,7 @@ def test_another_class_list(tiny_copy, tmp_path, count, kind):
     (tmp_path / "classes.txt").write_text("\n".join(classes) + "\n")
     data = {"annotations": (str(tmp_path / "table.csv"),), "classes": str(tmp_path / "classes.txt")}
     before = tree(tiny_copy.path)
-    with pytest.raises(StaleCacheError, match="has networks for 3 classes, number [0-3] is"):
+    with pytest.raises(StaleCacheError, match=r"has networks for 3 classes, number [0-3] is"):
         prepare.run(change(tiny_copy.config, data=data), tiny_copy.path)
     evaluate.run(tiny_copy.config, tiny_copy.path)  # the run is as good as it was
     count("T23", "another class list on a run with networks", tree(tiny_copy.path) == before, 1)

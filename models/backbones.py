@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from models.activation_checkpointing import run_blocks
 from models.i3d import IMAGENET_COLOURS, resnet50_i3d, small_i3d
-from models.own_network import build_own, is_reference
+from models.own_network import build_own, is_reference, per_time
 
 # mean and standard deviation of RGB under torchvision's Kinetics weights, see its VideoClassification transform
 KINETICS_COLOURS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+MVIT_COLOURS = (0.45,) * 3, (0.225,) * 3
 RESNET = ("stem", "layer1", "layer2", "layer3", "layer4")
+SWINS = ("swin3d_t", "swin3d_s", "swin3d_b")
 SWIN = ("patch_embed", "pos_drop", "features", "norm")
 
 
@@ -31,6 +33,29 @@ def torchvision_network(name: str, body: tuple[str, ...], head: str, colours: tu
     return build
 
 
+def clip_network(name: str, head: str, colours: tuple):
+    """Return a function (num_classes, **options) that builds torchvision's network `name`: one time step a clip."""
+
+    def build(num_classes: int, **options) -> nn.Module:
+        from torchvision.models import video
+
+        network = getattr(video, name)(num_classes=num_classes, **options)
+        network.head_name, network.last_block, network.channels_last = head, "", False
+        network.activation_checkpointing, network.foldable = False, True
+        for part, values in zip(("mean", "std"), colours, strict=True):
+            network.register_buffer(part, torch.tensor(values), persistent=False)
+        network.register_forward_pre_hook(_as_torchvision)
+        network.register_forward_hook(per_time)
+        return network
+
+    return build
+
+
+def _as_torchvision(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Turn RGB (B, T, H, W, 3) into what torchvision's networks take, (B, 3, T, H, W); a forward pre-hook."""
+    return ((inputs[0] - network.mean) / network.std).permute(0, 4, 1, 2, 3)
+
+
 # name: builder (num_classes, **options); torchvision: modules before the pooling, classifier, colours it was trained on
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "small_i3d": small_i3d,  # T_out = T / 2
@@ -39,7 +64,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "mc3_18": torchvision_network("mc3_18", RESNET, "fc", KINETICS_COLOURS),  # T_out = T
     "r2plus1d_18": torchvision_network("r2plus1d_18", RESNET, "fc", KINETICS_COLOURS),  # T_out = T / 8
     "s3d": torchvision_network("s3d", ("features",), "classifier", KINETICS_COLOURS),  # T_out = T / 8
-    "swin3d_t": torchvision_network("swin3d_t", SWIN, "head", IMAGENET_COLOURS, channels_last=True),  # T_out = T / 2
+    # T_out = T / 2
+    **{
+        name: torchvision_network(name, SWIN, "head", IMAGENET_COLOURS, True)
+        for name in ("swin3d_t", "swin3d_s", "swin3d_b")
+    },
+    # T_out = 1; only for 16 frames of 224 x 224
+    **{name: clip_network(name, "head", MVIT_COLOURS) for name in ("mvit_v1_b", "mvit_v2_s")},
 }
 
 

@@ -65,7 +65,7 @@ def build_own(name: str, num_classes: int, options: Mapping[str, object]) -> nn.
         if not hasattr(network, attribute):
             setattr(network, attribute, value)
     network.activation_checkpointing, network.foldable = False, False
-    network.register_forward_hook(_per_time)
+    network.register_forward_hook(per_time)
     return network
 
 
@@ -86,7 +86,7 @@ def _import(name: str) -> ModuleType:
         raise NetworkError(f"network {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _per_time(_: nn.Module, __: tuple, logits: object) -> Tensor:
+def per_time(_: nn.Module, __: tuple, logits: object) -> Tensor:
     """Give logits (B, C) one time step; a forward hook."""
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
         found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__

@@ -59,7 +59,8 @@ Rate = Annotated[float, Interval(ge=0, le=1000)]  # frames a second
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 LearningRate = Annotated[float, Interval(gt=0, le=1000)]
 Text = Annotated[str, Predicate(is_text)]
-NETWORKS = ("small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t")  # models.backbones
+NETWORKS = ("small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d")  # those of models.backbones
+NETWORKS += ("swin3d_t", "swin3d_s", "swin3d_b", "mvit_v1_b", "mvit_v2_s")
 Options = tuple[tuple[str, bool | int | float | str], ...]  # a table in the file; pairs, so that a config can be a key
 
 

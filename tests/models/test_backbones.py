@@ -12,7 +12,7 @@ from models.checkpoint import load_weights, to_bytes
 from models.frozen.fold import fold
 from models.saliency import input_saliency
 
-TORCHVISION = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]
+TORCHVISION = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b"]
 KINETICS = torch.tensor([[0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989]])
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
@@ -52,10 +52,28 @@ def test_equals_torchvision_after_the_mean_over_time(name, video):
         plain.avgpool = torch.nn.AdaptiveAvgPool3d(1)  # its 2 x 7 x 7 window needs 224 pixels
     network = build(name, 5).eval()
     network.load_state_dict(plain.state_dict())
-    mean, std = IMAGENET if name == "swin3d_t" else KINETICS
+    mean, std = IMAGENET if name.startswith("swin3d") else KINETICS
     with torch.no_grad():
         expected = plain(((video - mean) / std).permute(0, 4, 1, 2, 3))
         torch.testing.assert_close(network(video).mean(1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_network_of_one_step_equals_torchvision():
+    """At its only size; saliency reaches the input, and another length is refused."""
+    torch.manual_seed(0)
+    plain = torchvision_video.mvit_v2_s(weights=None, num_classes=5).eval()
+    network = build("mvit_v2_s", 5).eval()
+    network.load_state_dict(plain.state_dict())
+    assert set(head_names(network)) == {"head.1.weight", "head.1.bias"}
+    video = torch.rand(1, 16, 224, 224, 3)
+    logits, maps = input_saliency(fold(network), video, {"sum": lambda logits: logits.sum((1, 2))})
+    with torch.no_grad():
+        expected = plain(((video - 0.45) / 0.225).permute(0, 4, 1, 2, 3))
+    torch.testing.assert_close(logits[:, 0], expected, rtol=1e-4, atol=1e-5)
+    assert maps["sum"].shape == (1, 224, 224) and (maps["sum"] > 0).float().mean() > 0.5
+    with pytest.raises((RuntimeError, ValueError)):
+        network(video[:, :8])
 
 
 def test_torchvision_file_loads_with_a_new_head(tmp_path):

@@ -16,7 +16,7 @@ define STAGE
 @$(BIN)/python -m pipeline $(1) $(OPTIONS) || { code=$$?; $(BIN)/python -m pipeline.errors $$code; \
 	[ $$code -eq 3 ] || exit $$code; echo $(1) >> $(LEFT_OUT); }
 @[ "$@" != "$(lastword $(MAKECMDGOALS))" ] || [ ! -f $(LEFT_OUT) ] || { \
-	echo "videos were left out by: $$(sort -u $(LEFT_OUT) | tr '\n' ' ')(see skipped.csv in the run folder)" >&2; \
+	echo "videos were left out by: $$(sort -u $(LEFT_OUT) | tr '\n' ' ')(what each of them printed says which and why)" >&2; \
 	rm $(LEFT_OUT); exit 3; }
 endef
 
@@ -26,7 +26,7 @@ endef
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
-	@echo "  CONFIG=$(CONFIG) (miniature, charades, charades-small or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
+	@echo "  CONFIG=$(CONFIG) (miniature, table2-tiny, charades, charades-small, charades-released or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
 
 setup: .venv/.done ## make .venv and install into it
 

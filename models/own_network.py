@@ -128,7 +128,9 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
             alone = network(before[:1])
         if not torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-4):
             raise NetworkError("a clip's logits depend on the clips beside it; normalise by stored statistics instead")
-        (gradient,) = torch.autograd.grad(logits.sum(), video, allow_unused=True)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.sum(), video, allow_unused=True)
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
             what = "missing" if gradient is None else "not finite" if not gradient.isfinite().all() else "zero"
             raise NetworkError(f"the gradient of the logits at the video is {what}, so there is no saliency")

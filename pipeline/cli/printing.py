@@ -67,7 +67,10 @@ def finish(*outcomes) -> None:
 def exit_if_skipped(*outcomes) -> None:
     """Exit with 3 if videos were left out."""
     if skipped := max(outcome.num_skipped for outcome in outcomes):
-        echo(f"{skipped} video(s) left out; see skipped.csv and the messages above", err=True)
+        for line in "\n".join(filter(None, (outcome.left_out for outcome in outcomes))).splitlines():
+            echo(line, err=True)
+        where = "" if all(outcome.left_out for outcome in outcomes) else "; see skipped.csv and the messages above"
+        echo(f"{skipped} video(s) left out{where}", err=True)
         sys.exit(EXIT_SKIPPED)
 
 

@@ -35,7 +35,7 @@ class Page:
     def lacks(self, what: str, *commands: str) -> None:
         """Note what is missing, and the commands that make it, without --config and --run."""
         options = shlex.join(["--config", str(self.run_dir / "config.toml"), "--run", str(self.run_dir)])
-        lines = [f"python -m pipeline {command} {options}" for command in commands]
+        lines = [f".venv/bin/python -m pipeline {command} {options}" for command in commands]
         self.missing.append((what, "\n".join(lines)))
 
 

@@ -74,7 +74,10 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
         hint = ""
         if is_reference(config.base.network):
             hint = f" ({source_file(config.base.network)} belongs to it, as it is now)"
-        raise StageError(f"{folder}: no trained Base for this config{hint}; run train-base first")
+        others = {path.parent.name: read_record(path)["network"] for path in folder.parent.glob("base-*/base.json")}
+        found = ", ".join(f"{network} in {name}" for name, network in sorted(others.items()))
+        found = f"; this run has Base of other settings: {found}; is a --set missing?" if found else ""
+        raise StageError(f"{folder}: no trained Base for this config{hint}; run train-base first{found}")
     facts = read_trained(folder / "base.json")
     if "classes" in facts:  # not of networks that were trained before they were recorded
         check_classes(facts["classes"], run.classes, f"{folder} was trained on")

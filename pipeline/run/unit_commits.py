@@ -60,26 +60,27 @@ class UnitWork:
             wait: for another process that works on the unit.
             crashed: how its workers died; then its videos are recorded as skipped.
         Returns:
-            rows done; None where another process is at work on a store that was asked for, and `wait` is False.
+            rows done, without those of skipped videos; None where another process is at work on a store that was asked
+            for, and `wait` is False.
         """
         part = self.stores.run.part(unit.part)
         stores = self.stores_of(part)
         with ExitStack() as locks:
-            wanted = _take(stores, unit.number, locks, wait)
+            wanted, skipped = _take(stores, unit.number, locks, wait), []
             if wanted:
                 if crashed:
                     ids = dict.fromkeys(part.video_ids[row] for row in part.unit_rows(unit.number))
                     skipped = [skip(video_id, DecoderCrashed(crashed)) for video_id in ids]
                     values = self.blank(part, unit, wanted)
                 else:
-                    skipped = []
                     values = self.compute(part, unit, wanted, skipped)
                 with phases.phase("write"):
                     for store in wanted:
                         store.write_unit(unit.number, values[store], skipped)
             if not all(store.product.is_done(unit.number) for store in stores):
                 return None
-            return len(part.unit_rows(unit.number)) if wanted else 0
+            failed = {entry["video_id"] for entry in skipped}
+            return sum(part.video_ids[row] not in failed for row in part.unit_rows(unit.number)) if wanted else 0
 
     @cached_property
     def stores(self) -> Stores:
@@ -117,7 +118,7 @@ def skip(video_id: str, error: Exception) -> dict:
     return {"video_id": video_id, "error": type(error).__name__, "detail": str(error)}
 
 
-def skipped_videos(stores: Iterable[Store]) -> set[str]:
-    """Return the ids of the videos that the records of some stores name as failed."""
+def skipped_videos(stores: Iterable[Store]) -> dict[str, str]:
+    """Return the videos that the records of some stores name as failed: by id, the name of the error and its text."""
     found = (entries for store in stores for entries in store.product.skips().values())
-    return {entry["video_id"] for entries in found for entry in entries}
+    return {one["video_id"]: f"{one['error']}: {one['detail']}" for entries in found for one in entries}

@@ -1,5 +1,6 @@
 """Boxes from stored maps, at random or in the centre. No network runs, so another box size costs seconds."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,10 @@ def run_policy(
         todo = share.units(stores.boxes(part, policy).product.todo())
         lacking = set(stores.maps(part, policy).product.todo()) & set(todo) if policy in OBJECTIVES and todo else ()
         if lacking:
-            raise StageError(f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first")
+            what = f"{part.name}: {len(lacking)} units have no {policy} maps; run saliency first"
+            asked = stores.config.saliency.objectives
+            hint = "" if policy in asked else f", with --set 'saliency.objectives={json.dumps([*asked, policy])}'"
+            raise StageError(what + hint)
         units += [Unit(part.name, number) for number in todo]
     run_units(BoxWork(stores.run.path, stores.config, policy), units, 1, f"boxes ({policy})", engine)
 

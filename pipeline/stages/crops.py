@@ -17,7 +17,7 @@ from pipeline.data.clips import source_frames, video_rows
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
 from pipeline.errors import VideoError
 from pipeline.run.folder import holds_run
-from pipeline.run.outcome import Outcome
+from pipeline.run.outcome import Outcome, say_left_out
 from pipeline.run.unit_commits import Unit, UnitWork, skip, skipped_videos, withdraw_skipped
 from pipeline.run.units import EVERYTHING, Share, run_units, units_to_do
 from pipeline.stages import boxes
@@ -69,7 +69,8 @@ def run(
     names = ", ".join((*["context"] * context, *policies))
     size = sum(_committed_bytes(store) for store in filled)
     summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
-    return Outcome(run_dir / "crops", summary, len(skipped_videos(filled)))
+    skipped = skipped_videos(filled)
+    return Outcome(run_dir / "crops", summary, len(skipped), say_left_out(skipped))
 
 
 def _expected_size(store: VolumeStore, units: list[int]) -> tuple[int, int]:

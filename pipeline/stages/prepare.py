@@ -79,7 +79,9 @@ def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bo
         for part in _new_parts(config, run_dir, videos, extend):
             write_part(run_dir, part)
     except StaleCacheError as error:
-        raise StaleCacheError(f"{error}; --extend adds videos and augmentation seeds") from error
+        more = "--extend adds videos and augmentation seeds (clips.aug_seeds)"
+        other = "another clips.eval_clips or clips.videos_per_unit needs another --run (make: RUN=)"
+        raise StaleCacheError(f"{error}; {more}; {other}") from error
     videos["labels"] = [int(n) for n in annotations.video_targets(videos.video_id.tolist()).sum(1)]
     tables = {
         "videos.csv": csv_bytes(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()),
@@ -142,7 +144,9 @@ def _with_nearest_files(missing: list[str], annotated: Iterable[str], folder: st
     named = []
     for video_id in missing[:NAMED]:
         near = difflib.get_close_matches(video_id.lower(), lower, n=1)
-        named.append(f"{video_id} (nearest file: {lower[near[0]]})" if near else video_id)
+        name = lower[near[0]] if near else ""
+        hint = "an id has no extension" if name == video_id else f"nearest file: {name}"
+        named.append(f"{video_id} ({hint})" if near else video_id)
     return ", ".join(named) + ", ..." * (len(missing) > NAMED)
 
 

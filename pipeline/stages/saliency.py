@@ -23,7 +23,7 @@ from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, i
 from pipeline.errors import StageError
 from pipeline.run.folder import holds_run
 from pipeline.run.networks import BaseWeights, build_base
-from pipeline.run.outcome import Outcome
+from pipeline.run.outcome import Outcome, say_left_out
 from pipeline.run.precision_check import LOWEST_OVERLAP, sample_agreement
 from pipeline.run.stores import Stores
 from pipeline.run.unit_commits import Store, Unit, UnitWork, skip, skipped_videos, withdraw_skipped
@@ -90,7 +90,7 @@ def run(
     total, names = sum(part.num_rows for part in parts), ", ".join(objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {stores.base_weights.sha256[:12]}"
     summary += f"; bfloat16: {agreement}" if agreement else ""
-    return Outcome(run_dir / "maps", summary, len(skipped))
+    return Outcome(run_dir / "maps", summary, len(skipped), say_left_out(skipped))
 
 
 def _expected_size(store: Store, units: list[int]) -> tuple[int, int]:

@@ -209,7 +209,18 @@ def test_what_comes_too_early_is_4_and_says_what_is_missing(tiny_run, tmp_path):
     assert code == 4 and re.search("run (saliency|crops) first", output)
 
 
-NEED_NO_PLAN = {"prepare", "demo", "plan", "doctor", "table1", "table2", "table-box", "table-cache", "compare-saliency"}
+NEED_NO_PLAN = {
+    "prepare",
+    "demo",
+    "plan",
+    "doctor",
+    "check-network",
+    "table1",
+    "table2",
+    "table-box",
+    "table-cache",
+    "compare-saliency",
+}
 
 
 @pytest.mark.parametrize("name", sorted(main.commands.keys() - NEED_NO_PLAN))

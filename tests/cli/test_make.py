@@ -61,7 +61,7 @@ def test_a_row_goes_on_after_videos_were_left_out(make, tmp_path):
     done, calls = make("prepare", "saliency", "crops", prepare=3, crops=3)
     assert done.returncode == 2 and len(calls) == 3
     assert done.stderr.count("exit code 3: done, but some videos were left out") == 2
-    assert "videos were left out by: crops prepare (see skipped.csv" in done.stderr
+    assert "videos were left out by: crops prepare (what each of them printed says which and why)" in done.stderr
     assert not list(tmp_path.glob(".left-out*"))
     assert make("prepare", prepare=0)[0].returncode == 0
 

@@ -33,6 +33,8 @@ class Small(nn.Module):
         if self.breach == "cut":
             x = x.detach()
         logits = self.head(x)
+        if self.breach == "detached":
+            logits = logits.detach()
         if self.breach == "shape":
             logits = logits.flatten()
         if self.breach == "nan":
@@ -81,7 +83,8 @@ def test_its_saliency_is_that_of_autograd(own):
         ("dropout", "other logits the second time"),
         ("batch", "depend on the clips beside it"),
         ("no gradient", "is zero"),
-        ("cut", "fails|missing"),
+        ("cut", "is missing, so there is no saliency"),
+        ("detached", "is missing, so there is no saliency"),
         ("shape", r"returns a tensor \(10,\), expected logits"),
         ("classes", r"gives logits \(2, 1, 4\) for clips \(2, 4, 16, 16, 3\), expected \(2, time steps, 5\)"),
         ("nan", "not finite"),

@@ -341,7 +341,7 @@ def test_only_prepared_and_not_even_that(tiny_copy, tmp_path):
     summary = page.run(tiny_copy.path).summary.splitlines()
     assert summary[0].startswith("0 results, 0 clips")
     assert summary[1].startswith("missing: No model was evaluated")
-    assert summary[2].startswith("python -m pipeline evaluate --config ")
+    assert summary[2].startswith(".venv/bin/python -m pipeline evaluate --config ")
     assert sum(line.startswith("missing: ") for line in summary) == 4  # results, curves, pictures, boxes
     with pytest.raises(StageError, match="has no plan"):
         page.run(tmp_path / "nowhere")

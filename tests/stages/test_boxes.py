@@ -148,8 +148,10 @@ def test_boxes_without_maps_are_refused(trained):
     stores = open_run(trained.path, trained.config)
     with pytest.raises(StageError, match=r"part-000-train: 2 units have no entropy maps; run saliency first"):
         run_policy(stores, "entropy")
-    with pytest.raises(StageError, match="run saliency first"):
+    with pytest.raises(StageError, match=r"run saliency first$"):
         crops.run(trained.config, trained.path, ("random", "entropy"))
+    with pytest.raises(StageError, match=r"run saliency first, with --set 'saliency.objectives=\[\"entropy\", \"max_"):
+        run_policy(stores, "max_logit")
     with pytest.raises(StageError, match=r"'middle' is none of entropy, .*random, center"):
         run_policy(stores, "middle")
 

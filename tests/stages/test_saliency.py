@@ -228,15 +228,18 @@ def test_cross_entropy_on_evaluation_videos_must_be_asked_for(trained):
 def test_base_must_be_trained_first(tiny_run, tmp_path):
     prepare.run(tiny_run.config, tmp_path / "run")
     for stage in (saliency.run, lambda *args: crops.run(*args, ("entropy",)), train_fusion.run, evaluate.run):
-        with pytest.raises(StageError, match="run train-base first"):
+        with pytest.raises(StageError, match=r"run train-base first$"):
             stage(tiny_run.config, tmp_path / "run")
+    with pytest.raises(StageError, match=r"run train-base first; this run has Base of other .*: small_i3d in base-"):
+        saliency.run(change(tiny_run.config, base={"epochs": 1}), tiny_run.path)
 
 
 def test_a_video_that_breaks_later_is_left_out_and_the_rest_goes_on(own_videos, tiny_run, caplog):
     """150E6 shrinks after prepare, 83654 vanishes: two videos skipped by all stages, others as ever."""
     (own_videos.data / "150E6.mp4").write_bytes((own_videos.data / "150E6.mp4").read_bytes()[:-100])
     (own_videos.data / "83654.mp4").unlink()
-    assert saliency.run(own_videos.config, own_videos.path).num_skipped == 2
+    outcome = saliency.run(own_videos.config, own_videos.path)
+    assert outcome.num_skipped == 2 and outcome.summary.startswith("10 of 14 rows computed now")  # two rows a video
     assert "150E6 left out: VideoChanged" in caplog.text and "when it was prepared" in caplog.text
     assert "83654 left out" in caplog.text
     assert crops.run(own_videos.config, own_videos.path, ("entropy", "random")).num_skipped == 2
@@ -256,8 +259,11 @@ def test_a_video_that_breaks_later_is_left_out_and_the_rest_goes_on(own_videos, 
         assert "on 3 videos" in train_fusion.run(own_videos.config, own_videos.path, fusion).summary
     found = pd.read_csv(evaluate.run(own_videos.config, own_videos.path).path)
     assert found.num_videos.tolist() == [2, 2, 2] and found.num_missing.tolist() == [1, 1, 1]
-    # again: nothing is computed, and it is said again
-    assert saliency.run(own_videos.config, own_videos.path).num_skipped == 2
+    # again: nothing is computed, and it is said again, with the reasons and what tries them again
+    again = saliency.run(own_videos.config, own_videos.path)
+    assert again.num_skipped == 2 and again.summary.startswith("0 of 14 rows")
+    assert {line.split(": ")[1] for line in again.left_out.splitlines()[:2]} == {"150E6", "83654"}
+    assert "150E6: VideoChanged: " in again.left_out and "--retry-skipped" in again.left_out.splitlines()[2]
 
 
 def test_a_video_that_breaks_while_it_is_looked_at(trained, monkeypatch):

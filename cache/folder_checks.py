@@ -62,7 +62,8 @@ def check_space(folder: Path, num_bytes: int, num_files: int) -> None:
     """Raise StorageError where a folder has too few free bytes, or inodes if counted, for what a stage will write."""
     free, inodes = free_space(folder)
     if num_bytes and free < num_bytes + SPARE_BYTES:
-        needed = f"{folder}: about {num_bytes / 1e6:,.0f} MB will be written"
+        spare = f"{SPARE_BYTES / 1e6:,.0f} MB are to stay free"
+        needed = f"{folder}: about {num_bytes / 1e6:,.0f} MB will be written and {spare}"
         raise StorageError(f"{needed}, {free / 1e6:,.0f} MB are free; not started")
     if num_files and inodes is not None and inodes < num_files + SPARE_FILES:
         raise StorageError(f"{folder}: about {num_files} files will be written, {inodes} inodes are free; not started")

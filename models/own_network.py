@@ -10,6 +10,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 REFERENCE = re.compile(r"(?P<place>.+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
 
@@ -56,11 +57,13 @@ def build_own(name: str, num_classes: int, options: Mapping[str, object]) -> nn.
         raise NetworkError(f"network {name}: {source_file(name)} has no function {function}")
     try:
         network = make(num_classes=num_classes, **options)
-    except Exception as error:  # of the user's code: any
+    except (Exception, SystemExit) as error:  # of the user's code: any
         called = ", ".join(f"{key}={value!r}" for key, value in {"num_classes": num_classes, **options}.items())
         raise NetworkError(f"network {name}: {function}({called}) fails: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"network {name}: {function} returns {type(network).__name__}, expected a torch.nn.Module")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+        raise NetworkError(f"network {name}: {function} returns lazy layers; give each its size")
     for attribute, value in {"head_name": "", "last_block": "", "channels_last": False}.items():
         if not hasattr(network, attribute):
             setattr(network, attribute, value)
@@ -81,7 +84,7 @@ def _import(name: str) -> ModuleType:
             sys.modules[module_name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(sys.modules[module_name])
         return sys.modules[module_name]
-    except Exception as error:  # of the user's code: any
+    except (Exception, SystemExit) as error:  # of the user's code: any
         sys.modules.pop(f"own_network_{path.resolve()}", None)
         raise NetworkError(f"network {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -113,7 +116,7 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
             logits = network(video)
         except NetworkError:
             raise
-        except Exception as error:  # of the user's code: any
+        except (Exception, SystemExit) as error:  # of the user's code: any
             raise NetworkError(f"the network fails on clips {shape}: {type(error).__name__}: {error}") from error
         if logits.shape[0] != 2 or logits.shape[2] != num_classes:
             wanted = f"(2, time steps, {num_classes})"
@@ -136,3 +139,20 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
             raise NetworkError(f"the gradient of the logits at the video is {what}, so there is no saliency")
     finally:
         network.train(training)
+
+
+def check_rebuilt(network: nn.Module, again: nn.Module, num_frames: int, side: int) -> None:
+    """Compare a network with another one that its function built, once that has its state; leave both in eval mode.
+
+    Raises:
+        NetworkError: they give other logits, so something that matters is not in the state dict.
+    """
+    again.load_state_dict(network.state_dict())
+    device = next((value.device for value in network.parameters()), "cpu")
+    video = torch.rand((1, num_frames, side, side, 3), generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        if not torch.equal(network.eval()(video), again.to(device).eval()(video)):
+            raise NetworkError(
+                "the network's function builds another network each time: make what it draws at random a parameter "
+                "or a persistent buffer, so that it is stored with the weights"
+            )

@@ -108,6 +108,9 @@ def _read_bounded(path: Path) -> bytes:
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise WeightsError(f"{path} has {size} bytes and would unpack to {unpacked}; torch.save does not compress")
+        with zipfile.ZipFile(path) as archive:
+            if (entry := archive.testzip()) is not None:  # torch.load does not look at checksums
+                raise WeightsError(f"{path} is damaged: the checksum of {entry} in it does not fit; get it anew")
     return path.read_bytes()
 
 

@@ -23,12 +23,16 @@ _added = {}  # folder -> bytes that this process has added since it last compare
 
 def local_folder() -> Path:
     """$FOCUSED_ATTENTION_CACHE, or a folder in the user's ~/.cache."""
-    return Path(os.environ.get("FOCUSED_ATTENTION_CACHE") or Path.home() / ".cache" / "focused-attention")
+    return Path(os.environ.get("FOCUSED_ATTENTION_CACHE") or Path.home() / ".cache" / "focused-attention").absolute()
 
 
 def limit() -> int:
-    """How many bytes of files to keep: $FOCUSED_ATTENTION_CACHE_GB, or 50 gigabytes."""
-    return int(float(os.environ.get("FOCUSED_ATTENTION_CACHE_GB", "50")) * 1e9)
+    """How many bytes of files to keep: $FOCUSED_ATTENTION_CACHE_GB, or 50 gigabytes; CacheError for another text."""
+    text = os.environ.get("FOCUSED_ATTENTION_CACHE_GB") or "50"
+    with suppress(ValueError):
+        if 0 <= (gigabytes := float(text)) < 1e9:
+            return int(gigabytes * 1e9)
+    raise CacheError(f"FOCUSED_ATTENTION_CACHE_GB: expected a number of gigabytes, got {text!r}")
 
 
 def find(sha256: str, num_bytes: int) -> Path | None:

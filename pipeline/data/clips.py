@@ -1,5 +1,6 @@
 """Frames and clips of one video. Every command that decodes goes through `decode_frames`."""
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 from cache.plan import Part
 from pipeline.data.pixels import crop_and_flip, resize
 from pipeline.data.video.frames import Timing, read_frames, video_content
-from pipeline.errors import VideoChanged, VideoUnreadable
+from pipeline.errors import UnsafePath, VideoChanged, VideoUnreadable
 from pipeline.workers import phases
 
 
@@ -20,6 +21,7 @@ class PlannedVideo:
 
     video_id: str
     path: Path  # the file, or the folder of frames
+    root: Path  # the folder that it must lie in, links followed
     num_frames: int  # at the plan's rate
     fps: float  # the plan's rate, or the video's own where the plan has none
     source_size: tuple[int, int]  # (height, width) of a frame, pixels
@@ -36,6 +38,7 @@ def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
     return PlannedVideo(
         values.video_id,
         videos / values.video_path,
+        videos,
         int(values.num_frames),
         float(values.fps),
         (int(values.source_height), int(values.source_width)),
@@ -62,8 +65,11 @@ def check_unchanged(video: PlannedVideo) -> None:
 
     Raises:
         VideoChanged: it has another size or content.
+        UnsafePath: a link leads out of the folder of videos.
         VideoError: it cannot be read, or is neither a file nor a folder of frames.
     """
+    if not Path(os.path.realpath(video.path)).is_relative_to(os.path.realpath(video.root)):
+        raise UnsafePath(f"{video.path} leads out of {video.root}")
     try:
         size, sha256 = video_content(video.path)
     except OSError as error:

@@ -34,7 +34,8 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[
 def read_classes(path: Path, code: str = "") -> list[str]:
     """Read a class a line: a name, after `code`, in which "{}" stands for the number of the class, from 0."""
     names = []
-    for index, line in enumerate(_text(path).splitlines()):
+    text = _text(path).replace("\r\n", "\n").removesuffix("\n")  # other breaks, such as U+2028, belong to a name
+    for index, line in enumerate(text.split("\n") if text else []):
         start = code.format(index)
         name = line.removeprefix(start)
         if not line.startswith(start) or not name or name != name.strip().strip("\ufeff"):  # a byte order mark

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cache.errors import StaleCacheError
 from cache.fingerprint import fingerprint
-from cache.sealed import write_record
+from cache.sealed import read_record, write_record
 from pipeline.config import Config, Focus, Policy
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
@@ -18,7 +19,7 @@ from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.results import made_with, protocol, rebuild
 from pipeline.run.stores import Stores, boxes_of, open_run, open_stores
-from pipeline.training.clip_scores import box_stores, scores_by_video
+from pipeline.training.clip_scores import box_stores, left_out, scores_by_video
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import World, current_world, join_world
 
@@ -50,15 +51,19 @@ def run(
     """
     with join_world(pick_device(config.device)) as world:
         run = open_folder(run_dir, config, caches)
-        ids = _video_ids(run, eval_ids)
+        ids = _video_ids(run, config.clips.eval_clips, eval_ids)
+        if not (run.source / "tables.json").exists():
+            log.warning(
+                "%s: no record says that its labels are those that prepare wrote; prepare writes one", run.source
+            )
         stores = open_stores(run, config)
         trained = [read_model(run_dir / "models" / name) for name in _model_names(run_dir, world)]
         models = [None, *(model for model in trained if model.base == stores.base_weights.sha256)]
-        for model in models:
-            _result(stores, model, boxes_eval, ids, use_labels)
+        paths = [_result(stores, model, boxes_eval, ids, use_labels) for model in models]
         if world.is_main:
             rebuild(run)
         world.barrier()
+        _require_scored(models, paths)
         return Outcome(run_dir / "results.csv", f"{len(models)} models; {protocol(config)}")
 
 
@@ -67,14 +72,17 @@ def run_model(
     config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None, use_labels: bool = False
 ) -> Path:
     """Evaluate the model in `folder`, None for Base, unless that is done; return its results/<key>.json. See `run`."""
-    stores = open_run(run_dir, config)
-    return _result(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()), use_labels)
+    stores, model = open_run(run_dir, config), folder and read_model(folder)
+    path = _result(stores, model, boxes_eval, _video_ids(stores.run, config.clips.eval_clips), use_labels)
+    _require_scored([model], [path])
+    return path
 
 
 def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: Focus | None = None) -> Path:
     """Return where `run_model` writes its result. Base, and the model in `folder`, must be trained."""
     stores = open_run(run_dir, config)
-    facts = _experiment(stores, folder and read_model(folder), boxes_eval, _video_ids(stores.run, ()))
+    ids = _video_ids(stores.run, config.clips.eval_clips)
+    facts = _experiment(stores, folder and read_model(folder), boxes_eval, ids)
     return run_dir / "results" / f"{facts['key']}.json"
 
 
@@ -84,7 +92,7 @@ def _model_names(run_dir: Path, world: World) -> list[str]:
     return json.loads(world.broadcast(json.dumps(found).encode()))
 
 
-def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
+def _video_ids(run: RunFolder, eval_clips: int, eval_ids: tuple[str, ...] = ()) -> list[str]:
     """Return the evaluation videos of the plan, in the order of the annotations, which breaks ties."""
     planned = {video_id for part in run.parts_of("test") for video_id in part.rows.video_id}
     if not planned:
@@ -92,6 +100,12 @@ def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
     if unknown := set(eval_ids) - planned:
         names = ", ".join(sorted(unknown))
         raise StageError(f"--eval-ids: {names} not among the plan's {len(planned)} evaluation videos")
+    for part in run.parts_of("test"):
+        if part.rows_per_video != eval_clips:
+            raise StaleCacheError(
+                f"clips.eval_clips: {eval_clips}, the plan has {part.rows_per_video} clips a video; use that number, "
+                "or prepare another --run (make: RUN=)"
+            )
     wanted = set(eval_ids) or planned
     return [video_id for video_id in run.annotations.videos.video_id if video_id in wanted]
 
@@ -99,14 +113,31 @@ def _video_ids(run: RunFolder, eval_ids: tuple[str, ...]) -> list[str]:
 def _result(
     stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None, ids: list[str], use_labels: bool
 ) -> Path:
-    """Return the result file of one model, None for Base; compute it if it is not there."""
+    """Return the result file of one model, None for Base; compute it if it is not there, or scored other videos."""
     facts = _experiment(stores, model, boxes_eval, ids)
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = stores.run.path / "results" / f"{facts['key']}.json"
-    if not current_world().broadcast(path.exists()):
+    if not current_world().broadcast(path.exists() and _is_current(stores, model, facts["boxes_eval"], ids, path)):
         _evaluate(stores, model, facts, ids, path)
     return path
+
+
+def _is_current(stores: Stores, model: TrainedModel | None, boxes: Focus, ids: list[str], path: Path) -> bool:
+    """Whether a result scored as many videos as there are now: some that were left out may have been taken in again."""
+    return read_record(path)["num_videos"] == len(set(ids) - left_out(stores, model, boxes))
+
+
+def _require_scored(models: list[TrainedModel | None], paths: list[Path]) -> None:
+    """Raise StageError where models have no result, because their scores are NaN."""
+    names = [
+        str(model.folder) if model else "Base" for model, path in zip(models, paths, strict=True) if not path.exists()
+    ]
+    if names:
+        raise StageError(
+            f"the scores of {', '.join(names)} are NaN: its training diverged. Delete it and train with a lower rate; "
+            "the other results are written"
+        )
 
 
 def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None, ids: list[str]) -> dict:
@@ -144,6 +175,8 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     if not current_world().is_main:
         return
     scores = np.stack([by_clip[video_id].max(0) for video_id in scored])  # maximum over clips
+    if np.isnan(scores).any():
+        return  # see `_require_scored`
     targets = annotations.video_targets(scored)
     result = mean_average_precision(scores, targets)
     listed = annotations.videos.video_id[annotations.videos.split == "test"].tolist()
@@ -165,7 +198,7 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     }
     table = pd.DataFrame({"class": annotations.classes, "positives": targets.sum(0), "ap": result.per_class})
     finite = {name: None if value != value else value for name, value in facts.items()}
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
     write_record(path, finite, files)

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cache.fingerprint import fingerprint
 from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights
 from models.i3d import inflate_2d
-from models.own_network import check_contract, is_reference
+from models.own_network import check_contract, check_rebuilt, is_reference
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, holds_run, open_folder
@@ -47,10 +48,11 @@ def run(config: Config, run_dir: Path) -> Outcome:
         torch.manual_seed(config.seed)
         network, left_out = _starting_network(run, config)
         if is_reference(config.base.network):
-            check_contract(network, config.clips.num_frames, config.clips.input_side, len(run.classes))
+            _check_own_network(network, config, len(run.classes))
         out_frames = _out_frames(network, config)
         clips = BaseClips(run, config)
         facts = {
+            "folder": folder.name,
             "network": config.base.network,
             **own_network(config),
             "num_classes": len(run.classes),
@@ -63,11 +65,21 @@ def run(config: Config, run_dir: Path) -> Outcome:
         }
         network.to(device)
         if config.base.epochs:
-            data = TrainingData(clips.load, len(clips.videos), clips.loss, "train-base")
+            identity = fingerprint({"folder": folder.name, **{name: facts[name] for name in ("labels_sha256", "plan")}})
+            data = TrainingData(clips.load, len(clips.videos), clips.loss, "train-base", identity)
             fit(network, data, config.base, folder, config.seed)
         weights = write_network(folder / "base.json", network, facts, config)
     summary = f"{config.base.network}, {config.base.epochs} epochs on {len(clips.videos)} videos"
     return Outcome(folder, f"{summary}; weights {weights[:12]}; new: {', '.join(left_out) or 'nothing'}")
+
+
+def _check_own_network(network: nn.Module, config: Config, classes: int) -> None:
+    """Raise NetworkError or StageError where a network of the user's own breaks the contract, or cannot be trained."""
+    clips = config.clips.num_frames, config.clips.input_side
+    check_contract(network, *clips, classes)
+    check_rebuilt(network, build(config.base.network, classes, **dict(config.base.options)), *clips)
+    if config.base.epochs and not any(one.requires_grad for one in network.parameters()):
+        raise StageError(f"{config.base.network}: no parameter requires a gradient, so nothing can be trained")
 
 
 def _out_frames(network: nn.Module, config: Config) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cache.commit import write_file
+from cache.errors import StaleCacheError
 from models.checkpoint import to_bytes
 from pipeline.workers import phases
 from pipeline.workers.distributed import World
@@ -28,6 +29,7 @@ class TrainingState:
     step: int = 0  # that comes next, counted within the epoch
     losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
     history: list[dict] = field(default_factory=list)  # a row of metrics.csv for each epoch that is over
+    trained_on: str = ""  # identity of the labels and clips, see `TrainingData`
 
 
 def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: TrainingState) -> None:
@@ -41,19 +43,27 @@ def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: Training
         old.unlink()
 
 
-def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World) -> TrainingState:
+def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World, trained_on: str = "") -> TrainingState:
     """Load the newest checkpoint into network and optimiser; without one, return the state of a fresh start.
 
     The first process reads it and sends it to the others, which might not see the newest file yet.
+
+    Raises:
+        StaleCacheError: it was trained on something else than `trained_on`. Older ones do not say on what.
     """
     data = world.broadcast(_newest(folder) if world.is_main else b"")
     if not data:
-        return TrainingState()
+        return TrainingState(trained_on=trained_on)
     content = _read(data)
+    if content.get("trained_on", trained_on) != trained_on:
+        raise StaleCacheError(
+            f"{folder}: its checkpoints were trained on other labels or videos, or come from another training. Restore "
+            f"what was there before, or delete the folder to start anew"
+        )
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
     log.info("%s: going on from epoch %d, step %d", folder, content["epoch"], content["step"])
-    return TrainingState(*(content[name] for name in ("epoch", "step", "losses", "history")))
+    return TrainingState(*(content[name] for name in ("epoch", "step", "losses", "history")), trained_on)
 
 
 def newest_checkpoint(folder: Path) -> dict | None:

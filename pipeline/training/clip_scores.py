@@ -14,6 +14,7 @@ from pipeline.errors import StageError
 from pipeline.run.generations import evaluation_of
 from pipeline.run.networks import TrainedModel, build_trained
 from pipeline.run.stores import Stores
+from pipeline.run.unit_commits import skipped_videos
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_logits
 from pipeline.training.loader import to_device
@@ -45,6 +46,18 @@ def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stor
             f"{model.folder}: it has no boxes of the evaluation videos yet; repeat the train-fusion command"
         )
     return generation.stores()
+
+
+def left_out(stores: Stores, model: TrainedModel | None, boxes: Focus) -> set[str]:
+    """Return the videos that a stage left out of what a model, None for Base, is scored on."""
+    needed = []
+    for part in stores.run.parts_of("test"):
+        needed.append(stores.base(part))
+        if model and (boxes == "repeat" or model.variant.fusion == "concat"):
+            needed.append(stores.context(part))
+        if model and boxes != "repeat":
+            needed.append(box_stores(stores, model, boxes).crops(part, boxes, model.variant.pixels))
+    return set(skipped_videos(needed))
 
 
 def scores_by_video(

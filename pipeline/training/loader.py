@@ -23,6 +23,7 @@ class TrainingData(NamedTuple):
     num_clips: int  # of an epoch, numbered from 0
     loss: Callable[[nn.Module, Batch], Tensor]  # (network, batch on the device) to a scalar, the mean over the batch
     label: str  # of the progress display
+    identity: str = ""  # of labels and clips; a checkpoint of another one is refused
 
 
 def num_steps(num_clips: int, training: Training) -> int:

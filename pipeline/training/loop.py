@@ -74,7 +74,7 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
     optimiser = torch.optim.SGD(
         network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
     )
-    state = resume(folder, network, optimiser, world)
+    state = resume(folder, network, optimiser, world, data.identity)
     if world.is_main and state.history:  # its files may be those of a checkpoint before, or lost
         write_metrics(folder, state.history)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
@@ -121,7 +121,7 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
         seconds = time.monotonic() - started
         row = {"epoch": state.epoch, "learning_rate": rate, "loss": float(np.mean(state.losses))}
         row |= {"processes": world.size, "seconds": round(seconds, 2), "waiting_share": round(waited / seconds, 3)}
-        state = TrainingState(state.epoch + 1, history=[*state.history, row])
+        state = TrainingState(state.epoch + 1, history=[*state.history, row], trained_on=data.identity)
         if world.is_main:
             save(folder, network, optimiser, state)
             write_metrics(folder, state.history)

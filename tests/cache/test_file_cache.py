@@ -67,3 +67,16 @@ def test_a_folder_of_an_older_version_is_taken(files):
     old = [put(files / sha[:2] / sha), put(files / sha[:2] / f".{sha}.{'0' * 32}.tmp"), put(files / ".lock")]
     keep(b"new")
     assert (files / file_cache.MARK).exists() and [path.exists() for path in old] == [False, False, True]
+
+
+@pytest.mark.parametrize("text", ["x", "nan", "-1", "inf"])
+def test_a_limit_that_is_no_number_is_named(monkeypatch, text):
+    monkeypatch.setenv("FOCUSED_ATTENTION_CACHE_GB", text)
+    with pytest.raises(CacheError, match=f"FOCUSED_ATTENTION_CACHE_GB: expected a number of gigabytes, got '{text}'"):
+        file_cache.limit()
+
+
+def test_the_folder_is_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FOCUSED_ATTENTION_CACHE", "here")
+    assert file_cache.local_folder() == tmp_path / "here"

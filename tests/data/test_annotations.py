@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.data.charades_csv import charades_row, read_charades, write_charades_csv
 from pipeline.data.plain_csv import labels_csv, read_plain
+from pipeline.data.strict_csv import read_classes
 from pipeline.errors import AnnotationError
 
 SHARED = Path(__file__).parents[3] / "shared/data/charades"
@@ -234,3 +235,9 @@ def test_real_files():
     assert [round(float(targets[name].sum(1).mean()), 2) for name in ("train", "test")] == [6.10, 8.74]
     assert (targets["train"].sum(0).argmin(), targets["train"].sum(0).min()) == (101, 25)
     assert (targets["test"].sum(0).argmin(), targets["test"].sum(0).min()) == (45, 6)
+
+
+def test_only_line_feeds_end_a_class(tmp_path):
+    """Other characters that Unicode counts as breaks belong to the name, or are refused in it, but make no class."""
+    (tmp_path / "classes.txt").write_bytes("new\u2028name\r\nother\n".encode())
+    assert read_classes(tmp_path / "classes.txt") == ["new\u2028name", "other"]

@@ -6,7 +6,7 @@ import torch
 from models.backbones import build, count_out_frames
 from models.frozen.fold import fold
 from models.losses import negative_entropy
-from models.own_network import NetworkError, check_contract, is_reference
+from models.own_network import NetworkError, check_contract, check_rebuilt, is_reference
 from models.saliency import input_saliency
 
 OWN = """
@@ -96,6 +96,34 @@ def test_every_breach_of_the_contract_is_one_sentence(own, breach, words):
     with pytest.raises(NetworkError, match=words) as caught:
         check_contract(network, 4, 16, 5)
     assert "\n" not in str(caught.value) and network.training
+
+
+def test_state_outside_the_state_dict_is_found(tmp_path):
+    """Every stage would run another network."""
+    text = OWN.replace(
+        "self.head, self.breach = ",
+        'self.register_buffer("mix", torch.randn(width), persistent=False)\n        self.head, self.breach = ',
+    )
+    (tmp_path / "net.py").write_text(text.replace("logits = self.head(x)", "logits = self.head(x * self.mix)"))
+    name = f"{tmp_path / 'net.py'}:small"
+    with pytest.raises(NetworkError, match="builds another network each time"):
+        check_rebuilt(build(name, 5), build(name, 5), 4, 16)
+    (tmp_path / "sound.py").write_text(OWN)
+    sound = f"{tmp_path / 'sound.py'}:small"
+    check_rebuilt(build(sound, 5), build(sound, 5), 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import sys\nsys.exit()\n", "cannot be imported: SystemExit"),
+        ("from torch import nn\ndef small(num_classes):\n    return nn.LazyLinear(num_classes)\n", "lazy layers"),
+    ],
+)
+def test_what_no_exception_says_is_named_too(tmp_path, text, words):
+    (tmp_path / "net.py").write_text(text)
+    with pytest.raises(NetworkError, match=words):
+        build(f"{tmp_path / 'net.py'}:small", 5)
 
 
 @pytest.mark.parametrize(

@@ -171,3 +171,14 @@ def test_a_file_that_is_something_else_says_what_it_seems_to_be(path, content, w
         read_state(path)
     assert words in str(error.value) and str(path) in str(error.value)
     assert "weights_only" not in str(error.value) and "allowlist" not in str(error.value)
+
+
+def test_a_flipped_bit_in_an_archive_is_found(tmp_path):
+    """torch.load does not compare the checksums of the archive's entries."""
+    torch.save({"weight": torch.arange(4000.0)}, tmp_path / "good.pt")
+    data = bytearray((tmp_path / "good.pt").read_bytes())
+    data[data.index(torch.arange(4000.0).numpy().tobytes()[4000:4100])] ^= 16
+    (tmp_path / "bad.pt").write_bytes(data)
+    assert read_state(tmp_path / "good.pt")["weight"][3] == 3
+    with pytest.raises(WeightsError, match=r"bad.pt is damaged: the checksum of .*data/0 in it does not fit"):
+        read_state(tmp_path / "bad.pt")

@@ -241,7 +241,12 @@ def test_what_is_neither_a_file_nor_a_folder(own_videos):
         [*command, "--run", own_videos.path], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     neither = "VideoMissing: .* is neither a regular file nor a folder of frames"
-    reasons = {"07E49": neither, "150E6": neither, "83654": neither, "00007": "VideoEmpty: .* holds no frame"}
+    reasons = {
+        "07E49": neither,
+        "150E6": neither,
+        "83654": "UnsafePath: .* leads out of",
+        "00007": "VideoEmpty: .* holds no frame",
+    }
     reasons |= {"NA": "VideoUnreadable: .* levels of symbolic links", "T0002": "VideoMissing: .* does not exist"}
     assert done.returncode == 3 and "6 video(s) left out" in done.stdout + done.stderr, done.stderr
     for video_id, words in reasons.items():

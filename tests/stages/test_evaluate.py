@@ -15,7 +15,7 @@ from cache.sealed import read_sealed, seal
 from pipeline.errors import StageError
 from pipeline.report.scores import read_results
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import build_base, load_base
+from pipeline.run.networks import build_base, load_base, read_trained, write_trained
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.training import clip_scores as scoring
 from tests.helpers.tiny_data import CLASSES, VIDEOS, change, tiny_config, tree
@@ -327,3 +327,44 @@ def test_the_last_epoch_counts_whatever_the_videos_say(tiny_run):
         content, weights = (torch.load(path, weights_only=True) for path in (newest, folder / "weights.pt"))
         assert content["step"] == 0 and content["epoch"] == (2 if folder.name.startswith("base") else 3)
         assert all(torch.equal(value, weights[name]) for name, value in content["network"].items())
+
+
+def test_another_number_of_clips_is_refused(tiny_copy):
+    config = change(tiny_copy.config, clips={"eval_clips": 3})
+    with pytest.raises(StaleCacheError, match=r"clips.eval_clips: 3, the plan has 2 clips a video"):
+        evaluate.run(config, tiny_copy.path)
+
+
+def test_videos_that_are_back_are_scored_and_trained_on(own_videos):
+    """A result of fewer videos is made anew; a model that lacked a training video is another one than with it."""
+    config, run = own_videos.config, own_videos.path
+    saliency.run(config, run)
+    for video_id in ("T0002", "07E49"):
+        (own_videos.data / f"{video_id}.mp4").rename(own_videos.data / f"{video_id}.away")
+    crops.run(config, run, ("entropy",))
+    short = train_fusion.run(config, run, "late")
+    table = pd.read_csv(evaluate.run(config, run).path)
+    assert "on 3 videos" in short.summary and table.num_videos.tolist() == [3, 2]
+    for video_id in ("T0002", "07E49"):
+        (own_videos.data / f"{video_id}.away").rename(own_videos.data / f"{video_id}.mp4")
+    crops.run(config, run, ("entropy",), retry=True)
+    assert pd.read_csv(evaluate.run(config, run).path).num_videos.tolist() == [3, 3]
+    whole = train_fusion.run(config, run, "late")
+    assert whole.path != short.path and "on 4 videos" in whole.summary
+
+
+def test_a_model_that_diverged_is_named_and_the_others_are_scored(tiny_copy):
+    (folder,) = tiny_copy.path.glob("models/late-*")
+    state = torch.load(folder / "weights.pt", weights_only=True)
+    state["fc.bias"][0] = float("nan")
+    write_trained(folder / "model.json", state, read_trained(folder / "model.json"))
+    for path in tiny_copy.path.glob("results/*-*"):
+        path.unlink()
+    with pytest.raises(StageError, match=r"the scores of .*models/late-.* are NaN.*the other results are written"):
+        evaluate.run(tiny_copy.config, tiny_copy.path)
+    assert pd.read_csv(tiny_copy.path / "results.csv").experiment.tolist() == ["base", "concat-entropy-source"]
+
+
+def test_results_go_to_a_new_folder(tiny_copy, tmp_path):
+    outcome = evaluate.run(tiny_copy.config, tmp_path / "new", caches=tiny_copy.path)
+    assert pd.read_csv(outcome.path).experiment.tolist() == ["base"]

@@ -1,11 +1,13 @@
 """train-base: where weights come from, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import torchvision
 
+from cache.errors import StaleCacheError
 from models.backbones import build
 from models.checkpoint import WeightsError, read_state, to_bytes
 from pipeline.config_file import load
@@ -13,7 +15,8 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.run.folder import open_folder
 from pipeline.stages import prepare, train_base
 from pipeline.training.base_clips import BaseClips
-from tests.helpers.tiny_data import change, make_data, tiny_config
+from pipeline.training.loop import fit
+from tests.helpers.tiny_data import CLASSES, change, make_data, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +98,32 @@ def test_clips_that_the_network_cannot_take_are_refused(prepared):
     words = r"resnet50_i3d cannot take clips of clips.num_frames = 4 at clips.input_side = 28: .* too short"
     with pytest.raises(StageError, match=words):
         train_base.run(change(config, base={"network": "resnet50_i3d"}), run_dir)
+
+
+def test_labels_corrected_in_mid_training_are_not_mixed_in(own_videos, tmp_path, monkeypatch):
+    """The checkpoints belong to the labels and videos that they saw."""
+    prepare.run(own_videos.config, tmp_path / "again")
+    monkeypatch.setattr(train_base, "fit", lambda *args: fit(*args, until=1))
+    monkeypatch.setattr(train_base, "write_network", None)
+    with pytest.raises(TypeError):  # stopped after an epoch
+        train_base.run(own_videos.config, tmp_path / "again")
+    monkeypatch.undo()
+    old, new = (f"07E49,train,0,0.9,{name}" for name in CLASSES[:2])
+    (own_videos.data / "other.csv").write_text((own_videos.data / "table.csv").read_text().replace(old, new))
+    other = change(own_videos.config, data={"annotations": (str(own_videos.data / "other.csv"),)})
+    prepare.run(other, tmp_path / "again")
+    with pytest.raises(StaleCacheError, match="were trained on other labels or videos"):
+        train_base.run(other, tmp_path / "again")
+    prepare.run(own_videos.config, tmp_path / "again")
+    assert train_base.run(own_videos.config, tmp_path / "again").path.joinpath("base.json").exists()
+
+
+def test_a_network_of_another_recipe_is_not_taken(tiny_copy):
+    """Copied into the folder of this one, record and all."""
+    other = change(tiny_copy.config, seed=1)
+    foreign = train_base.run(other, tiny_copy.path).path
+    own = train_base.run(tiny_copy.config, tiny_copy.path).path
+    for name in ("base.json", "weights.pt"):
+        shutil.copy(foreign / name, own / name)
+    with pytest.raises(StaleCacheError, match=f"its network was trained as {foreign.name}"):
+        train_base.run(tiny_copy.config, tiny_copy.path)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cache.commit import locked
+from cache.errors import StaleCacheError
 from models.backbones import build
 from models.checkpoint import WeightsError, read_state, state_hash
 from pipeline.config import Training
@@ -178,6 +179,18 @@ def test_checkpoints_are_few_safe_and_end_with_the_last_epoch(tmp_path):
     assert equal(content["network"], state) and content["epoch"] == 3
     before = tree(tmp_path)
     assert equal(train(tmp_path, make_network()), state) and tree(tmp_path) == before  # all done: nothing happens
+
+
+def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
+    """What it was trained on is part of it; going on would mix both without a word."""
+    first = TrainingData(load, 10, squared, "test", "labels of yesterday")
+    fit(make_network(), first, recipe(), tmp_path, 7, until=1)
+    before = tree(tmp_path)
+    with pytest.raises(StaleCacheError, match=r"were trained on other labels or videos.*delete the folder"):
+        fit(make_network(), first._replace(identity="labels of today"), recipe(), tmp_path, 7)
+    assert tree(tmp_path) == before
+    fit(make_network(), first, recipe(), tmp_path, 7)
+    assert newest_checkpoint(tmp_path)["epoch"] == recipe().epochs
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path):

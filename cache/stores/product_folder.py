@@ -29,6 +29,17 @@ VERSIONS = {"python": platform.python_version()} | {name: version(name) for name
 log = logging.getLogger(__name__)
 
 
+def is_started(root: Path, product: str, part: Part, settings: dict) -> bool:
+    """Whether the folder that `open_product` would open is there already."""
+    return (Path(root) / product / fingerprint(_facts(product, part, settings)) / "run.json").exists()
+
+
+def _facts(product: str, part: Part, settings: dict) -> dict:
+    """Return what run.json of a product says, the source of its key."""
+    facts = {"product": product, "format": FORMAT, "part": part.name, "rows_sha256": part.rows_sha256}
+    return facts | {"settings": json.loads(canonical(settings))}
+
+
 def open_product(root: Path, product: str, part: Part, settings: dict) -> "ProductDir":
     """Open the folder of a product in the run folder `root`, which is made on first use.
 
@@ -38,13 +49,7 @@ def open_product(root: Path, product: str, part: Part, settings: dict) -> "Produ
     """
     if product not in PRODUCTS:
         raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
-    run = {
-        "product": product,
-        "format": FORMAT,
-        "part": part.name,
-        "rows_sha256": part.rows_sha256,
-        "settings": json.loads(canonical(settings)),
-    }
+    run = _facts(product, part, settings)
     path = Path(root) / product / fingerprint(run)
     file = path / "run.json"
     if remote := remote_of(Path(root)):

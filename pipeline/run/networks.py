@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cache.errors import DamagedError, StaleCacheError, relative_to
+from cache.errors import DamagedError, relative_to
 from cache.fingerprint import fingerprint
 from cache.remote.fetch import fetch_recorded_files
 from cache.sealed import read_record, write_record
@@ -67,8 +67,7 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
     """Return the trained Base of this config; see also `RunFolder.parts`.
 
     Raises:
-        StageError: there is none. StaleCacheError: it was trained with other settings, or on other classes than the run
-            has now.
+        StageError: there is none. StaleCacheError: it was trained on other classes than the run has now.
     """
     folder = base_folder(run, config)
     if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
@@ -80,8 +79,6 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
         found = f"; this run has Base of other settings: {found}; is a --set missing?" if found else ""
         raise StageError(f"{folder}: no trained Base for this config{hint}; run train-base first{found}")
     facts = read_trained(folder / "base.json")
-    if facts.get("folder", folder.name) != folder.name:  # older records do not say it
-        raise StaleCacheError(f"{folder}: its network was trained as {facts['folder']}, with other settings; delete it")
     if "classes" in facts:  # not of networks that were trained before they were recorded
         check_classes(facts["classes"], run.classes, f"{folder} was trained on")
     shape = facts["num_classes"], facts["out_frames"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.layout import LOSSLESS
 from cache.plan import Part
-from cache.stores.product_folder import ProductDir, open_product
+from cache.stores.product_folder import ProductDir, is_started, open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
@@ -15,7 +15,7 @@ from models.losses import LossTerms
 from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy, without_later
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
-from pipeline.run.networks import BaseWeights, load_base, own_network
+from pipeline.run.networks import BaseWeights, Variant, load_base, own_network
 
 
 def _kept(open_store):
@@ -137,6 +137,17 @@ class Stores:
     def crops(self, part: Part, policy: Policy, pixels: Pixels) -> VolumeStore:
         """Open focused volumes uint8 (T, H_in, W_in, 3)."""
         return VolumeStore(self._product("crops", part, self.crops_settings(part, policy, pixels)))
+
+    def left_out(self, part: Part, variant: Variant | None) -> set[str]:
+        """Return the videos that a stage left out of what a variant, None for Base, reads; make no folder."""
+        needed = [("base", self.base_settings(part))]
+        if variant and (variant.boxes == "repeat" or variant.fusion == "concat"):
+            needed.append(("context", self.context_settings(part)))
+        if variant and variant.boxes != "repeat":
+            needed.append(("crops", self.crops_settings(part, variant.boxes, variant.pixels)))
+        there = (one for one in needed if is_started(self.run.source, one[0], part, one[1]))
+        records = (self._product(product, part, settings).skips() for product, settings in there)
+        return {entry["video_id"] for units in records for entries in units.values() for entry in entries}
 
     def _product(self, product: str, part: Part, settings: dict) -> ProductDir:
         return open_product(self.run.source, product, part, settings)

@@ -12,7 +12,6 @@ from pipeline.run.folder import holds_run
 from pipeline.run.networks import Variant, build_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
-from pipeline.run.unit_commits import skipped_videos
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.training.loader import TrainingData
@@ -75,19 +74,7 @@ def model_facts(stores: Stores, variant: Variant) -> dict:
     if repeat or variant.fusion == "concat":
         made_from["context"] = stores.context_settings(part)
     facts = networks.model_facts(stores.run, stores.config, stores.base_weights, variant) | {"made_from": made_from}
-    if missing := _left_out(stores, variant):
-        facts["left_out"] = missing  # with these videos again it is another model
+    if missing := {one for part in stores.run.parts_of("train") for one in stores.left_out(part, variant)}:
+        facts["left_out"] = sorted(missing)  # with these videos again it is another model
     facts["boxes"] = {} if repeat else stores.boxes_settings(part, variant.boxes)
     return json.loads(json.dumps(facts))
-
-
-def _left_out(stores: Stores, variant: Variant) -> list[str]:
-    """Return the training videos that a stage left out of what a model is trained on, sorted."""
-    needed = []
-    for part in stores.run.parts_of("train"):
-        needed.append(stores.base(part))
-        if variant.boxes == "repeat" or variant.fusion == "concat":
-            needed.append(stores.context(part))
-        if variant.boxes != "repeat":
-            needed.append(stores.crops(part, variant.boxes, variant.pixels))
-    return sorted(skipped_videos(needed))

@@ -14,7 +14,6 @@ from pipeline.errors import StageError
 from pipeline.run.generations import evaluation_of
 from pipeline.run.networks import TrainedModel, build_trained
 from pipeline.run.stores import Stores
-from pipeline.run.unit_commits import skipped_videos
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_logits
 from pipeline.training.loader import to_device
@@ -50,14 +49,10 @@ def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stor
 
 def left_out(stores: Stores, model: TrainedModel | None, boxes: Focus) -> set[str]:
     """Return the videos that a stage left out of what a model, None for Base, is scored on."""
-    needed = []
-    for part in stores.run.parts_of("test"):
-        needed.append(stores.base(part))
-        if model and (boxes == "repeat" or model.variant.fusion == "concat"):
-            needed.append(stores.context(part))
-        if model and boxes != "repeat":
-            needed.append(box_stores(stores, model, boxes).crops(part, boxes, model.variant.pixels))
-    return set(skipped_videos(needed))
+    variant, source = None, stores
+    if model:
+        variant, source = model.variant._replace(boxes=boxes), box_stores(stores, model, boxes)
+    return {one for part in stores.run.parts_of("test") for one in source.left_out(part, variant)}
 
 
 def scores_by_video(

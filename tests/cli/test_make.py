@@ -1,5 +1,6 @@
 """The Makefile: the run folder of the command line, and exit codes that are printed with their meaning."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -33,7 +34,8 @@ def make(tmp_path):
             (tmp_path / command).write_text(str(code))
         (tmp_path / "calls").write_text("")
         command = ["make", "-f", str(ROOT / "Makefile"), f"BIN={tmp_path}", "-o", "setup", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=clean)
         return done, (tmp_path / "calls").read_text().splitlines()
 
     return run

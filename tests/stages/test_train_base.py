@@ -1,7 +1,6 @@
 """train-base: where weights come from, and what is refused."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -116,14 +115,3 @@ def test_labels_corrected_in_mid_training_are_not_mixed_in(own_videos, tmp_path,
         train_base.run(other, tmp_path / "again")
     prepare.run(own_videos.config, tmp_path / "again")
     assert train_base.run(own_videos.config, tmp_path / "again").path.joinpath("base.json").exists()
-
-
-def test_a_network_of_another_recipe_is_not_taken(tiny_copy):
-    """Copied into the folder of this one, record and all."""
-    other = change(tiny_copy.config, seed=1)
-    foreign = train_base.run(other, tiny_copy.path).path
-    own = train_base.run(tiny_copy.config, tiny_copy.path).path
-    for name in ("base.json", "weights.pt"):
-        shutil.copy(foreign / name, own / name)
-    with pytest.raises(StaleCacheError, match=f"its network was trained as {foreign.name}"):
-        train_base.run(tiny_copy.config, tiny_copy.path)

@@ -52,7 +52,6 @@ def run(config: Config, run_dir: Path) -> Outcome:
         out_frames = _out_frames(network, config)
         clips = BaseClips(run, config)
         facts = {
-            "folder": folder.name,
             "network": config.base.network,
             **own_network(config),
             "num_classes": len(run.classes),

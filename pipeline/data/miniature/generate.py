@@ -48,7 +48,8 @@ def generate(data: Data, workers: int = 1) -> bool:
     root.mkdir(parents=True, exist_ok=True)
     foreign = [path.name for path in sorted(root.iterdir()) if not _VIDEO.fullmatch(path.name)]
     if foreign and not (root / BEGUN).exists():
-        raise StageError(f"{root} holds {foreign[0]}; the miniature is generated into an empty folder: data.videos")
+        hint = "another data.videos; or is --config missing?"
+        raise StageError(f"{root} holds {foreign[0]}; the miniature is generated into an empty folder: {hint}")
     (root / BEGUN).touch()
     make, jobs = delayed(in_directory(_make_video)), [(split, n) for split in sizes for n in range(sizes[split])]
     made = Parallel(n_jobs=workers, return_as="generator")(make(root, data.data_seed, *job) for job in jobs)

@@ -103,7 +103,7 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
     Raises:
         NetworkError: one sentence about the first of these that does not hold: logits (2, T', num_classes), finite; the
             video is not written to; the same logits again; a clip's logits do not depend on the other clip; a gradient
-            at the video that is finite and not zero.
+            at the video that is finite and not zero; it runs in train mode.
     """
     training = network.training
     network.eval()
@@ -137,8 +137,24 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
             what = "missing" if gradient is None else "not finite" if not gradient.isfinite().all() else "zero"
             raise NetworkError(f"the gradient of the logits at the video is {what}, so there is no saliency")
+        _check_train_mode(network, before)
     finally:
         network.train(training)
+
+
+def _check_train_mode(network: nn.Module, video: Tensor) -> None:
+    """Raise NetworkError where the network fails in train mode; its state, such as of batch-norm, stays as it is."""
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        with torch.random.fork_rng(devices=[video.device] if video.device.type == "cuda" else []), torch.no_grad():
+            network.train()(video)
+    except (Exception, SystemExit) as error:  # of the user's code: any
+        shape = tuple(video.shape)
+        raise NetworkError(
+            f"in train mode the network fails on clips {shape}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        network.load_state_dict(state)
 
 
 def check_rebuilt(network: nn.Module, again: nn.Module, num_frames: int, side: int) -> None:

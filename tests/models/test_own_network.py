@@ -24,6 +24,8 @@ class Small(nn.Module):
             with torch.no_grad():
                 video.mul_(0.5)
         x = torch.relu(self.norm(self.conv(video.permute(0, 4, 1, 2, 3)))).mean((2, 3, 4))
+        if self.breach == "train" and self.training:
+            raise RuntimeError("no training")
         if self.breach == "dropout":
             x = nn.functional.dropout(x, 0.5, training=True)
         if self.breach == "batch":
@@ -57,8 +59,14 @@ def own(tmp_path):
 def test_a_file_of_ten_lines_is_a_network(own):
     network = build(own, 5, width=6).eval()
     assert network.conv.out_channels == 6 and network.head.out_features == 5
+    state = {name: value.clone() for name, value in network.state_dict().items()}
     check_contract(network, 4, 16, 5)
-    assert network(torch.rand(2, 4, 16, 16, 3)).shape == (2, 1, 5) and count_out_frames(network, 4, 16) == 1
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert (
+        not network.training
+        and network(torch.rand(2, 4, 16, 16, 3)).shape == (2, 1, 5)
+        and count_out_frames(network, 4, 16) == 1
+    )
     assert set(network.state_dict()) >= {"conv.weight", "norm.running_mean", "head.bias"}  # its own names
 
 
@@ -89,6 +97,7 @@ def test_its_saliency_is_that_of_autograd(own):
         ("classes", r"gives logits \(2, 1, 4\) for clips \(2, 4, 16, 16, 3\), expected \(2, time steps, 5\)"),
         ("nan", "not finite"),
         ("tuple", "returns tuple, expected logits"),
+        ("train", r"in train mode the network fails on clips \(2, 4, 16, 16, 3\): RuntimeError: no training"),
     ],
 )
 def test_every_breach_of_the_contract_is_one_sentence(own, breach, words):

@@ -43,9 +43,9 @@ def is_text(text: str) -> bool:
 
 
 def is_network(text: str) -> bool:
-    """Say whether a text is one of NETWORKS, or FILE.py:function or package.module:function, see models/own_network."""
+    """Say whether a text is one of NETWORKS, hf:FOLDER, FILE.py:function or package.module:function, see models/."""
     return text in NETWORKS or (
-        is_text(text) and re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
+        is_text(text) and re.fullmatch(r"hf:.+|(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
     )
 
 

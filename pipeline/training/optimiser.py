@@ -114,7 +114,7 @@ def freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:
         if not any(_is_within(name, prefix) for name in names):
             known = {".".join(parts[: end + 1]) for parts in map(_parts, names) for end in range(len(parts))}
             near = difflib.get_close_matches(prefix, sorted(known), n=3) or sorted({_parts(name)[0] for name in names})
-            raise StageError(f"freeze: the network has no parameter or module {prefix!r}; near are {', '.join(near)}")
+            raise StageError(f"freeze: no parameter of the network is {prefix!r} or in it; near are {', '.join(near)}")
     for name, parameter in network.named_parameters():
         if any(_is_within(name, prefix) for prefix in prefixes):
             parameter.requires_grad_(False)

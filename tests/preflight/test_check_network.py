@@ -64,7 +64,7 @@ def test_a_network_of_ours(tiny_run):
         ({"options": (("breach", True),)}, "contract", "so there is no saliency"),
         ({"options": (("depth", 3),)}, "network", "unexpected keyword argument 'depth'"),
         ({"network": "gone.py:net"}, "network", "no such file or module as gone.py"),
-        ({"freeze": ("gone",)}, "recipe", "base.freeze: the network has no parameter or module 'gone'"),
+        ({"freeze": ("gone",)}, "recipe", "base.freeze: no parameter of the network is 'gone' or in it"),
         ({"layer_decay": 0.75}, "recipe", "base.layer_decay: the network has no blocks of a transformer"),
     ],
 )

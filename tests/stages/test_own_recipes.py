@@ -76,7 +76,10 @@ def test_own_videomae(tiny_run, tmp_path, monkeypatch):
     assert sorted(rates) == pytest.approx([6.25e-5 * 0.75**depth for depth in (3, 2, 1, 0)])
     monkeypatch.setattr("pipeline.training.base_clips.decode_frames", None)  # refused before a video is decoded
     for wrong, words in (
-        ({"freeze": ("videomae.encoder.layer.7",)}, "'videomae.encoder.layer.7'; near are videomae.encoder.layer"),
+        (
+            {"freeze": ("videomae.encoder.layer.7",)},
+            "'videomae.encoder.layer.7' or in it; near are videomae.encoder.layer",
+        ),
         ({"network": "small_i3d", "layer_decay": 0.75}, "no blocks of a transformer"),
     ):
         with pytest.raises(StageError, match=words):

@@ -205,10 +205,10 @@ def test_frozen_parts_stay_to_the_bit(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("fc_norm", "enkoder.layer"), r"no parameter or module 'enkoder.layer'; near are .*encoder.layer"),
-        (("encoder.lay",), r"no parameter or module 'encoder.lay'; near are encoder.layer"),
-        (("zzz",), r"'zzz'; near are classifier, cls_token, embeddings, encoder, fc_norm"),
-        (("",), r"no parameter or module ''"),
+        (("fc_norm", "enkoder.layer"), r"is 'enkoder.layer' or in it; near are .*encoder.layer"),
+        (("encoder.lay",), r"is 'encoder.lay' or in it; near are encoder.layer"),
+        (("zzz",), r"'zzz' or in it; near are classifier, cls_token, embeddings, encoder, fc_norm"),
+        (("",), r"is '' or in it"),
         (("encoder", "embeddings", "classifier", "cls_token", "fc_norm."), "are all parameters; leave out"),
     ],
 )

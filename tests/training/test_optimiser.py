@@ -13,6 +13,7 @@ from models.losses import LossTerms, charades_loss
 from models.objectives import Labels, saliency_maps
 from pipeline.config import Base, Training, key_settings
 from pipeline.errors import StageError
+from pipeline.run.stores import Stores, open_run
 from pipeline.training.checkpoints import newest_checkpoint
 from pipeline.training.loader import Epoch, TrainingData
 from pipeline.training.loop import fit
@@ -25,6 +26,7 @@ from pipeline.training.optimiser import (
     stored_copies,
     train_mode,
 )
+from tests.helpers.tiny_data import change
 
 RNG = np.random.default_rng(0)
 INPUTS, WANTED = (torch.from_numpy(RNG.normal(size=(10, 6)).astype(np.float32)) for _ in range(2))
@@ -317,3 +319,14 @@ def test_smoothed_labels_by_hand():
 def test_the_recipe_is_in_the_key_where_it_is_used():
     assert not key_settings(Base()).keys() & {*ALL, "freeze", "layer_decay", "label_smoothing"}
     assert key_settings(Base(**ALL, freeze=("stem",))).items() >= {**ALL, "freeze": ("stem",)}.items()
+
+
+def test_smoothing_is_in_no_key_of_a_map(tiny_run):
+    """Maps of cross-entropy do not know it; another loss of Base has other maps."""
+    stores = open_run(tiny_run.path, tiny_run.config)
+
+    def key(**base):
+        other = Stores(stores.run, change(tiny_run.config, base=base), stores.base_weights)
+        return other.maps_settings(stores.run.parts[0], "cross_entropy")
+
+    assert key(label_smoothing=0.1) == key() != key(video_loss_weight=0.5)

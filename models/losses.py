@@ -19,6 +19,8 @@ class LossTerms(NamedTuple):
     # middle of its share of the frames
     frame_interpolation: Literal["aligned", "centred"] = "aligned"
     video_targets: Literal["video", "clip"] = "video"  # labels of the whole video, or the union of the clip's frames'
+    # s: targets t become t (1 - s) + s / 2. Of a training alone: saliency takes the labels as they are
+    label_smoothing: float = 0.0
 
     @classmethod
     def of(cls, settings: object) -> "LossTerms":
@@ -50,8 +52,8 @@ def charades_loss(
     if terms.video_targets == "clip":
         video_targets = frame_targets.amax(1)
     by_class = F.interpolate(logits.transpose(1, 2), size=frames, mode="linear", align_corners=aligned)  # B, C, T_in
-    video = _cross_entropy(logits.mean(1), video_targets)  # B
-    frame = _cross_entropy(by_class.transpose(1, 2), frame_targets)  # B
+    video = _cross_entropy(logits.mean(1), video_targets, terms.label_smoothing)  # B
+    frame = _cross_entropy(by_class.transpose(1, 2), frame_targets, terms.label_smoothing)  # B
     if terms.video_loss_weight == "released":
         clip = (frame * frames + video) / (frames + 1)
     else:
@@ -82,6 +84,8 @@ def max_logit(logits: Tensor) -> Tensor:
     return -logits.flatten(1).amax(1)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Average binary cross-entropy over all elements of each clip: (B, ...) to (B,)."""
+    if smoothing:
+        targets = targets * (1 - smoothing) + smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1)

@@ -37,10 +37,12 @@ def saliency_maps(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
-    They are in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs labels on the video's device.
+    They are in OBJECTIVES, or "cross_entropy", which needs labels on the video's device: the training loss (eq. 3),
+    without label smoothing.
     """
     objectives = dict(OBJECTIVES)
     if labels is not None:
+        labels = labels._replace(terms=labels.terms._replace(label_smoothing=0.0))
         objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
     compute = grad_cam if method == "grad_cam" else input_saliency
     return compute(network, video, {name: objectives[name] for name in names}, precision)

@@ -111,29 +111,34 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
         shape = (2, num_frames, side, side, 3)
         video = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         video = video.to(next((value.device for value in network.parameters()), "cpu")).requires_grad_()
-        before = video.detach().clone()
+        before, copy = video.detach().clone(), video.detach().clone()
         try:
+            with torch.no_grad():
+                again = network(
+                    copy
+                )  # where a gradient is asked for, torch's error does not say who writes to the input
+                if not torch.equal(copy, before):
+                    raise NetworkError("the network writes to its input; work on a copy, not in place")
             logits = network(video)
+            gradient = None
+            if logits.requires_grad:
+                (gradient,) = torch.autograd.grad(logits.sum(), video, allow_unused=True)
         except NetworkError:
             raise
         except (Exception, SystemExit) as error:  # of the user's code: any
-            raise NetworkError(f"the network fails on clips {shape}: {type(error).__name__}: {error}") from error
+            told = " ".join(str(error).split())  # one line
+            raise NetworkError(f"the network fails on clips {shape}: {type(error).__name__}: {told}") from error
         if logits.shape[0] != 2 or logits.shape[2] != num_classes:
             wanted = f"(2, time steps, {num_classes})"
             raise NetworkError(f"the network gives logits {tuple(logits.shape)} for clips {shape}, expected {wanted}")
         if not logits.isfinite().all():
             raise NetworkError("the network's logits of random clips are not finite")
-        if not torch.equal(video.detach(), before):
-            raise NetworkError("the network writes to its input; work on a copy, not in place")
+        if not torch.equal(again, logits):
+            raise NetworkError("the network gives other logits the second time; in eval mode nothing may be random")
         with torch.no_grad():
-            if not torch.equal(network(before), logits):
-                raise NetworkError("the network gives other logits the second time; in eval mode nothing may be random")
             alone = network(before[:1])
         if not torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-4):
             raise NetworkError("a clip's logits depend on the clips beside it; normalise by stored statistics instead")
-        gradient = None
-        if logits.requires_grad:
-            (gradient,) = torch.autograd.grad(logits.sum(), video, allow_unused=True)
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
             what = "missing" if gradient is None else "not finite" if not gradient.isfinite().all() else "zero"
             raise NetworkError(f"the gradient of the logits at the video is {what}, so there is no saliency")

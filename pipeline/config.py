@@ -26,6 +26,8 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
     **{"drop_last": False, "tf32": False, "options": ()},
+    **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
+    **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
 }
 
 
@@ -41,9 +43,9 @@ def is_text(text: str) -> bool:
 
 
 def is_network(text: str) -> bool:
-    """Say whether a text is one of NETWORKS, or FILE.py:function or package.module:function, see models/own_network."""
+    """Say whether a text is one of NETWORKS, hf:FOLDER, FILE.py:function or package.module:function, see models/."""
     return text in NETWORKS or (
-        is_text(text) and re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
+        is_text(text) and re.fullmatch(r"hf:.+|(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
     )
 
 
@@ -102,15 +104,23 @@ class Clips:
 
 @dataclass(frozen=True)
 class Training:
-    """One training (paper 5.3)."""
+    """One training (paper 5.3). Formulae of the recipe: pipeline/training/README.md."""
 
     epochs: CountOrNone = 50
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: LearningRate = 0.375
-    drop_epochs: tuple[CountOrNone, ...] = (15, 40)  # the rate is divided by ten at these
+    schedule: Literal["steps", "cosine"] = "steps"  # of the rate
+    warmup_epochs: CountOrNone = 0  # in which the rate rises to learning_rate
+    drop_epochs: tuple[CountOrNone, ...] = (15, 40)  # of "steps": the rate is divided by ten at these
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0  # of the rate, for each block of a transformer downwards
+    freeze: tuple[Text, ...] = ()  # names of parameters and modules that are not trained, such as "layer1"
     batch_size: Count = 12  # of all processes of torchrun together
     accumulate: Count = 1  # steps whose gradients are added before the optimiser moves
-    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    clip_grad_norm: Annotated[float, Interval(ge=0, le=1e6)] = 0.0  # largest norm of all gradients together; 0 = any
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9  # of "adamw": its first beta
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 1e-7
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # of the average of weights that is kept; 0 = the last ones
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # of the training loss, never of saliency
     # see models/losses.py; "released" makes video_targets "clip" where a config file leaves them out
     video_loss_weight: Annotated[float, Interval(ge=0, le=1e6)] | Literal["released"] = 1.0
     frame_interpolation: Literal["aligned", "centred"] = "aligned"
@@ -202,6 +212,10 @@ def check_together(config: Config) -> Config:
     if not base.epochs and (base.new_head or base.inflate):
         option = "new_head" if base.new_head else "inflate"
         raise ValueError(f"base.epochs: expected at least 1 with base.{option}, whose classifier is untrained, got 0")
+    for name, recipe in (("base", base), ("fusion", config.fusion)):
+        if 0 < recipe.epochs <= recipe.warmup_epochs:
+            expected = f"expected fewer than {name}.epochs, {recipe.epochs}"
+            raise ValueError(f"{name}.warmup_epochs: {expected}, got {recipe.warmup_epochs}")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
     return config

@@ -18,9 +18,10 @@ from models.objectives import saliency_maps
 from models.own_network import check_contract
 from pipeline.config import Config
 from pipeline.data.strict_csv import read_classes
-from pipeline.errors import AnnotationError
+from pipeline.errors import AnnotationError, StageError
 from pipeline.preflight.finding import Finding, judged
 from pipeline.run.precision_check import LOWEST_OVERLAP, box_agreement
+from pipeline.training.optimiser import make_optimiser
 from pipeline.workers.device import pick_device
 from pipeline.workers.peak_memory import peak_bytes, reset_peak, resident_bytes
 
@@ -56,6 +57,11 @@ def examine(config: Config) -> Iterator[Finding]:
     found = box_agreement(frozen, video, replace(config.saliency, objectives=("entropy",)))
     moved = found.overlap < LOWEST_OVERLAP
     yield judged("bfloat16", moved, f"{found}; of one random clip", "keep saliency.precision = float32")
+    for section, recipe in (("base", base), ("fusion", config.fusion)):
+        try:
+            make_optimiser(network, recipe)
+        except StageError as error:
+            yield Finding("recipe", "problem", f"{section}.{error}", "pipeline/training/README.md has the settings")
 
 
 class _Operations(TorchDispatchMode):

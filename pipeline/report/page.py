@@ -113,6 +113,7 @@ def _curves(page: Page) -> None:
     curves = []
     for name, epochs in scores.read_metrics(page.run_dir).items():
         numbers, lowered = epochs.epoch + 1, epochs.learning_rate.diff() < 0
+        lowered &= 2 * lowered.sum() <= len(epochs)  # a rate that falls in every epoch has no steps to show
         chart = charts.curve(numbers.tolist(), epochs.loss.tolist(), numbers[lowered].tolist())
         seconds = epochs.seconds.sum()
         waiting = (epochs.seconds * epochs.waiting_share).sum() / seconds if seconds else 0

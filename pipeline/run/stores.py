@@ -67,7 +67,7 @@ class Stores:
             settings["time_maximum"] = "of enlarged maps"
         if objective == "cross_entropy":
             settings["labels"] = self.run.labels_sha256
-            settings |= without_later(LossTerms.of(self.config.base)._asdict())
+            settings |= without_later(LossTerms.of(self.config.base)._replace(label_smoothing=0.0)._asdict())
         return settings
 
     def boxes_settings(self, part: Part, policy: Policy) -> dict:

@@ -23,6 +23,8 @@ class Small(nn.Module):
         if self.breach == "in place":
             with torch.no_grad():
                 video.mul_(0.5)
+        if self.breach == "in place, seen by autograd":
+            video -= 0.5
         x = torch.relu(self.norm(self.conv(video.permute(0, 4, 1, 2, 3)))).mean((2, 3, 4))
         if self.breach == "train" and self.training:
             raise RuntimeError("no training")
@@ -88,6 +90,7 @@ def test_its_saliency_is_that_of_autograd(own):
     ("breach", "words"),
     [
         ("in place", "writes to its input"),
+        ("in place, seen by autograd", "writes to its input"),
         ("dropout", "other logits the second time"),
         ("batch", "depend on the clips beside it"),
         ("no gradient", "is zero"),

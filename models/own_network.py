@@ -113,10 +113,8 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
         video = video.to(next((value.device for value in network.parameters()), "cpu")).requires_grad_()
         before, copy = video.detach().clone(), video.detach().clone()
         try:
-            with torch.no_grad():
-                again = network(
-                    copy
-                )  # where a gradient is asked for, torch's error does not say who writes to the input
+            with torch.no_grad():  # else torch's own error would not say who writes to the input
+                again = network(copy)
                 if not torch.equal(copy, before):
                     raise NetworkError("the network writes to its input; work on a copy, not in place")
             logits = network(video)

@@ -20,6 +20,11 @@ COLUMNS = (
 )
 
 
+def main_metric(facts: dict) -> str:
+    """Return by what a result is compared: "top1" where its videos have a single label, else "map"."""
+    return "top1" if "top1" in facts else "map"
+
+
 def protocol(config: Config) -> str:
     """Return what stands beside every number: how clips are made and scored."""
     clips, fusion, saliency = config.clips, config.fusion, config.saliency

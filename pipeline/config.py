@@ -15,6 +15,7 @@ Pixels = Literal["source", "input"]  # cut the focused volume from the source vi
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
+Task = Literal["multi_label", "single_label"]  # any number of labels a video, sigmoid; exactly one, softmax
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get_args(Codec)
@@ -25,7 +26,7 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 # out, a run that was made before keeps to it
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
-    **{"drop_last": False, "tf32": False, "options": ()},
+    **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
     **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
 }
@@ -71,6 +72,7 @@ class Data:
     """Annotations and videos."""
 
     format: Literal["charades", "plain", "miniature"] = "plain"
+    task: Task = "multi_label"
     annotations: tuple[Text, ...] = ()  # charades: train csv, test csv; plain: one csv
     classes: Text = ""  # class list, one a line
     videos: Text = ""  # folder of video files or of folders of frames
@@ -180,6 +182,14 @@ class FusionTraining(Training):
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """How videos are scored."""
+
+    # over a video's clips: the largest score, or the mean probability; "auto": "max" (the paper), single_label "mean"
+    pooling: Literal["auto", "max", "mean"] = "auto"
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run; one section per field that is a class."""
 
@@ -190,6 +200,7 @@ class Config:
     saliency: Saliency = field(default_factory=Saliency)
     crops: Crops = field(default_factory=Crops)
     fusion: FusionTraining = field(default_factory=FusionTraining)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     seed: Seed = 0  # of everything that is trained, Base included
     device: Literal["auto", "cpu", "cuda"] = "auto"  # a worker with a GPU of its own replaces it, say by "cuda:1"
     workers: Processes = 1  # processes of prepare, saliency (on the CPU) and crops
@@ -218,7 +229,27 @@ def check_together(config: Config) -> Config:
             raise ValueError(f"{name}.warmup_epochs: {expected}, got {recipe.warmup_epochs}")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
+    if config.data.task == "single_label":
+        for section in ("base", "fusion"):
+            if (found := getattr(config, section).video_targets) != "video":
+                raise ValueError(
+                    f"{section}.video_targets: expected 'video' with data.task single_label, got {found!r}"
+                )
+        if "softmax_entropy" in config.saliency.objectives:  # of many labels, in the released code
+            what = "'entropy', that of the softmax with data.task single_label"
+            raise ValueError(f"saliency.objectives: expected {what}, got 'softmax_entropy'")
     return config
+
+
+def pooling_of(config: Config) -> Literal["max", "mean"]:
+    """Return how the scores of a video's clips become one; see `Evaluate.pooling`."""
+    by_task = "mean" if config.data.task == "single_label" else "max"
+    return by_task if config.evaluate.pooling == "auto" else config.evaluate.pooling
+
+
+def task_settings(config: Config) -> dict:
+    """Return the task as part of a key; {} for multi_label, as before there was another."""
+    return without_later({"task": config.data.task})
 
 
 def key_settings(section: object, *without: str) -> dict:

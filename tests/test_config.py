@@ -20,6 +20,7 @@ workers = 1
 
 [data]
 format = "plain"
+task = "multi_label"
 annotations = []
 classes = ""
 videos = ""
@@ -120,6 +121,9 @@ loader_workers = 0
 checkpoint_minutes = 15.0
 tensorboard = false
 fuse = "logits"
+
+[evaluate]
+pooling = "auto"
 """
 
 

@@ -42,9 +42,9 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
             refuse(table_csv, line, "label", row["label"], f"one of the {len(classes)} lines of {classes_txt}")
         elif row["start"] or row["end"]:
             times = (parse_seconds(table_csv, line, name, row[name]) for name in ("start", "end"))
-            actions.append((video_id, indices[row["label"]], *times))
+            actions.append((video_id, indices[row["label"]], *times, line))
         else:
-            actions.append((video_id, indices[row["label"]], 0.0, np.inf))
+            actions.append((video_id, indices[row["label"]], 0.0, np.inf, line))
     videos = [(table_csv, line, video_id, splits[video_id], np.nan) for video_id, line in places.items()]
     return judge(videos, actions, classes)
 

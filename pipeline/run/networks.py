@@ -18,7 +18,7 @@ from cache.sealed import read_record, write_record
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
 from models.own_network import is_reference, source_file
-from pipeline.config import Config, Focus, Fusion, Options, Pixels, clip_settings, key_settings
+from pipeline.config import Config, Focus, Fusion, Options, Pixels, clip_settings, key_settings, task_settings
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, check_classes, files_sha256
 from pipeline.run.outcome import Outcome
@@ -53,7 +53,7 @@ def base_folder(run: RunFolder, config: Config) -> Path:
         raise StageError(f"base.init: {init}: no such file{relative_to(init)}; {hint}")
     recipe |= own_network(config)
     recipe["init"] = files_sha256(Path(init)) if init else ""
-    settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed}
+    settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed, **task_settings(config)}
     return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 
 
@@ -173,6 +173,7 @@ def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Vari
         "base": base.sha256,
         **own_network(config),
         "recipe": key_settings(config.fusion),
+        **task_settings(config),
         "seed": config.seed,
         "labels_sha256": run.labels_sha256,
         "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},

@@ -57,7 +57,7 @@ def run(
             return volumes.load([of_video[epoch % len(of_video)] for of_video in rows])  # epoch e, augmentation e mod S
 
         def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
-            return fusion_loss(network, batch, fusion, config.fusion)
+            return fusion_loss(network, batch, fusion, config.fusion, config.data.task)
 
         torch.manual_seed(config.seed)
         network = build_base(stores.base_weights).to(device)

@@ -90,7 +90,9 @@ class OnlineClips:
 
     def loss(self, network: nn.Module, batch: OnlineBatch) -> Tensor:
         """Return the training loss of `train_fusion` on volumes that are cut now."""
-        return fusion_loss(network, self.cut(network, batch), self.variant.fusion, self.config.fusion)
+        return fusion_loss(
+            network, self.cut(network, batch), self.variant.fusion, self.config.fusion, self.config.data.task
+        )
 
     def cut(self, network: nn.Module, batch: OnlineBatch) -> FusionBatch:
         """Find the boxes of a batch, with the network that is trained or with Base, and cut its focused volumes."""
@@ -130,7 +132,7 @@ class OnlineClips:
             labels = None
             if objective == "cross_entropy":
                 targets = batch.video_targets[chunk], batch.frame_targets[chunk]
-                labels = Labels(*targets, LossTerms.of(self.config.base))
+                labels = Labels(*targets, LossTerms.of(self.config.base, self.config.data.task))
             found, maps = self._saliency(source, video, names, labels)
             if late:
                 logits.append(found if source is self.base else self._saliency(self.base, video, (), None)[0])
@@ -138,8 +140,8 @@ class OnlineClips:
         return torch.cat(logits) if late else None, codes
 
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):
-        saliency = self.config.saliency
-        return saliency_maps(network, video, names, saliency.method, saliency.precision, labels)
+        saliency, task = self.config.saliency, self.config.data.task
+        return saliency_maps(network, video, names, saliency.method, saliency.precision, labels, task)
 
     def _cut_clip(
         self, clip: Clip, frames: dict[int, np.ndarray], frames_input: np.ndarray, codes: np.ndarray | None

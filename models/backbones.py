@@ -2,7 +2,8 @@
 
 A network has `head_name` (state-dict prefix of its classifier), `last_block` (the module whose output Grad-CAM reads),
 `channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)), `activation_checkpointing` and `foldable`
-(every batch-norm can be folded into the convolution registered before it).
+(every batch-norm can be folded into the convolution registered before it). One of patches has `patch_embedding`: the
+module that embeds them, see `saliency.input_saliency`.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def clip_network(name: str, head: str, colours: tuple):
 
         network = getattr(video, name)(num_classes=num_classes, **options)
         network.head_name, network.last_block, network.channels_last = head, "", False
+        network.patch_embedding = "conv_proj"
         network.activation_checkpointing, network.foldable = False, True
         for part, values in zip(("mean", "std"), colours, strict=True):
             network.register_buffer(part, torch.tensor(values), persistent=False)
@@ -118,7 +120,7 @@ class PerTime(nn.Module):
         super().__init__()
         self.body, self.head_name, self.last_block, self.channels_last = body, head, body[-1], channels_last
         self.activation_checkpointing = False  # switched on by the training loop; eval mode ignores it
-        self.foldable = True
+        self.foldable, self.patch_embedding = True, "patch_embed.proj" if "patch_embed" in body else ""
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         for name in (*body, head):

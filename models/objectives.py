@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.grad_cam import grad_cam
 from models.losses import PAPER, LossTerms, charades_loss, max_logit, negative_entropy, negative_softmax_entropy
 from models.precision import Precision
-from models.saliency import Objective, input_saliency
+from models.saliency import GradientAt, Objective, input_saliency
 
 # Objectives that need no labels, logits (B, T_out, C) to (B,). A new one is a line here and a function in losses.py.
 OBJECTIVES: dict[str, Objective] = {
@@ -34,13 +34,17 @@ def saliency_maps(
     method: Literal["input_gradient", "grad_cam"] = "input_gradient",
     precision: Precision = "float32",
     labels: Labels | None = None,
+    gradient_at: GradientAt = "pixels",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
     They are in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs labels on the video's device.
+    `gradient_at` is that of `input_saliency`; Grad-CAM has its own place.
     """
     objectives = dict(OBJECTIVES)
     if labels is not None:
         objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
-    compute = grad_cam if method == "grad_cam" else input_saliency
-    return compute(network, video, {name: objectives[name] for name in names}, precision)
+    chosen = {name: objectives[name] for name in names}
+    if method == "grad_cam":
+        return grad_cam(network, video, chosen, precision)
+    return input_saliency(network, video, chosen, precision, gradient_at)

@@ -26,6 +26,7 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
     **{"drop_last": False, "tf32": False, "options": ()},
+    **{"gradient_at": "pixels"},
 }
 
 
@@ -144,6 +145,7 @@ class Saliency:
 
     objectives: tuple[Objective, ...] = ("entropy",)  # none = Base's logits alone
     method: Literal["input_gradient", "grad_cam"] = "input_gradient"
+    gradient_at: Literal["pixels", "patches"] = "pixels"  # "patches": of a transformer, enlarged to the input
     box_side: Side = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
     batch_size: Count = 8
     threads: Processes = 1  # torch threads of each worker
@@ -199,6 +201,8 @@ def check_together(config: Config) -> Config:
         raise ValueError(f"clips.input_side: expected at most clips.resized_side, {outer}, got {inner}")
     if side > inner:
         raise ValueError(f"saliency.box_side: expected at most clips.input_side, {inner}, got {side}")
+    if config.saliency.gradient_at == "patches" and config.saliency.method == "grad_cam":
+        raise ValueError("saliency.gradient_at: expected pixels with saliency.method grad_cam, got 'patches'")
     if not base.epochs and (base.new_head or base.inflate):
         option = "new_head" if base.new_head else "inflate"
         raise ValueError(f"base.epochs: expected at least 1 with base.{option}, whose classifier is untrained, got 0")

@@ -51,8 +51,15 @@ def examine(config: Config) -> Iterator[Finding]:
     steps = frozen(video).shape[1]
     yield Finding("contract", "ok", f"float32 (B, {', '.join(map(str, shape))}) to logits (B, {steps}, {classes})")
     yield from _attributes(network, frozen)
+    if config.saliency.gradient_at == "patches":
+        try:
+            saliency_maps(frozen, video, ["entropy"], gradient_at="patches")
+        except ValueError as error:
+            yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your own network'")
+            return
     yield _cost("forward pass", lambda: frozen(video), device)
-    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"]), device)
+    where = config.saliency.gradient_at
+    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"], gradient_at=where), device)
     found = box_agreement(frozen, video, replace(config.saliency, objectives=("entropy",)))
     moved = found.overlap < LOWEST_OVERLAP
     yield judged("bfloat16", moved, f"{found}; of one random clip", "keep saliency.precision = float32")

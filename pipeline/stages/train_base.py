@@ -11,6 +11,7 @@ from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights
 from models.i3d import inflate_2d
 from models.own_network import check_contract, check_rebuilt, is_reference
+from models.saliency import patch_embedding
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, holds_run, open_folder
@@ -49,6 +50,8 @@ def run(config: Config, run_dir: Path) -> Outcome:
         network, left_out = _starting_network(run, config)
         if is_reference(config.base.network):
             _check_own_network(network, config, len(run.classes))
+        if config.saliency.gradient_at == "patches":
+            patch_embedding(network)  # refuses a network without one
         out_frames = _out_frames(network, config)
         clips = BaseClips(run, config)
         facts = {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.activation_checkpointing import run_blocks
+from models.hf_network import build_folder, is_folder
 from models.i3d import IMAGENET_COLOURS, resnet50_i3d, small_i3d
 from models.own_network import build_own, is_reference, per_time
 
@@ -42,7 +43,7 @@ def clip_network(name: str, head: str, colours: tuple):
 
         network = getattr(video, name)(num_classes=num_classes, **options)
         network.head_name, network.last_block, network.channels_last = head, "", False
-        network.patch_embedding = "conv_proj"
+        network.patch_embedding, network.num_frames, network.input_side = "conv_proj", 16, 224
         network.activation_checkpointing, network.foldable = False, True
         for part, values in zip(("mean", "std"), colours, strict=True):
             network.register_buffer(part, torch.tensor(values), persistent=False)
@@ -77,7 +78,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, num_classes: int, **options) -> nn.Module:
-    """Build a network with random weights: of BACKBONES, or of the user's own, see `own_network`.
+    """Build a network with random weights: of BACKBONES, or see `own_network` and `hf_network`.
 
     State names are those of the published weights files, which `checkpoint.load_weights` reads; nothing is downloaded.
     The options are the constructor's, such as `widths` of small_i3d or `dropout` of s3d. ValueError where there is none
@@ -85,6 +86,8 @@ def build(name: str, num_classes: int, **options) -> nn.Module:
     """
     if is_reference(name):
         return build_own(name, num_classes, options)
+    if is_folder(name):
+        return build_folder(name, num_classes, options)
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
     return BACKBONES[name](num_classes, **options)

@@ -22,8 +22,8 @@ class NetworkError(ValueError):
 
 
 def is_reference(name: str) -> bool:
-    """Say whether a name is FILE.py:function or package.module:function, and not one of `backbones.BACKBONES`."""
-    return REFERENCE.fullmatch(name) is not None
+    """Say whether a name is FILE.py:function or package.module:function, not hf:FOLDER or one of our BACKBONES."""
+    return not name.startswith("hf:") and REFERENCE.fullmatch(name) is not None
 
 
 def source_file(name: str) -> Path:

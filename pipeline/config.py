@@ -26,7 +26,7 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
     **{"drop_last": False, "tf32": False, "options": ()},
-    **{"gradient_at": "pixels"},
+    **{"gradient_at": "pixels", "concat_positions": "keep"},
 }
 
 
@@ -42,10 +42,9 @@ def is_text(text: str) -> bool:
 
 
 def is_network(text: str) -> bool:
-    """Say whether a text is one of NETWORKS, or FILE.py:function or package.module:function, see models/own_network."""
-    return text in NETWORKS or (
-        is_text(text) and re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
-    )
+    """Say whether a text is one of NETWORKS, FILE.py:function, package.module:function or hf:FOLDER, see models/."""
+    other = r"hf:.+|(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*"
+    return text in NETWORKS or (is_text(text) and re.fullmatch(other, text) is not None)
 
 
 # the bounds are far from every sensible value; they keep a slip of the keyboard from filling disk and memory
@@ -131,7 +130,7 @@ class Training:
 class Base(Training):
     """Training of Base (the paper's Charades-Base)."""
 
-    network: Annotated[str, Predicate(is_network)] = "resnet50_i3d"  # or FILE.py:function, package.module:function
+    network: Annotated[str, Predicate(is_network)] = "resnet50_i3d"  # or FILE.py:function, hf:FOLDER
     options: Options = ()  # [base.options], given to the network's builder by name
     init: Text = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
@@ -169,6 +168,8 @@ class FusionTraining(Training):
     drop_epochs: tuple[CountOrNone, ...] = (15,)
     batch_size: Count = 8
     fuse: Literal["logits", "scores"] = "logits"
+    # of a network with position embeddings for T_in frames, where concatenation gives it 2 T_in
+    concat_positions: Literal["keep", "interpolate"] = "keep"
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ loader_workers = 0
 checkpoint_minutes = 15.0
 tensorboard = false
 fuse = "logits"
+concat_positions = "keep"
 """
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from models.backbones import build, head_names
+from models.clip_length import check_clips
 from models.frozen.fold import fold
 from models.objectives import saliency_maps
 from models.own_network import check_contract
@@ -41,6 +42,7 @@ def examine(config: Config) -> Iterator[Finding]:
     count = sum(parameter.numel() for parameter in network.parameters())
     yield Finding("network", "ok", f"{base.network}, {count:,} parameters, {classes} classes, on {device}")
     try:
+        check_clips(network, base.network, clips.num_frames, clips.input_side)
         check_contract(network, clips.num_frames, clips.input_side, classes)
     except (ValueError, RuntimeError) as error:
         fix = "models/README.md, 'Your own network', has the contract; or other clips.num_frames and clips.input_side"

@@ -2,7 +2,8 @@
 
 A network has `head_name` (state-dict prefix of its classifier), `last_block` (the module whose output Grad-CAM reads),
 `channels_last` (that output is (B, T', h, w, C) and not (B, C, T', h, w)), `activation_checkpointing` and `foldable`
-(every batch-norm can be folded into the convolution registered before it).
+(every batch-norm can be folded into the convolution registered before it). One of patches has `patch_embedding`: the
+module that embeds them, see `saliency.input_saliency`.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.activation_checkpointing import run_blocks
+from models.hf_network import build_folder, is_folder
 from models.i3d import IMAGENET_COLOURS, resnet50_i3d, small_i3d
 from models.own_network import build_own, is_reference, per_time
 
@@ -41,6 +43,7 @@ def clip_network(name: str, head: str, colours: tuple):
 
         network = getattr(video, name)(num_classes=num_classes, **options)
         network.head_name, network.last_block, network.channels_last = head, "", False
+        network.patch_embedding, network.num_frames, network.input_side = "conv_proj", 16, 224
         network.activation_checkpointing, network.foldable = False, True
         for part, values in zip(("mean", "std"), colours, strict=True):
             network.register_buffer(part, torch.tensor(values), persistent=False)
@@ -75,7 +78,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, num_classes: int, **options) -> nn.Module:
-    """Build a network with random weights: of BACKBONES, or of the user's own, see `own_network`.
+    """Build a network with random weights: of BACKBONES, or see `own_network` and `hf_network`.
 
     State names are those of the published weights files, which `checkpoint.load_weights` reads; nothing is downloaded.
     The options are the constructor's, such as `widths` of small_i3d or `dropout` of s3d. ValueError where there is none
@@ -83,6 +86,8 @@ def build(name: str, num_classes: int, **options) -> nn.Module:
     """
     if is_reference(name):
         return build_own(name, num_classes, options)
+    if is_folder(name):
+        return build_folder(name, num_classes, options)
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
     return BACKBONES[name](num_classes, **options)
@@ -118,7 +123,7 @@ class PerTime(nn.Module):
         super().__init__()
         self.body, self.head_name, self.last_block, self.channels_last = body, head, body[-1], channels_last
         self.activation_checkpointing = False  # switched on by the training loop; eval mode ignores it
-        self.foldable = True
+        self.foldable, self.patch_embedding = True, "patch_embed.proj" if "patch_embed" in body else ""
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         for name in (*body, head):

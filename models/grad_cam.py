@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.own_network import NetworkError
 from models.precision import Precision, tf32
-from models.saliency import Objective, SaliencyError
+from models.saliency import Objective, SaliencyError, cut_graph
 
 
 def grad_cam(
@@ -24,19 +24,9 @@ def grad_cam(
         raise ValueError("grad_cam needs a network in eval mode")
     if not network.last_block:
         raise NetworkError("Grad-CAM needs the network's attribute last_block, the name of the module that it looks at")
-    features = []
-
-    def cut(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        features.append(output.detach().requires_grad_())  # the graph begins here
-        return features[0]
-
-    handle = network.get_submodule(network.last_block).register_forward_hook(cut)
     autocast = torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    try:
-        with tf32(precision == "tf32"), torch.enable_grad(), autocast:
-            logits = network(video.detach()).float()
-    finally:
-        handle.remove()
+    with cut_graph(network, network.last_block) as features, tf32(precision == "tf32"), torch.enable_grad(), autocast:
+        logits = network(video.detach()).float()
     maps = {}
     for name, objective in objectives.items():
         with tf32(precision == "tf32"), torch.enable_grad():

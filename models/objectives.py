@@ -19,7 +19,7 @@ from models.losses import (
     negative_softmax_entropy,
 )
 from models.precision import Precision
-from models.saliency import Objective, input_saliency
+from models.saliency import GradientAt, Objective, input_saliency
 
 # Objectives that need no labels, logits (B, T_out, C) to (B,). A new one is a line here and a function in losses.py.
 OBJECTIVES: dict[str, Objective] = {
@@ -51,15 +51,19 @@ def saliency_maps(
     precision: Precision = "float32",
     labels: Labels | None = None,
     task: Task = "multi_label",
+    gradient_at: GradientAt = "pixels",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
     They are in `objectives_of` the task, or "cross_entropy", the training loss (eq. 3) without label smoothing, which
-    needs labels on the video's device, whose terms are those of the task.
+    needs labels on the video's device, whose terms are those of the task. `gradient_at` is that of `input_saliency`;
+    Grad-CAM has its own place.
     """
     objectives = objectives_of(task)
     if labels is not None:
         labels = labels._replace(terms=labels.terms._replace(label_smoothing=0.0))
         objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
-    compute = grad_cam if method == "grad_cam" else input_saliency
-    return compute(network, video, {name: objectives[name] for name in names}, precision)
+    chosen = {name: objectives[name] for name in names}
+    if method == "grad_cam":
+        return grad_cam(network, video, chosen, precision)
+    return input_saliency(network, video, chosen, precision, gradient_at)

@@ -22,8 +22,8 @@ class NetworkError(ValueError):
 
 
 def is_reference(name: str) -> bool:
-    """Say whether a name is FILE.py:function or package.module:function, and not one of `backbones.BACKBONES`."""
-    return REFERENCE.fullmatch(name) is not None
+    """Say whether a name is FILE.py:function or package.module:function, not hf:FOLDER or one of our BACKBONES."""
+    return not name.startswith("hf:") and REFERENCE.fullmatch(name) is not None
 
 
 def source_file(name: str) -> Path:
@@ -64,7 +64,7 @@ def build_own(name: str, num_classes: int, options: Mapping[str, object]) -> nn.
         raise NetworkError(f"network {name}: {function} returns {type(network).__name__}, expected a torch.nn.Module")
     if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
         raise NetworkError(f"network {name}: {function} returns lazy layers; give each its size")
-    for attribute, value in {"head_name": "", "last_block": "", "channels_last": False}.items():
+    for attribute, value in {"head_name": "", "last_block": "", "channels_last": False, "patch_embedding": ""}.items():
         if not hasattr(network, attribute):
             setattr(network, attribute, value)
     network.activation_checkpointing, network.foldable = False, False

@@ -22,7 +22,7 @@ BEGINNINGS = {
     b"<?xml": WEB_PAGE,
     b"version https://git-lfs": "a pointer of Git LFS; fetch the file that it stands for",
     b"\x1f\x8b": "a file compressed with gzip; unpack it first",
-    b"\x89hdf": "an HDF5 file; only files of torch.save are read",
+    b"\x89hdf": "an HDF5 file; only files of torch.save and safetensors are read",
 }
 
 
@@ -57,6 +57,9 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     names and plain arrays.
     """
     data = _read_bounded(Path(path))
+    header = int.from_bytes(data[:8], "little")  # its length, where this is a file of safetensors
+    if Path(path).suffix == ".safetensors" or (data[8:9] == b"{" and header < len(data)):
+        return _checked(path, _read_safetensors(path, data), len(data))
     try:
         with torch.serialization.safe_globals(ALLOWED):
             content = torch.load(io.BytesIO(_with_text(data)), map_location="cpu", weights_only=True)
@@ -68,7 +71,28 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path} has no state dict, neither itself nor under {', '.join(STATE_KEYS)}: found {found}")
-    problems = {name: _not_plain(name, value, len(data)) for name, value in state.items()}
+    return _checked(path, state, len(data))
+
+
+def _read_safetensors(path: Path | str, data: bytes) -> dict[str, Tensor]:
+    """Read what safetensors wrote; WeightsError where that is not installed or `data` is something else."""
+    try:
+        from safetensors import SafetensorError  # an extra
+        from safetensors.torch import load
+    except ImportError as error:
+        raise WeightsError(f"{path} needs safetensors: python -m pip install -e '.[hf]'") from error
+    try:
+        return load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        what = f"is no safetensors file: {error}"
+        if data.startswith((b"PK", b"\x80")):
+            what = "is no safetensors file but a pickle; where torch.save wrote it, its name should end in .pt"
+        raise WeightsError(f"{path} {what}") from error
+
+
+def _checked(path: Path | str, state: dict, num_bytes: int) -> dict[str, Tensor]:
+    """Return a state dict of plain arrays; WeightsError names the entries that are none."""
+    problems = {name: _not_plain(name, value, num_bytes) for name, value in state.items()}
     if problems := {name: what for name, what in problems.items() if what}:
         table = "\n".join(f"  {name!s:<48} {what}" for name, what in problems.items())
         raise WeightsError(f"{path} has no state dict of plain arrays:\n{table}")
@@ -104,11 +128,16 @@ def _read_bounded(path: Path) -> bytes:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             return data
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [entry.filename.partition("/")[2] for entry in archive.infolist()]
             unpacked = sum(entry.file_size for entry in archive.infolist())
             plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
             broken = archive.testzip() if plain and unpacked <= size else None  # torch.load looks at no checksum
     except Exception as error:  # a flipped bit makes zipfile fail in many ways: UnicodeDecodeError, struct.error
         raise WeightsError(f"{path} is not a weights file that can be read safely: {error}") from error
+    kind = "torch.export" if "archive_format" in names else ""
+    kind = "TorchScript" if any(name.startswith("code/") for name in names) else kind
+    if kind:
+        raise WeightsError(f"{path} is an archive of {kind}, which holds a program; save the state_dict alone")
     if unpacked > size or not plain:
         raise WeightsError(f"{path} has {size} bytes and would unpack to {unpacked}; torch.save does not compress")
     if broken is not None:
@@ -145,4 +174,4 @@ def _reason(data: bytes, error: Exception) -> str:
     if data.startswith((b"PK", b"\x80\x02")):
         return "it seems to be cut off, damaged, or not by torch.save"
     kind = "text" if start.isascii() and re.sub(rb"\s", b"", start).decode().isprintable() else "something else"
-    return f"it seems to be {kind}; expected a file that torch.save wrote"
+    return f"it seems to be {kind}; expected a file that torch.save or safetensors wrote"

@@ -29,6 +29,7 @@ LATER = {
     **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
     **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
+    **{"gradient_at": "pixels", "concat_positions": "keep"},
 }
 
 
@@ -44,10 +45,9 @@ def is_text(text: str) -> bool:
 
 
 def is_network(text: str) -> bool:
-    """Say whether a text is one of NETWORKS, hf:FOLDER, FILE.py:function or package.module:function, see models/."""
-    return text in NETWORKS or (
-        is_text(text) and re.fullmatch(r"hf:.+|(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", text) is not None
-    )
+    """Say whether a text is one of NETWORKS, FILE.py:function, package.module:function or hf:FOLDER, see models/."""
+    other = r"hf:.+|(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*"
+    return text in NETWORKS or (is_text(text) and re.fullmatch(other, text) is not None)
 
 
 # the bounds are far from every sensible value; they keep a slip of the keyboard from filling disk and memory
@@ -142,7 +142,7 @@ class Training:
 class Base(Training):
     """Training of Base (the paper's Charades-Base)."""
 
-    network: Annotated[str, Predicate(is_network)] = "resnet50_i3d"  # or FILE.py:function, package.module:function
+    network: Annotated[str, Predicate(is_network)] = "resnet50_i3d"  # or FILE.py:function, hf:FOLDER
     options: Options = ()  # [base.options], given to the network's builder by name
     init: Text = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
@@ -156,6 +156,7 @@ class Saliency:
 
     objectives: tuple[Objective, ...] = ("entropy",)  # none = Base's logits alone
     method: Literal["input_gradient", "grad_cam"] = "input_gradient"
+    gradient_at: Literal["pixels", "patches"] = "pixels"  # "patches": of a transformer, enlarged to the input
     box_side: Side = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
     batch_size: Count = 8
     threads: Processes = 1  # torch threads of each worker
@@ -179,6 +180,8 @@ class FusionTraining(Training):
     drop_epochs: tuple[CountOrNone, ...] = (15,)
     batch_size: Count = 8
     fuse: Literal["logits", "scores"] = "logits"
+    # of a network with position embeddings for T_in frames, where concatenation gives it 2 T_in
+    concat_positions: Literal["keep", "interpolate"] = "keep"
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,8 @@ def check_together(config: Config) -> Config:
         raise ValueError(f"clips.input_side: expected at most clips.resized_side, {outer}, got {inner}")
     if side > inner:
         raise ValueError(f"saliency.box_side: expected at most clips.input_side, {inner}, got {side}")
+    if config.saliency.gradient_at == "patches" and config.saliency.method == "grad_cam":
+        raise ValueError("saliency.gradient_at: expected pixels with saliency.method grad_cam, got 'patches'")
     if not base.epochs and (base.new_head or base.inflate):
         option = "new_head" if base.new_head else "inflate"
         raise ValueError(f"base.epochs: expected at least 1 with base.{option}, whose classifier is untrained, got 0")

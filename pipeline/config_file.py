@@ -25,7 +25,7 @@ EXPECTED = {
     **{"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}"},
     **{"less_than": "below {lt:g}", "less_than_equal": "at most {le:g}"},
     "is_name": "a name for a folder: printable, without / and \\, not hidden, at most 100 bytes",
-    "is_network": f"one of {', '.join(NETWORKS)}, FILE.py:function or package.module:function",
+    "is_network": f"one of {', '.join(NETWORKS)}, FILE.py:function, package.module:function or hf:FOLDER",
     "is_text": "at most 4096 characters, none of them NUL",
 }
 MAX_BYTES = 1_000_000  # of a config file

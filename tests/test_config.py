@@ -7,7 +7,7 @@ import pytest
 
 from models.backbones import BACKBONES
 from pipeline import config as settings
-from pipeline.config import Base, Clips, Config, Data, FusionTraining
+from pipeline.config import Base, Clips, Config, Data, FusionTraining, Saliency
 from pipeline.config_file import CONFIGS, check, load, to_toml
 from pipeline.errors import ConfigError
 from tests.helpers.tiny_data import change
@@ -84,6 +84,7 @@ in_memory = false
 [saliency]
 objectives = ["entropy"]
 method = "input_gradient"
+gradient_at = "pixels"
 box_side = 128
 batch_size = 8
 threads = 1
@@ -121,6 +122,7 @@ loader_workers = 0
 checkpoint_minutes = 15.0
 tensorboard = false
 fuse = "logits"
+concat_positions = "keep"
 
 [evaluate]
 pooling = "auto"
@@ -313,6 +315,8 @@ def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
     assert settings.key_settings(Base(**later)).keys() == names
     assert settings.key_settings(Base(drop_last=True))["drop_last"] is True
     assert settings.key_settings(Base(options=(("width", 4),)))["options"] == (("width", 4),)
+    assert "gradient_at" not in settings.key_settings(Saliency())
+    assert settings.key_settings(Saliency(gradient_at="patches"))["gradient_at"] == "patches"
 
 
 def test_clips_key_says_how_the_longer_side_is_cut_only_where_there_is_one():

@@ -10,7 +10,9 @@ from cache.fingerprint import file_sha256
 from cache.table_files import read_csv
 from models.backbones import build, head_names
 from models.checkpoint import WeightsError, load_weights, read_state, state_hash
+from models.hf_network import is_folder, load_folder
 from models.i3d import inflate_2d
+from models.own_network import NetworkError
 from pipeline.config import Base, Config
 from pipeline.data.label_files import read_annotations
 from pipeline.data.video.container import traits
@@ -61,15 +63,15 @@ def check_counts(config: Config, counts: Counts) -> Finding:
 
 def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Finding]:
     """Check the weights that Base starts from, for so many classes, and a trained Base against its record."""
-    if config.base.init:
+    if config.base.init or is_folder(config.base.network):
         yield _check_init(config.base, classes)
     else:
         text = f"base.init is empty: {config.base.network} starts from nothing"
         yield Finding("weights", "note", text, "name a file of Kinetics weights with base.init for real data")
     try:
         folder = base_folder(open_folder(run_dir, config), config)
-    except StageError:
-        return  # base.init is not there, which has been said
+    except (StageError, NetworkError, WeightsError):
+        return  # the weights to start from are not there, which has been said
     if not (folder / "base.json").exists():
         return
     wanted = json.loads((folder / "base.json").read_text())["weights"]
@@ -85,7 +87,14 @@ def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Findi
 
 
 def _check_init(base: Base, classes: int) -> Finding:
-    """Check that the file `base.init` is there and fits the network."""
+    """Check that the file `base.init`, or the folder of the network, is there and fits the network."""
+    if is_folder(base.network) and not base.init:
+        try:
+            network = build(base.network, classes, **dict(base.options))
+            left = load_folder(network, base.network, base.new_head)
+        except (OSError, NetworkError, WeightsError) as error:
+            return Finding("weights", "problem", " ".join(str(error).split()), "models/README.md says what is read")
+        return Finding("weights", "ok", f"{base.network}, new: {', '.join(left) or 'nothing'}")
     path = Path(base.init)
     if not path.is_file():
         fix = "pipeline/data/README.md says where to get it"

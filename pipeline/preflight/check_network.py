@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from models.backbones import build, head_names
+from models.clip_length import check_clips
 from models.frozen.fold import fold
 from models.objectives import saliency_maps
 from models.own_network import check_contract
@@ -42,6 +43,7 @@ def examine(config: Config) -> Iterator[Finding]:
     count = sum(parameter.numel() for parameter in network.parameters())
     yield Finding("network", "ok", f"{base.network}, {count:,} parameters, {classes} classes, on {device}")
     try:
+        check_clips(network, base.network, clips.num_frames, clips.input_side)
         check_contract(network, clips.num_frames, clips.input_side, classes)
     except (ValueError, RuntimeError) as error:
         fix = "models/README.md, 'Your own network', has the contract; or other clips.num_frames and clips.input_side"
@@ -52,8 +54,15 @@ def examine(config: Config) -> Iterator[Finding]:
     steps = frozen(video).shape[1]
     yield Finding("contract", "ok", f"float32 (B, {', '.join(map(str, shape))}) to logits (B, {steps}, {classes})")
     yield from _attributes(network, frozen)
+    if config.saliency.gradient_at == "patches":
+        try:
+            saliency_maps(frozen, video, ["entropy"], gradient_at="patches")
+        except ValueError as error:
+            yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your own network'")
+            return
     yield _cost("forward pass", lambda: frozen(video), device)
-    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"]), device)
+    where = config.saliency.gradient_at
+    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"], gradient_at=where), device)
     found = box_agreement(frozen, video, replace(config.saliency, objectives=("entropy",)))
     moved = found.overlap < LOWEST_OVERLAP
     yield judged("bfloat16", moved, f"{found}; of one random clip", "keep saliency.precision = float32")

@@ -12,7 +12,7 @@ from models.backbones import build
 from pipeline.config import Config, Fusion
 from pipeline.preflight.rehearsal import crops_policy, quiet
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import Variant, build_base
+from pipeline.run.networks import Variant, build_fusion
 from pipeline.run.stores import open_run
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.cached_volumes import CachedVolumes
@@ -88,7 +88,7 @@ def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: 
         return fusion_loss(network, values, fusion, config.fusion)
 
     recipe = replace(config.fusion, batch_size=batch)
-    network = build_base(stores.base_weights).to(pick_device(config.device))
+    network = build_fusion(stores.base_weights, config, fusion).to(pick_device(config.device))
     return _time_steps(network, load, loss, recipe, seconds)
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import StageError
 from pipeline.run import generations
 from pipeline.run.folder import holds_run
 from pipeline.run.generations import Generation
-from pipeline.run.networks import Variant, build_base, build_trained, model_folder, read_model, write_model
+from pipeline.run.networks import Variant, build_fusion, build_trained, model_folder, read_model, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
 from pipeline.stages import crops, saliency, train_fusion
@@ -115,7 +115,8 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
             new = CachedVolumes(fresh, "train", variant._replace(fusion="late"))  # reads no context volumes
         data = TrainingData(_loader(volumes, new, wanted, stored), len(places), loss, label)
         torch.manual_seed(config.seed)
-        network = build_base(stores.base_weights).to(pick_device(config.device))  # fit loads the newest checkpoint
+        # fit loads the newest checkpoint
+        network = build_fusion(stores.base_weights, config, variant.fusion, True).to(pick_device(config.device))
         fit(network, data, config.fusion, folder, config.seed, last)
         generations.drop_before(folder, number)
     return network, len(places)

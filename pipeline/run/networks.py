@@ -17,6 +17,8 @@ from cache.remote.fetch import fetch_recorded_files
 from cache.sealed import read_record, write_record
 from models.backbones import build
 from models.checkpoint import load_weights, state_hash, to_bytes
+from models.clip_length import interpolate_positions
+from models.hf_network import architecture_files, is_folder, weights_files
 from models.own_network import is_reference, source_file
 from pipeline.config import Config, Focus, Fusion, Options, Pixels, clip_settings, key_settings, task_settings
 from pipeline.errors import StageError
@@ -52,15 +54,21 @@ def base_folder(run: RunFolder, config: Config) -> Path:
         hint = "pipeline/data/README.md says where weights come from"
         raise StageError(f"base.init: {init}: no such file{relative_to(init)}; {hint}")
     recipe |= own_network(config)
-    recipe["init"] = files_sha256(Path(init)) if init else ""
+    start = [Path(init)] if init else weights_files(config.base.network) if is_folder(config.base.network) else []
+    recipe["init"] = files_sha256(*start) if start else ""
     settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed, **task_settings(config)}
     return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 
 
 def own_network(config: Config) -> dict:
-    """Return what identifies the code of a network of the user's own, beside its weights; {} for one of ours."""
-    name = config.base.network
-    return {"network_sha256": files_sha256(source_file(name))} if is_reference(name) else {}
+    """Return what identifies the code or config.json of a network of the user's, beside its weights; {} for ours."""
+    files = network_files(config.base.network)
+    return {"network_sha256": files_sha256(*files)} if files else {}
+
+
+def network_files(name: str) -> list[Path]:
+    """Return the files that a network of the user's is built from, weights apart; none for one of ours."""
+    return architecture_files(name) if is_folder(name) else [source_file(name)] if is_reference(name) else []
 
 
 def load_base(run: RunFolder, config: Config) -> BaseWeights:
@@ -72,8 +80,8 @@ def load_base(run: RunFolder, config: Config) -> BaseWeights:
     folder = base_folder(run, config)
     if not (folder / "base.json").exists() and run.parts:  # reading the plan refuses a config with other clips, by name
         hint = ""
-        if is_reference(config.base.network):
-            hint = f" ({source_file(config.base.network)} belongs to it, as it is now)"
+        if files := network_files(config.base.network):
+            hint = f" ({', '.join(map(str, files))} belongs to it, as it is now)"
         others = {path.parent.name: read_record(path)["network"] for path in folder.parent.glob("base-*/base.json")}
         found = ", ".join(f"{network} in {name}" for name, network in sorted(others.items()))
         found = f"; this run has Base of other settings: {found}; is a --set missing?" if found else ""
@@ -91,9 +99,14 @@ def build_base(base: BaseWeights) -> nn.Module:
     return build_trained(base, base.folder, base.sha256)
 
 
-def build_trained(base: BaseWeights, folder: Path, weights: str) -> nn.Module:
-    """Build a network of Base's architecture with the weights of a folder, on the CPU; see `load_trained`."""
+def build_trained(base: BaseWeights, folder: Path, weights: str, num_frames: int = 0) -> nn.Module:
+    """Build a network of Base's architecture with the weights of a folder, on the CPU; see `load_trained`.
+
+    With num_frames it is one that was trained on so many frames, see `build_fusion`.
+    """
     network = build(base.network, base.num_classes, **dict(base.options))
+    if num_frames and getattr(network, "num_frames", 0) not in (0, num_frames):
+        interpolate_positions(network, num_frames)
     load_trained(network, folder, weights)
     return network
 
@@ -163,6 +176,31 @@ def read_model(folder: Path) -> TrainedModel:
     return TrainedModel(folder, variant=variant, **values, fuse=fuse, saliency_from=saliency_from)
 
 
+def build_fusion(base: BaseWeights, config: Config, fusion: Fusion, current: bool = False) -> nn.Module:
+    """Build the network that a fusion trains, with Base's weights; its clips are twice as long with concatenation.
+
+    Args:
+        current: its own saliency is wanted as well, of clips that are not concatenated.
+    Raises:
+        StageError: the network takes T_in frames alone, and `fusion.concat_positions` does not help it.
+    """
+    network, twice = build_base(base), 2 * config.clips.num_frames
+    if fusion == "late" or getattr(network, "num_frames", 0) in (0, twice):
+        return network
+    if config.fusion.concat_positions != "interpolate":
+        raise StageError(
+            f"{base.network} takes {network.num_frames} frames alone, and temporal concatenation gives it {twice}: "
+            "take late fusion, or --set fusion.concat_positions=interpolate for its position embeddings"
+        )
+    if current:
+        raise StageError(
+            f"{base.network} takes one number of frames, {twice} where it is trained and {config.clips.num_frames} for "
+            "its saliency: take the saliency of Base, or late fusion"
+        )
+    interpolate_positions(network, twice)
+    return network
+
+
 def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Variant) -> dict:
     """Return what every fusion model is made from, stored or on the fly: plain JSON, the source of its key."""
     return {
@@ -172,7 +210,7 @@ def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Vari
         "pixels": "input" if variant.boxes == "repeat" else variant.pixels,
         "base": base.sha256,
         **own_network(config),
-        "recipe": key_settings(config.fusion),
+        "recipe": key_settings(config.fusion, *(["concat_positions"] if variant.fusion == "late" else [])),
         **task_settings(config),
         "seed": config.seed,
         "labels_sha256": run.labels_sha256,

@@ -66,7 +66,8 @@ def box_agreement(
     """
     found, side = [], saliency.box_side
     for precision in ("float32", "bfloat16"):
-        _, maps = saliency_maps(network, video, saliency.objectives, saliency.method, precision, labels, task)
+        how = saliency.method, precision, labels, task, saliency.gradient_at
+        _, maps = saliency_maps(network, video, saliency.objectives, *how)
         found.append([_box(values, side) for batch in maps.values() for values in batch.float().cpu().numpy()])
     exact, rough = map(np.array, found)
     return Agreement(len(exact), int((exact == rough).all(1).sum()), float(iou(exact, rough).mean()))

@@ -34,6 +34,8 @@ def protocol(config: Config) -> str:
     )
     if saliency.method != "input_gradient":
         text += f", saliency {saliency.method}"
+    elif saliency.gradient_at != "pixels":
+        text += f", gradient at {saliency.gradient_at}"
     return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
 
 

@@ -66,6 +66,8 @@ class Stores:
         settings = {"method": method, "objective": objective, "base": self.base_settings(part)}
         if method == "grad_cam":  # before, the maximum over time was enlarged
             settings["time_maximum"] = "of enlarged maps"
+        else:
+            settings |= without_later({"gradient_at": self.config.saliency.gradient_at})
         if objective == "cross_entropy":
             settings["labels"] = self.run.labels_sha256
             settings |= without_later(LossTerms.of(self.config.base)._replace(label_smoothing=0.0)._asdict())

@@ -18,6 +18,7 @@ from models.frozen.fold import fold
 from models.i3d import as_input
 from models.losses import LossTerms
 from models.objectives import Labels, objectives_of, saliency_maps
+from models.saliency import patch_embedding
 from pipeline.config import Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
@@ -58,6 +59,7 @@ def run(
     Raises:
         StorageError: the disk has no room for what is to come.
         StageError: Base is not trained, or `cross_entropy` is asked for without use_labels.
+        NetworkError: the network lacks what `saliency.method` or `saliency.gradient_at` need.
     """
     work = SaliencyWork(run_dir, config)
     stores, objectives = work.stores, config.saliency.objectives
@@ -65,6 +67,8 @@ def run(
     if "cross_entropy" in objectives and not use_labels and any(part.split == "test" for part in parts):
         which = "saliency.objectives has cross_entropy, which looks at the labels of evaluation videos"
         raise StageError(f"{which}: say --use-labels, and its results are marked as oracle")
+    if config.saliency.gradient_at == "patches":
+        patch_embedding(build_base(stores.base_weights))  # refuses a network without one before a video is read
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)
     if retry:
@@ -198,7 +202,8 @@ class SaliencyWork(UnitWork):
                 targets = (torch.from_numpy(values).to(self.device) for values in targets)
                 labels = Labels(*targets, LossTerms.of(self.config.base, task))
         with phases.device_phase("network", self.device):
-            return saliency_maps(self.network, video, objectives, saliency.method, saliency.precision, labels, task)
+            how = saliency.method, saliency.precision, labels, task, saliency.gradient_at
+            return saliency_maps(self.network, video, objectives, *how)
 
 
 @lru_cache(maxsize=1)

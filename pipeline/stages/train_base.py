@@ -1,5 +1,6 @@
 """train-base: fine-tune a video network into Charades-Base (paper 5.2, 5.3), with new augmentations every epoch."""
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from torch import nn
 from cache.fingerprint import fingerprint
 from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights
+from models.clip_length import check_clips
+from models.hf_network import is_folder, label_names, load_folder
 from models.i3d import inflate_2d
 from models.own_network import check_contract, check_rebuilt, is_reference
+from models.saliency import patch_embedding
 from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, holds_run, open_folder
@@ -23,18 +27,21 @@ from pipeline.training.optimiser import make_optimiser
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import join_world
 
+log = logging.getLogger(__name__)
+
 
 @holds_run
 def run(config: Config, run_dir: Path) -> Outcome:
-    """Train Base on the training videos of the plan, or take `base.init` as it is where `base.epochs` is 0.
+    """Train Base on the training videos of the plan, or take its first weights as they are where `base.epochs` is 0.
 
-    Reads the plan, the labels, the videos and the weights file `base.init`. Writes models/base-<key>/: weights.pt,
-    base.json (what it was made from), metrics.csv, checkpoints.
+    Reads the plan, the labels, the videos and the first weights, of `base.init` or hf:FOLDER. Writes
+    models/base-<key>/: weights.pt, base.json (what it was made from), metrics.csv, checkpoints.
 
     Raises:
         StageError: there is no training video, or no training asked for and no weights given, or the network cannot
             take such clips, or be trained by such a recipe.
-        WeightsError: `base.init` does not fit; names every key.
+        NetworkError: a network of the user's breaks the contract, or takes other clips.
+        WeightsError: the first weights do not fit; names every key.
     """
     device = pick_device(config.device)
     with join_world(device):
@@ -44,12 +51,15 @@ def run(config: Config, run_dir: Path) -> Outcome:
             base = load_base(run, config)
             restore_metrics(folder)
             return Outcome(folder, f"already trained: {base.network}, weights {base.sha256[:12]}")
-        if not config.base.epochs and not config.base.init:
+        if not config.base.epochs and not config.base.init and not is_folder(config.base.network):
             raise StageError("base.epochs is 0 and base.init names no weights: there is nothing to start from")
         torch.manual_seed(config.seed)
         network, left_out = _starting_network(run, config)
-        if is_reference(config.base.network):
+        check_clips(network, config.base.network, config.clips.num_frames, config.clips.input_side)
+        if is_reference(config.base.network) or is_folder(config.base.network):
             _check_own_network(network, config, len(run.classes))
+        if config.saliency.gradient_at == "patches":
+            patch_embedding(network)  # refuses a network without one
         out_frames = _out_frames(network, config)
         if config.base.epochs:
             make_optimiser(network, config.base)  # refuses a recipe that does not fit, before a video is decoded
@@ -98,10 +108,15 @@ def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[s
     """Build the network and load `base.init`; return it and the keys that `base.init` did not fill."""
     classes = run.classes
     network = build(config.base.network, len(classes), **dict(config.base.options))
+    new_head, from_folder = config.base.new_head or config.base.inflate, is_folder(config.base.network)
+    if from_folder and not config.base.init:
+        left = load_folder(network, config.base.network, new_head)
+        if not new_head:
+            _check_labels(label_names(config.base.network), run.classes, config)
+        return network, left
     if not config.base.init:
         return network, []
     inflate = partial(inflate_2d, network=network) if config.base.inflate else None
-    new_head = config.base.new_head or config.base.inflate  # ImageNet's classes are other ones
     if new_head and not head_names(network):
         raise StageError(
             f"base.new_head: {config.base.network} does not say in an attribute head_name which module it is"
@@ -111,3 +126,20 @@ def _starting_network(run: RunFolder, config: Config) -> tuple[nn.Module, list[s
     except WeightsError as error:
         here = f"{len(classes)} classes in {run.path / 'classes.txt'}, from {config.data.classes}"
         raise WeightsError(f"{error}\nThis run has {here}.") from error
+
+
+def _check_labels(labels: list[str], classes: list[str], config: Config) -> None:
+    """Compare the class names of hf:FOLDER with those of the run; refuse others where its classifier stays as it is."""
+    name = config.base.network
+    if labels == classes:
+        return
+    if all(label == f"LABEL_{number}" for number, label in enumerate(labels)):
+        log.warning("%s does not name its classes; they are taken to be those of the class list, in its order", name)
+        return
+    number, (label, own) = next(pair for pair in enumerate(zip(labels, classes, strict=True)) if len(set(pair[1])) > 1)
+    text = f"{name} calls class {number} {label!r}, the class list {own!r}"
+    if not config.base.epochs:
+        raise StageError(
+            f"{text}; with base.epochs = 0 both must be the same, for an output means the class of its place"
+        )
+    log.warning("%s; base.new_head = true gives it a new classifier", text)

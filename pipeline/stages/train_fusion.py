@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.config import Config, Focus, Fusion, Pixels
 from pipeline.run import networks
 from pipeline.run.folder import holds_run
-from pipeline.run.networks import Variant, build_base, model_folder, write_model
+from pipeline.run.networks import Variant, build_fusion, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
 from pipeline.training.cached_volumes import CachedVolumes
@@ -39,7 +39,7 @@ def run(
             whose logits Base's stored ones are added.
         caches: another run folder, or a mirror of one, whose plan, labels, Base and caches are read.
     Raises:
-        StageError: a stage before this one has not finished.
+        StageError: a stage before this one has not finished, or the network cannot take twice as many frames.
     """
     device, variant = pick_device(config.device), Variant(fusion, focus, pixels)
     with join_world(device):
@@ -49,6 +49,8 @@ def run(
         if (folder / "model.json").exists():
             restore_metrics(folder)
             return Outcome(folder, "already trained")
+        torch.manual_seed(config.seed)
+        network = build_fusion(stores.base_weights, config, fusion).to(device)
         volumes = CachedVolumes(stores, "train", variant)
         places = list(volumes.places().values())
 
@@ -59,8 +61,6 @@ def run(
         def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
             return fusion_loss(network, batch, fusion, config.fusion, config.data.task)
 
-        torch.manual_seed(config.seed)
-        network = build_base(stores.base_weights).to(device)
         data = TrainingData(load, len(places), loss, f"train-fusion {facts['name']}")
         fit(network, data, config.fusion, folder, config.seed)
         return write_model(folder, network, facts, len(places), config)

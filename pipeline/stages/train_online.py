@@ -13,7 +13,7 @@ from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyF
 from pipeline.errors import StageError
 from pipeline.run import networks
 from pipeline.run.folder import RunFolder, holds_run, open_folder
-from pipeline.run.networks import BaseWeights, Variant, build_base, load_base, model_folder, write_model
+from pipeline.run.networks import BaseWeights, Variant, build_fusion, load_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit, restore_metrics
@@ -54,9 +54,9 @@ def run(
         if (folder / "model.json").exists():
             restore_metrics(folder)
             return Outcome(folder, "already trained")
-        clips = OnlineClips(run, config, base, variant, saliency_from, device)
         torch.manual_seed(config.seed)
-        network = build_base(base).to(device)
+        network = build_fusion(base, config, fusion, saliency_from == "current").to(device)
+        clips = OnlineClips(run, config, base, variant, saliency_from, device)
         data = TrainingData(clips.load, len(clips.videos), clips.loss, f"train-fusion {facts['name']}")
         fit(network, data, config.fusion, folder, config.seed)
         return write_model(folder, network, facts, len(clips.videos), config)

@@ -98,7 +98,8 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     over processes is exact, because all but one have 0.
     """
     config, device = stores.config, pick_device(stores.config.device)
-    network = build_trained(stores.base_weights, model.folder, model.weights).to(device).eval()
+    frames = 2 * config.clips.num_frames if model.variant.fusion == "concat" else 0
+    network = build_trained(stores.base_weights, model.folder, model.weights, frames).to(device).eval()
     variant, cut_from = model.variant._replace(boxes=boxes), box_stores(stores, model, boxes)
     volumes = CachedVolumes(stores, "test", variant, with_focused=cut_from is stores)
     focused = volumes

@@ -15,6 +15,7 @@ from models.frozen.fold import fold
 from models.i3d import as_input
 from models.losses import LossTerms
 from models.objectives import Labels, saliency_maps
+from models.saliency import patch_embedding
 from pipeline.config import OBJECTIVES, Config, SaliencyFrom
 from pipeline.data.box_policies import find_box
 from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, training_videos
@@ -76,6 +77,8 @@ class OnlineClips:
             for video in self.videos:
                 check_unchanged(video)
         self.base = fold(build_base(base)).to(device)
+        if config.saliency.gradient_at == "patches":
+            patch_embedding(self.base)  # refuses a network without one
 
     def load(self, epoch: int, numbers: list[int]) -> OnlineBatch:
         """Decode augmentation `epoch` of these videos."""
@@ -141,7 +144,8 @@ class OnlineClips:
 
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):
         saliency, task = self.config.saliency, self.config.data.task
-        return saliency_maps(network, video, names, saliency.method, saliency.precision, labels, task)
+        how = saliency.method, saliency.precision, labels, task, saliency.gradient_at
+        return saliency_maps(network, video, names, *how)
 
     def _cut_clip(
         self, clip: Clip, frames: dict[int, np.ndarray], frames_input: np.ndarray, codes: np.ndarray | None

@@ -72,6 +72,8 @@ def test_a_network_of_one_step_equals_torchvision():
         expected = plain(((video - 0.45) / 0.225).permute(0, 4, 1, 2, 3))
     torch.testing.assert_close(logits[:, 0], expected, rtol=1e-4, atol=1e-5)
     assert maps["sum"].shape == (1, 224, 224) and (maps["sum"] > 0).float().mean() > 0.5
+    _, maps = input_saliency(network, video, {"sum": lambda logits: logits.sum((1, 2))}, gradient_at="patches")
+    assert maps["sum"].shape == (1, 224, 224) and maps["sum"].amax() > 0
     with pytest.raises((RuntimeError, ValueError)):
         network(video[:, :8])
 

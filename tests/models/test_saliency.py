@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from models.backbones import build
 from models.frozen.fold import fold
 from models.grad_cam import grad_cam
 from models.i3d import small_i3d
 from models.losses import max_logit, negative_entropy
+from models.own_network import NetworkError
 from models.saliency import SaliencyError, input_saliency
 
 
@@ -178,3 +180,71 @@ def test_tf32_is_float32_on_a_cpu(network, video):
     for kind in zip(input_saliency(network, video, {"entropy": negative_entropy}),
                     input_saliency(network, video, {"entropy": negative_entropy}, "tf32"), strict=True):  # fmt: skip
         torch.testing.assert_close(*kind, rtol=0, atol=0)
+
+
+class Patches(nn.Module):
+    """Logits are weighted sums of patch embeddings; `form` is that of the embedding's output."""
+
+    patch_embedding, patch_size = "embed", (2, 4, 4)
+
+    def __init__(self, form):
+        super().__init__()
+        self.embed, self.form = nn.Sequential(nn.Conv3d(3, 5, (2, 4, 4), (2, 4, 4))), form
+        if form == "frames":
+            self.embed = nn.Conv2d(3, 5, 4, 4)
+        if form == "tokens":
+            self.embed.append(nn.Flatten(2)).append(Swap())
+        self.weight = nn.Parameter(torch.zeros(2, 5, 3, 2))  # T', D, h, w of a frame of 12 x 8
+
+    def forward(self, video):
+        x = video.permute(0, 4, 1, 2, 3)
+        if self.form == "frames":  # each of two frames by itself
+            x = self.embed(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(video), -1))
+        elif self.form == "tokens":
+            x = self.embed(x).transpose(1, 2).unflatten(2, (2, 3, 2)).transpose(1, 2)
+        else:
+            x = self.embed(x).transpose(1, 2)
+        return (x * self.weight).flatten(1).sum(1).reshape(-1, 1, 1)
+
+
+class Swap(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+@pytest.mark.parametrize("form", ["tubelets", "frames", "tokens"])
+def test_at_patches_length_over_channels_then_maximum_over_time_enlarged(form):
+    network = Patches(form).eval()
+    with torch.no_grad():
+        network.weight[0, :, 2, 1] = torch.tensor([3.0, -4.0, 0.0, 0.0, 0.0])
+        network.weight[1, :, 2, 1] = torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0])
+        network.weight[1, :, 0, 0] = torch.tensor([0.0, 2.0, 3.0, 6.0, 0.0])
+    video = torch.rand(2, 2 if form == "frames" else 4, 12, 8, 3)
+    before = state(network)
+    _, maps = input_saliency(network, video, {"first": lambda x: x.sum((1, 2))}, gradient_at="patches")
+    grid = torch.tensor([[7.0, 0.0], [0.0, 0.0], [0.0, 5.0]])
+    assert maps["first"].shape == (2, 12, 8)
+    rows, columns = (((torch.arange(n) + 0.5) / 4 - 0.5).clamp(0, n / 4 - 1) for n in (12, 8))  # centres on the grid
+    for y, x in ((0, 0), (2, 3), (3, 1), (9, 6), (11, 7), (6, 2)):
+        top, left = int(rows[y]), int(columns[x])
+        low, right = min(top + 1, 2), min(left + 1, 1)
+        down, across = rows[y] - top, columns[x] - left
+        above = grid[top, left] * (1 - across) + grid[top, right] * across
+        below = grid[low, left] * (1 - across) + grid[low, right] * across
+        assert maps["first"][1, y, x].item() == pytest.approx((above * (1 - down) + below * down).item(), abs=1e-5)
+    assert_same(before, state(network))
+
+
+def test_what_embeds_no_patches_is_refused(network, video):
+    with pytest.raises(NetworkError, match="needs the network's attribute patch_embedding"):
+        input_saliency(network, video, {"entropy": negative_entropy}, gradient_at="patches")
+    tokens = Patches("tokens").eval()
+    tokens.patch_size = (1, 4, 4)
+    with pytest.raises(NetworkError, match=r"gives \(2, 12, 5\) for clips \(2, 4, 12, 8, 3\), expected"):
+        input_saliency(tokens, torch.rand(2, 4, 12, 8, 3), {"entropy": negative_entropy}, gradient_at="patches")
+
+
+def test_a_swin_names_its_patch_embedding():
+    network = build("swin3d_t", 5).eval()
+    _, maps = input_saliency(network, torch.rand(1, 4, 32, 64, 3), {"entropy": negative_entropy}, gradient_at="patches")
+    assert maps["entropy"].shape == (1, 32, 64) and maps["entropy"].amax() > 0

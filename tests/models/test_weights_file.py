@@ -199,3 +199,53 @@ def test_a_flip_in_any_byte_of_an_archive_is_an_error_of_ours(tmp_path, bit):
         except WeightsError as error:
             refused += str(tmp_path / "bad.pt") in str(error)
     assert refused > 50
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_safetensors_are_read_as_strictly(network, tmp_path, name):
+    """By suffix, or by what the file holds."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    state = {key: value.clone(memory_format=torch.contiguous_format) for key, value in network.state_dict().items()}
+    safetensors.save_file(state, tmp_path / name)
+    other = build("small_i3d", 5, widths=(8, 8, 8))
+    assert load_weights(other, tmp_path / name) == []
+    assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
+    state["more"], state["fc.bias"] = torch.zeros(1), torch.zeros(2)
+    del state["fc.weight"]
+    safetensors.save_file(state, tmp_path / name)
+    with pytest.raises(WeightsError) as error:
+        load_weights(other, tmp_path / name)
+    for key, what in (("more", "unexpected"), ("fc.bias", "has"), ("fc.weight", "missing")):
+        assert any(line.split()[:2] == [key, what] or line.split()[:2] == [key, f"{what},"]
+                   for line in str(error.value).splitlines())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x80\x02cposix\nsystem\n.", "no safetensors file but a pickle"),
+        (to_bytes({"w": torch.zeros(9)}), "no safetensors file but a pickle"),
+        (b"\xff" * 40, "is no safetensors file"),
+        (b"", "is no safetensors file"),
+    ],
+)
+def test_what_only_has_the_name_of_safetensors_is_refused(tmp_path, content, words):
+    pytest.importorskip("safetensors.torch")
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=f"weights.safetensors {words}|weights.safetensors is {words}"):
+        read_state(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (("net/data.pkl", "net/code/__torch__.py"), "an archive of TorchScript, which holds a program"),
+        (("net/models/model.json", "net/archive_format"), "an archive of torch.export, which holds a program"),
+    ],
+)
+def test_archives_with_programs_are_refused(tmp_path, entries, words):
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w") as file:
+        for entry in entries:
+            file.writestr(entry, "nothing")
+    with pytest.raises(WeightsError, match=words):
+        read_state(tmp_path / "net.pt2")

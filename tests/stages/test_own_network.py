@@ -56,6 +56,16 @@ def test_every_stage(own, tmp_path):
     assert "new: head.bias, head.weight" in train_base.run(other, tmp_path / "run").summary
 
 
+def test_maps_at_patches_have_a_store_of_their_own(own, tmp_path):
+    (tmp_path / "net.py").write_text(OWN.replace("head_name,", 'patch_embedding = "conv"\n    head_name,'))
+    prepare.run(own, tmp_path / "run")
+    train_base.run(own, tmp_path / "run")
+    for where in ("pixels", "patches"):
+        saliency.run(change(own, saliency={"gradient_at": where}), tmp_path / "run")
+    folders = [path.name for path in (tmp_path / "run/maps").iterdir()]
+    assert len(folders) == 4 and len(set(folders)) == 4
+
+
 def test_its_file_is_part_of_its_identity(own, tmp_path):
     prepare.run(own, tmp_path / "run")
     first = train_base.run(own, tmp_path / "run").path
@@ -79,7 +89,7 @@ def test_a_breach_ends_before_a_video_is_decoded(own, tmp_path, monkeypatch):
         train_base.run(own, tmp_path / "run")
 
 
-def test_what_its_attributes_must_say(own, tmp_path):
+def test_what_its_attributes_must_say(own, tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(
         OWN.replace('head_name, last_block, channels_last = "head", "conv", False', "pass")
     )
@@ -87,6 +97,13 @@ def test_what_its_attributes_must_say(own, tmp_path):
     weights = train_base.run(own, tmp_path / "run").path / "weights.pt"
     with pytest.raises(NetworkError, match="last_block"):
         saliency.run(change(own, saliency={"method": "grad_cam"}), tmp_path / "run")
+    monkeypatch.setattr("pipeline.stages.saliency.decode_ahead", None)
+    patches = change(own, saliency={"gradient_at": "patches"})
+    for stage in (saliency.run, train_online.run):
+        with pytest.raises(NetworkError, match="patch_embedding"):
+            stage(patches, tmp_path / "run")
+    with pytest.raises(NetworkError, match="patch_embedding"):
+        train_base.run(change(patches, seed=1), tmp_path / "run")
     with pytest.raises(StageError, match="head_name"):
         train_base.run(change(own, base={"init": str(weights), "new_head": True}), tmp_path / "run")
 

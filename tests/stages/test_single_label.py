@@ -1,5 +1,6 @@
 """Every stage with one label a video: softmax where a multi-label run has sigmoids, top-1 beside mAP."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.config_file import load, to_toml
 from pipeline.errors import AnnotationError, StageError
 from pipeline.metrics import top_k_hits
 from pipeline.recipes.study import read_scored
+from pipeline.recipes.table2 import table2
 from pipeline.report import page, scores
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder, build_base, load_base
@@ -157,6 +159,22 @@ def test_the_task_is_in_every_key_and_nothing_is_mixed(single):
     before = tree(run / "models", run / "maps")
     train_fusion.run(config, run)
     assert tree(run / "models", run / "maps") == before
+
+
+def test_the_table_with_its_own_row_of_the_enlarged_input(single, tmp_path):
+    config, run = single
+    shutil.copytree(run, tmp_path / "run")
+    config = change(config, fusion={"epochs": 1, "drop_epochs": ()})
+    outcome = table2(config, tmp_path / "run", only=("e/e", "e/e-up"))
+    assert "Top-1 accuracy in per cent" in outcome.path.read_text() and "mean over clips" in outcome.path.read_text()
+    lines = pd.read_csv(tmp_path / "run/report/table2.csv").set_index(["row", "fusion"])
+    assert len(lines) == 20 and lines.num_seeds["e/e-up", "late"] == 1 and lines.num_seeds["ce/e-up", "late"] == 0
+    thirds = lines.top1_mean["e/e-up", "late"] * 3 / 100
+    assert thirds == pytest.approx(round(thirds), abs=1e-4)
+    contrasts = pd.read_csv(tmp_path / "run/report/contrasts.csv")
+    assert contrasts[contrasts.row_b == "e/e-up"].num_seeds.tolist() == [1, 1]
+    without = table2(config, tmp_path / "run", only=("e/e",))
+    assert without.summary == "4 of 18 results" and outcome.summary == "6 of 20 results"
 
 
 def test_labels_of_a_run_that_was_prepared_for_many_are_refused(tiny_run):

@@ -26,7 +26,7 @@ endef
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
-	@echo "  CONFIG=$(CONFIG) (miniature, table2-tiny, charades, charades-small, charades-released, own-videomae, own-r2plus1d or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
+	@echo "  CONFIG=$(CONFIG) (miniature, miniature-single, table2-tiny, charades, charades-small, charades-released, own-videomae, own-r2plus1d or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
 
 setup: .venv/.done ## make .venv and install into it
 

@@ -1,5 +1,7 @@
 """Every stage with one label a video: softmax where a multi-label run has sigmoids, top-1 beside mAP."""
 
+import shutil
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +17,17 @@ from pipeline.config import Config, Data, Evaluate, Saliency, check_together, po
 from pipeline.config_file import load, to_toml
 from pipeline.errors import AnnotationError, StageError
 from pipeline.metrics import top_k_hits
+from pipeline.recipes import refresh
 from pipeline.recipes.study import read_scored
+from pipeline.recipes.table2 import table2
 from pipeline.report import page, scores
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import base_folder, build_base, load_base
+from pipeline.run.networks import base_folder, build_base, load_base, read_model
 from pipeline.run.stores import open_run
-from pipeline.stages import evaluate, saliency, train_base, train_fusion
+from pipeline.stages import evaluate, saliency, train_base, train_fusion, train_online
+from pipeline.training import fusion_step, online_clips
 from pipeline.training.base_clips import BaseClips
+from pipeline.training.clip_scores import scores_by_video
 from tests.helpers.tiny_data import CLASSES, VIDEOS, change, make_data, run_all, tiny_config, tree
 
 LABELS = dict(zip(VIDEOS, (0, 1, 2, 0, 1, 2, 0), strict=True))
@@ -157,6 +163,60 @@ def test_the_task_is_in_every_key_and_nothing_is_mixed(single):
     before = tree(run / "models", run / "maps")
     train_fusion.run(config, run)
     assert tree(run / "models", run / "maps") == before
+
+
+def test_every_training_and_evaluation_is_told_the_task(single, tmp_path, monkeypatch):
+    """From the caches, on the fly and refreshed: the loss, the fusion of scores, the maps of the labels' loss."""
+    config, run = single
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("late*", "concat*", "results*"))
+    config = change(
+        config, fusion={"epochs": 2, "drop_epochs": (), "fuse": "scores"}, saliency={"objectives": ("entropy",)}
+    )
+    seen = Counter()
+
+    def spy(module, name, told):
+        real = getattr(module, name)
+
+        def spied(*args):
+            seen[name, told(args)] += 1
+            return real(*args)
+
+        monkeypatch.setattr(module, name, spied)
+
+    spy(fusion_step, "charades_loss", lambda args: args[3].task)
+    spy(fusion_step, "late_fusion", lambda args: args[3])
+    spy(online_clips, "saliency_maps", lambda args: (args[5].terms.task, args[6]))
+    spy(saliency, "saliency_maps", lambda args: args[6])
+    train_fusion.run(config, tmp_path / "run")
+    train_online.run(config, tmp_path / "run", focus="cross_entropy")
+    refresh.run(config, tmp_path / "run", every=1)
+    assert {key: count > 0 for key, count in seen.items()} == {
+        ("charades_loss", "single_label"): True,
+        ("late_fusion", "single_label"): True,
+        ("saliency_maps", ("single_label", "single_label")): True,
+        ("saliency_maps", "single_label"): True,
+    }
+    seen.clear()
+    stores = open_run(tmp_path / "run", config)
+    model = next(path for path in (tmp_path / "run/models").glob("late-entropy-source-*") if "refresh" not in path.name)
+    scores_by_video(stores, read_model(model), "entropy", set(TEST))
+    assert seen.keys() == {("late_fusion", "single_label")}
+
+
+def test_the_table_with_its_own_row_of_the_enlarged_input(single, tmp_path):
+    config, run = single
+    shutil.copytree(run, tmp_path / "run")
+    config = change(config, fusion={"epochs": 1, "drop_epochs": ()})
+    outcome = table2(config, tmp_path / "run", only=("e/e", "e/e-up"))
+    assert "Top-1 accuracy in per cent" in outcome.path.read_text() and "mean over clips" in outcome.path.read_text()
+    lines = pd.read_csv(tmp_path / "run/report/table2.csv").set_index(["row", "fusion"])
+    assert len(lines) == 20 and lines.num_seeds["e/e-up", "late"] == 1 and lines.num_seeds["ce/e-up", "late"] == 0
+    thirds = lines.top1_mean["e/e-up", "late"] * 3 / 100
+    assert thirds == pytest.approx(round(thirds), abs=1e-4)
+    contrasts = pd.read_csv(tmp_path / "run/report/contrasts.csv")
+    assert contrasts[contrasts.row_b == "e/e-up"].num_seeds.tolist() == [1, 1]
+    without = table2(config, tmp_path / "run", only=("e/e",))
+    assert without.summary == "4 of 18 results" and outcome.summary == "6 of 20 results"
 
 
 def test_labels_of_a_run_that_was_prepared_for_many_are_refused(tiny_run):

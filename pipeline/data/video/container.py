@@ -106,6 +106,43 @@ def decoder_versions() -> tuple[str, list[str]]:
 
 
 @dataclass(frozen=True)
+class Packets:
+    """What the packets of a stream and its first frame say; nothing else is decoded."""
+
+    count: int
+    seconds: Fraction  # from the first frame to the end of the last one
+    rate: Fraction  # average frames a second
+    size: tuple[int, int]  # (height, width) of the first frame, after rotation
+
+
+def packets(path: Path) -> Packets | None:
+    """Read the times of all packets; return None where only decoding can tell the times of frames.
+
+    Raises:
+        VideoError: as `opened` and `decoded`.
+    """
+    with opened(path) as (container, stream):
+        first = next(decoded(path, container, stream), None)
+    with opened(path) as (container, stream):
+        rate = average_rate(path, stream)
+        if container.format.name == "avi":  # knows when packets are decoded, not when their frames are shown
+            return None
+        try:
+            # some packets hold several frames, or none that is shown: only times count
+            found = [(one.pts, one.duration) for one in container.demux(stream) if one.size and not one.is_discard]
+        except av.FFmpegError:
+            return None
+        times = [pts for pts, _ in found]
+        if first is None or not times or None in times or len(set(times)) < len(times) or min(times) != first.pts:
+            return None
+        last, length = max(found)
+        end = last * stream.time_base + (length * stream.time_base if length else 1 / rate)
+        start = first.pts * stream.time_base
+        size = (first.width, first.height) if first.rotation % 180 else (first.height, first.width)
+        return Packets(len(times), end - start, rate, size)
+
+
+@dataclass(frozen=True)
 class Traits:
     """What is unusual about a video, as its container and its first frame say."""
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
 from cache.layout import RESULTS
 from cache.sealed import read_record
 from pipeline.config import (
@@ -50,6 +52,12 @@ class Settings:
     protocol: str
     base: str  # identity of Base's weights
     weights: str  # of the second network; of Base alone, Base's
+    thresholds: tuple[float, ...] = ()  # by class, stored with the model; () where there are none
+
+    @property
+    def stored_thresholds(self) -> pd.Series | None:
+        """The thresholds that are stored with the model, by class."""
+        return pd.Series(self.thresholds, list(self.classes)) if self.thresholds else None
 
     @property
     def policy(self) -> str:
@@ -64,7 +72,14 @@ class Settings:
     def scored_by(self) -> dict:
         """Return what stands beside every table: which weights made it, and how clips are made and scored."""
         names = ("experiment", "boxes", "base", "weights", "protocol")
-        return {name: getattr(self, name) for name in names} | {"classes": list(self.classes)}
+        stored = dict(zip(self.classes, self.thresholds, strict=True)) if self.thresholds else None
+        facts = {name: getattr(self, name) for name in names}
+        return facts | {"classes": list(self.classes), "thresholds_stored": stored}
+
+
+def read_settings(folder: Path, experiment: str | None = None, overrides: tuple[str, ...] = ()) -> Settings:
+    """Return the settings of an experiment; see `of_run` for the arguments and errors."""
+    return of_run(folder, experiment, overrides)[0]
 
 
 def of_run(

@@ -79,6 +79,11 @@ def average_rate(path: Path, stream: av.VideoStream) -> Fraction:
     return rate
 
 
+def promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction:
+    """Return the length of the stream, or else of the container, as its header says; 0 where it does not."""
+    return stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
+
+
 def frame_length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
     """Return the seconds a frame stays on screen, as far as the container says."""
     return frame.duration * stream.time_base if frame.duration else 1 / rate
@@ -111,6 +116,7 @@ class Packets:
 
     count: int
     seconds: Fraction  # from the first frame to the end of the last one
+    promised: Fraction  # seconds that the container says
     rate: Fraction  # average frames a second
     size: tuple[int, int]  # (height, width) of the first frame, after rotation
 
@@ -139,7 +145,7 @@ def packets(path: Path) -> Packets | None:
         end = last * stream.time_base + (length * stream.time_base if length else 1 / rate)
         start = first.pts * stream.time_base
         size = (first.width, first.height) if first.rotation % 180 else (first.height, first.width)
-        return Packets(len(times), end - start, rate, size)
+        return Packets(len(times), end - start, promised_seconds(container, stream), rate, size)
 
 
 @dataclass(frozen=True)

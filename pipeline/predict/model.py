@@ -21,7 +21,7 @@ from pipeline.data.box_policies import find_box
 from pipeline.data.clips import focused_volume
 from pipeline.predict.settings import Settings, of_run
 from pipeline.predict.windows import Window
-from pipeline.run.networks import build_base, build_trained
+from pipeline.run.networks import BaseWeights, TrainedModel, build_base, build_trained
 from pipeline.training.fusion_step import FusionBatch, fusion_logits
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
@@ -142,6 +142,10 @@ def load_model(
     folder: Path, experiment: str | None = None, device: str = "auto", overrides: tuple[str, ...] = ()
 ) -> Model:
     """Load an experiment of a run; see `settings.of_run` for the arguments and errors."""
-    settings, base, trained = of_run(folder, experiment, overrides)
+    return build_model(*of_run(folder, experiment, overrides), device)
+
+
+def build_model(settings: Settings, base: BaseWeights, trained: TrainedModel | None, device: str) -> Model:
+    """Build the networks of an experiment as `settings.of_run` describes it."""
     second = trained and build_trained(base, trained.folder, trained.weights)
     return Model(settings, build_base(base), second, device)

@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from cache.layout import RESULTS
-from cache.sealed import read_record
+from cache.sealed import read_record, read_sealed
 from pipeline.config import (
     OBJECTIVES,
     POLICIES,
@@ -28,6 +28,7 @@ from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import BaseWeights, TrainedModel, load_base, read_model
 from pipeline.run.results import protocol
 
+THRESHOLDS = "thresholds.json"  # beside the weights
 EVALUATED = "-eval-"  # in the name of an experiment: what follows are the boxes at evaluation
 
 
@@ -95,7 +96,13 @@ def of_run(
     """
     if not (run_dir / "config.toml").is_file():
         raise StageError(f"{run_dir}: no run and no exported model, which have a config.toml or a config.json")
-    config = load(str(run_dir / "config.toml"), overrides, run_dir)
+    return of_config(load(str(run_dir / "config.toml"), overrides, run_dir), run_dir, experiment)
+
+
+def of_config(
+    config: Config, run_dir: Path, experiment: str | None
+) -> tuple[Settings, BaseWeights, TrainedModel | None]:
+    """Return as `of_run`, with a config instead of the run's own."""
     run = open_folder(run_dir, config)
     base = load_base(run, config)
     models = [read_model(path.parent) for path in sorted((run_dir / "models").glob("*/model.json"))]
@@ -169,4 +176,13 @@ def _settings(
         protocol=protocol(config),
         base=base.sha256,
         weights=model.weights if model else base.sha256,
+        thresholds=_thresholds(model.folder if model else base.folder, run.classes),
     )
+
+
+def _thresholds(folder: Path, classes: list[str]) -> tuple[float, ...]:
+    """Return the thresholds that `evaluate --thresholds` stored with a model, by class; () where there are none."""
+    if not (folder / THRESHOLDS).is_file():
+        return ()
+    by_class = read_sealed(folder / THRESHOLDS, "thresholds")["thresholds"]
+    return tuple(by_class[name] for name in classes)

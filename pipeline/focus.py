@@ -13,7 +13,8 @@ from pipeline.config import Clips
 from pipeline.data.clips import PlannedVideo
 from pipeline.errors import VideoError
 from pipeline.predict.film import save_film, small_map
-from pipeline.predict.model import Model, Seen, load_model
+from pipeline.predict.load import load_model
+from pipeline.predict.model import Model, Seen
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import find_sources
 from pipeline.predict.tables import thresholds
@@ -108,10 +109,10 @@ class Focus:
 def load(
     folder: str | Path, experiment: str | None = None, device: str = "auto", overrides: Iterable[str] = ()
 ) -> Focus:
-    """Load an experiment of a run.
+    """Load an experiment of a run, or one that was exported.
 
     Args:
-        folder: the run.
+        folder: the run, or what `export` wrote.
         experiment: as in results.csv, or a folder in models/; None for the highest result.
         device: torch name such as "cuda:1"; "auto" is CUDA where there is one.
         overrides: settings to change, `section.key=value`, as `--set`.

@@ -1,4 +1,4 @@
-"""The commands about new videos: `predict`, and `timeline`, which makes the tables anew without a network."""
+"""The commands about new videos: `predict`; `timeline`, the tables anew without a network; `export`."""
 
 import functools
 from pathlib import Path
@@ -103,4 +103,17 @@ def timeline(predictions: Path, **tables) -> None:
     finish(rewrite(predictions, _report(**tables)))
 
 
-COMMANDS = (predict, timeline)
+@click.command()
+@run_option
+@click.option("--experiment", metavar="NAME", help="As in results.csv, or a folder of models/.  [default: the highest]")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting of the run's.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder.")
+@click.option("--onnx", is_flag=True, help="Also the forward passes, as base.onnx and second.onnx.")
+def export(run_dir: Path, experiment: str | None, overrides: tuple[str, ...], out: Path, onnx: bool) -> None:
+    """Write a trained experiment into one folder that `predict --run` takes, without the run and its data."""
+    from pipeline.predict import export as made
+
+    finish(made.run(run_dir, out, experiment, overrides, onnx))
+
+
+COMMANDS = (predict, timeline, export)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from models.objectives import saliency_maps
 from models.precision import tf32
 from pipeline.data.box_policies import find_box
 from pipeline.data.clips import focused_volume
-from pipeline.predict.settings import Settings, of_run
+from pipeline.predict.settings import Settings
 from pipeline.predict.windows import Window
 from pipeline.run.networks import BaseWeights, TrainedModel, build_base, build_trained
 from pipeline.training.fusion_step import FusionBatch, fusion_logits
@@ -136,13 +135,6 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch
-
-
-def load_model(
-    folder: Path, experiment: str | None = None, device: str = "auto", overrides: tuple[str, ...] = ()
-) -> Model:
-    """Load an experiment of a run; see `settings.of_run` for the arguments and errors."""
-    return build_model(*of_run(folder, experiment, overrides), device)
 
 
 def build_model(settings: Settings, base: BaseWeights, trained: TrainedModel | None, device: str) -> Model:

@@ -16,9 +16,9 @@ from cache.fingerprint import differences
 from cache.folder_checks import check_folder
 from pipeline.errors import DecoderCrashed, StageError, VideoError
 from pipeline.predict.film import save_film, small_map
-from pipeline.predict.model import Model, Seen, load_model
+from pipeline.predict.load import load_model, read_settings
+from pipeline.predict.model import Model, Seen
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
-from pipeline.predict.settings import read_settings
 from pipeline.predict.sources import find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
@@ -35,7 +35,7 @@ Failed = dict[str, tuple[str, str]]  # by path: the name of the error and its te
 
 @dataclass(frozen=True)
 class Experiment:
-    """The networks to use, so that every process can load them: see `settings.read_settings`."""
+    """The networks to use, so that every process can load them: see `load.load_model`."""
 
     folder: Path
     experiment: str | None = None

@@ -28,6 +28,7 @@ from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import BaseWeights, TrainedModel, load_base, read_model
 from pipeline.run.results import protocol
 
+EXPORTED = "config.json"  # in a folder that `export` made
 THRESHOLDS = "thresholds.json"  # beside the weights
 EVALUATED = "-eval-"  # in the name of an experiment: what follows are the boxes at evaluation
 
@@ -76,11 +77,6 @@ class Settings:
         stored = dict(zip(self.classes, self.thresholds, strict=True)) if self.thresholds else None
         facts = {name: getattr(self, name) for name in names}
         return facts | {"classes": list(self.classes), "thresholds_stored": stored}
-
-
-def read_settings(folder: Path, experiment: str | None = None, overrides: tuple[str, ...] = ()) -> Settings:
-    """Return the settings of an experiment; see `of_run` for the arguments and errors."""
-    return of_run(folder, experiment, overrides)[0]
 
 
 def of_run(
@@ -160,6 +156,7 @@ def _settings(
     name = model.name if model else "base"
     if boxes_eval and boxes_eval != boxes and boxes != "repeat":
         name, boxes, saliency_from = f"{name}{EVALUATED}{boxes_eval}", boxes_eval, "base"
+    folder, weights = (model.folder, model.weights) if model else (base.folder, base.sha256)
     # as `clip_scores.box_stores`: random boxes are those of the model's own seed
     seed = model.seed if model and boxes == "random" else config.seed
     return Settings(
@@ -175,14 +172,16 @@ def _settings(
         batch_size=config.fusion.batch_size,
         protocol=protocol(config),
         base=base.sha256,
-        weights=model.weights if model else base.sha256,
-        thresholds=_thresholds(model.folder if model else base.folder, run.classes),
+        weights=weights,
+        thresholds=_thresholds(folder, run.classes, weights),
     )
 
 
-def _thresholds(folder: Path, classes: list[str]) -> tuple[float, ...]:
+def _thresholds(folder: Path, classes: list[str], weights: str) -> tuple[float, ...]:
     """Return the thresholds that `evaluate --thresholds` stored with a model, by class; () where there are none."""
     if not (folder / THRESHOLDS).is_file():
         return ()
-    by_class = read_sealed(folder / THRESHOLDS, "thresholds")["thresholds"]
-    return tuple(by_class[name] for name in classes)
+    facts = read_sealed(folder / THRESHOLDS, "thresholds", "weights")
+    if facts["weights"] != weights:  # the model was trained anew
+        return ()
+    return tuple(facts["thresholds"][name] for name in classes)

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from cache.sealed import read_sealed
 from pipeline.cli.main import main
 from pipeline.errors import StageError
-from pipeline.predict import model as networks
 from pipeline.predict import run as command
 from pipeline.predict.passes import WindowRule, class_scores
 from pipeline.predict.tables import Report, rewrite
@@ -161,7 +160,7 @@ def test_the_tables(tiny_run, tmp_path):
 
 def test_other_thresholds_need_no_network(tiny_run, tmp_path, monkeypatch):
     predict(tiny_run, [tiny_run.data], tmp_path / "out", WindowRule(), threshold="0.9", format="jsonl")
-    monkeypatch.setattr(networks, "load_model", None)
+    monkeypatch.setattr(command, "load_model", None)
     assert pd.read_csv(tmp_path / "out/timeline.csv").label.isna().all()
     (tmp_path / "own.csv").write_text(f"label,threshold\n{CLASSES[1]},0.05\n")
     rewrite(tmp_path / "out", Report(threshold=str(tmp_path / "own.csv"), format="activitynet"))

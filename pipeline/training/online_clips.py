@@ -18,8 +18,14 @@ from models.objectives import Labels, saliency_maps
 from models.saliency import patch_embedding
 from pipeline.config import OBJECTIVES, Config, SaliencyFrom
 from pipeline.data.box_policies import find_box
-from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, training_videos
-from pipeline.data.pixels import apply_theta, cut_input, cut_source
+from pipeline.data.clips import (
+    PlannedVideo,
+    check_unchanged,
+    decode_frames,
+    focused_volume,
+    input_volume,
+    training_videos,
+)
 from pipeline.data.sampling import frame_indices, train_clip
 from pipeline.run.folder import RunFolder
 from pipeline.run.networks import BaseWeights, Variant, build_base
@@ -85,7 +91,7 @@ class OnlineClips:
         videos = [self.videos[number] for number in numbers]
         clips, frames = zip(*(self._decode(video, epoch) for video in videos), strict=True)
         with phases.phase("resize"):
-            context = np.stack([_input_volume(*one) for one in zip(clips, frames, strict=True)])
+            context = np.stack([input_volume(*one) for one in zip(clips, frames, strict=True)])
         times = [np.array(clip.frame_indices) / video.fps for clip, video in zip(clips, videos, strict=True)]
         targets = self.annotations.targets([video.video_id for video in videos], times)
         source = SourceFrames(list(clips), list(frames))
@@ -155,14 +161,4 @@ class OnlineClips:
             return frames_input
         side, seeds = self.config.saliency.box_side, (self.config.clips.plan_seed, self.config.seed)
         box, _ = find_box(clip, self.variant.boxes, side, seeds, codes)
-        size = clip.theta.input_size
-        if self.variant.pixels == "input":
-            return np.stack([cut_input(frame, box, size) for frame in frames_input])
-        cut = {index: cut_source(frame, clip.theta, box, size) for index, frame in frames.items()}
-        return np.stack([cut[index] for index in clip.frame_indices])
-
-
-def _input_volume(clip: Clip, frames: dict[int, np.ndarray]) -> np.ndarray:
-    """Return V_in of a clip, uint8 (T, H_in, W_in, 3), each frame resized once."""
-    found = {index: apply_theta(frame, clip.theta) for index, frame in frames.items()}
-    return np.stack([found[index] for index in clip.frame_indices])
+        return focused_volume(clip, box, self.variant.pixels, frames, frames_input)

@@ -46,7 +46,7 @@ def examine(config: Config) -> Iterator[Finding]:
         check_clips(network, base.network, clips.num_frames, clips.input_side)
         check_contract(network, clips.num_frames, clips.input_side, classes)
     except (ValueError, RuntimeError) as error:
-        fix = "models/README.md, 'Your own network', has the contract; or other clips.num_frames and clips.input_side"
+        fix = "models/README.md, 'Your network in ten minutes', has it; or other clips.num_frames, clips.input_side"
         yield Finding("contract", "problem", str(error), fix)
         return
     video = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)).to(device)
@@ -58,7 +58,7 @@ def examine(config: Config) -> Iterator[Finding]:
         try:
             saliency_maps(frozen, video, ["entropy"], gradient_at="patches")
         except ValueError as error:
-            yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your own network'")
+            yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your network in ten minutes'")
             return
     yield _cost("forward pass", lambda: frozen(video), device)
     where = config.saliency.gradient_at

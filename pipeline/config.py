@@ -26,7 +26,7 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
     **{"drop_last": False, "tf32": False, "options": ()},
-    **{"gradient_at": "pixels", "concat_positions": "keep"},
+    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False},
 }
 
 
@@ -135,6 +135,7 @@ class Base(Training):
     init: Text = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
     inflate: bool = False  # `init` is torchvision's 2-D ResNet-50, to be inflated (resnet50_i3d only)
+    compile: bool = False  # torch.compile, of training and of saliency at pixels
     in_memory: bool = False  # keep the resized frames of all training videos in memory
 
 

@@ -68,6 +68,7 @@ network = "resnet50_i3d"
 init = ""
 new_head = false
 inflate = false
+compile = false
 in_memory = false
 
 [base.options]
@@ -273,6 +274,7 @@ def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
         "drop_last": False,
         "tf32": False,
         "options": (),
+        "compile": False,
     }
     assert {name: settings.LATER[name] for name in later} == later
     names = {one.name for one in fields(Base)} - {*settings.NO_NUMBERS, *later}

@@ -21,9 +21,9 @@ def test_bfloat16_is_compared_with_float32(tmp_path, monkeypatch):
     network, config, asked = fold(build("small_i3d", 3)), tiny_config(tmp_path), []
     look = precision_check.saliency_maps
 
-    def looked(network, video, names, method, precision, labels):
+    def looked(network, video, names, method, precision, *others):
         asked.append(precision)
-        return look(network, video, names, method, precision, labels)
+        return look(network, video, names, method, precision, *others)
 
     monkeypatch.setattr(precision_check, "saliency_maps", looked)
     found = box_agreement(network, _video(), config.saliency)
@@ -35,7 +35,7 @@ def test_boxes_that_move_are_counted(tmp_path, monkeypatch):
     """Maps with one bright pixel each: in bfloat16 that of the second clip lies 20 pixels further right."""
     config = tiny_config(tmp_path)
 
-    def maps(network, video, names, method, precision, labels):
+    def maps(network, video, names, method, precision, *others):
         values = torch.zeros(2, 28, 28)
         values[0, 20, 5] = values[1, 20, 25 if precision == "bfloat16" else 5] = 1
         return None, {"entropy": values}

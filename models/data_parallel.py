@@ -72,13 +72,17 @@ class GlobalDropout(nn.Module):
         self.dropout, self.shard = dropout, None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, ...), B the clips that this process runs."""
+        """x (B, ...), or (B K, ...) as of transformers that fold time into the batch; B the clips of this process."""
         if not self.training or not self.dropout.p:
             return x
+        clips = list(self.shard.padded)
+        each, left = divmod(len(x), len(clips)) if len(x) > 1 else (1, 0)
+        if left:
+            raise ValueError(f"dropout of {tuple(x.shape)}: expected as many rows for each of the {len(clips)} clips")
         # stochastic depth keeps or drops a whole clip
-        shape = x.shape[1:] if isinstance(self.dropout, nn.Dropout) else (1,) * (x.dim() - 1)
-        factors = self.dropout(x.new_ones(self.shard.num_clips, *shape))  # num_clips, ...
-        return x * factors[list(self.shard.padded)]
+        shape = (each, *x.shape[1:]) if isinstance(self.dropout, nn.Dropout) else (1,) * x.dim()
+        factors = self.dropout(x.new_ones(self.shard.num_clips, *shape))[clips]  # B, K or 1, ...
+        return x * factors.expand(-1, each, *(-1,) * (x.dim() - 1)).flatten(0, 1)
 
 
 class GlobalBatchNorm(_BatchNorm):

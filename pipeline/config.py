@@ -29,7 +29,7 @@ LATER = {
     **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
     **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
-    **{"gradient_at": "pixels", "concat_positions": "keep"},
+    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False},
 }
 
 
@@ -147,6 +147,7 @@ class Base(Training):
     init: Text = ""  # weights file to start from
     new_head: bool = False  # leave the classifier of `init` out
     inflate: bool = False  # `init` is torchvision's 2-D ResNet-50, to be inflated (resnet50_i3d only)
+    compile: bool = False  # torch.compile, of training and of saliency at pixels
     in_memory: bool = False  # keep the resized frames of all training videos in memory
 
 

@@ -85,6 +85,7 @@ def pytest_collection_modifyitems(config, items):
 SKIPS = (
     *("../shared/data is not here", "needs the shared", "needs a GPU", "needs a checkout with its history"),
     *("sealed by themselves", "a small tmpfs cannot be mounted", "no ext4 image can be"),
+    "torch.compile needs a C++ compiler",
 )
 
 

@@ -77,6 +77,7 @@ network = "resnet50_i3d"
 init = ""
 new_head = false
 inflate = false
+compile = false
 in_memory = false
 
 [base.options]
@@ -308,6 +309,7 @@ def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
         "layer_decay": 1.0,
         "freeze": (),
         "ema_decay": 0.0,
+        "compile": False,
     }
     assert {name: settings.LATER[name] for name in later} == later
     names = {one.name for one in fields(Base)} - {*settings.NO_NUMBERS, *later}

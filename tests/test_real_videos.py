@@ -70,6 +70,39 @@ def test_every_video_goes_through_or_is_left_out_for_the_right_reason(tmp_path):
     assert videos.num_source_frames["sample-videos__eat"] == "47"  # its header says 0
 
 
+def test_a_network_of_transformers_on_real_videos(tmp_path):
+    """A tiny random VideoMAE: five of the videos, as a folder that save_pretrained wrote, at patches."""
+    folders = pytest.importorskip("tests.helpers.tiny_folders")
+    names = ("decord__video_90", "mmaction2__test", "sample-videos__eat", "charades_S6MPZ", "charades_19UA5")
+    files = [path for path in sorted((DATA / "videos").iterdir()) if path.stem in names and path.suffix != ".avi"]
+    assert len(files) == len(names)
+    lines = [f"{path.stem},{'test' if path.stem[-1] == '5' else 'train'},0,1.5,moving" for path in files]
+    (tmp_path / "table.csv").write_text("\n".join(["video_id,split,start,end,label", *lines]) + "\n")
+    (tmp_path / "classes.txt").write_text("moving\nstill\n")
+    (tmp_path / "videos").mkdir()
+    for path in files:
+        shutil.copy(path, tmp_path / "videos")
+    folder = folders.save_folder(
+        tmp_path / "mae", image_size=56, num_frames=16, id2label={0: "moving", 1: "still"}, label2id={}
+    )
+    config = change(
+        _small(configs.Config(name="real")),
+        data={name: str(tmp_path / file) for name, file in (("classes", "classes.txt"), ("videos", "videos"))},
+        base={"network": f"hf:{folder}"},
+        saliency={"gradient_at": "patches"},
+    )
+    config = change(config, data={"annotations": (str(tmp_path / "table.csv"),)}, fusion={"epochs": 1})
+    prepare.run(config, tmp_path / "run")
+    train_base.run(config, tmp_path / "run")
+    assert saliency.run(config, tmp_path / "run").num_skipped == 0
+    crops.run(config, tmp_path / "run", ("entropy",))
+    train_fusion.run(config, tmp_path / "run", "late")
+    results = pd.read_csv(evaluate.run(config, tmp_path / "run").path)
+    assert results.experiment.tolist() == ["base", "late-entropy-source"] and results.num_videos.tolist() == [1, 1]
+    run = cache.open(tmp_path / "run")
+    assert run.index.saliency_done.all() and run.index.crop_done.all() and (run.index.saliency_share > 0.327).all()
+
+
 @pytest.fixture(scope="module")
 def charades(tmp_path_factory):
     """The official annotation files; S6MPZ trains, 19UA5 is moved to the evaluation split."""

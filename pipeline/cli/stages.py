@@ -45,7 +45,7 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipp
 @click.command("train-base")
 @stage_options
 @profile_option
-@click.option("--init", metavar="FILE", help="Weights to start from (base.init).")
+@click.option("--init", metavar="FILE", help="Weights to start from, .pt, .pth or .safetensors (base.init).")
 @click.option("--new-head", is_flag=True, help="Leave the classifier of these weights out (base.new_head).")
 def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
     """Fine-tune Base, the network whose saliency says where to cut (the paper's Charades-Base)."""

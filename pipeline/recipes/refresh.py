@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cache.commit import write_file
+from models.compiled import compile_network
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels
 from pipeline.errors import StageError
 from pipeline.run import generations
@@ -117,6 +118,7 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
         torch.manual_seed(config.seed)
         # fit loads the newest checkpoint
         network = build_fusion(stores.base_weights, config, variant.fusion, True).to(pick_device(config.device))
+        compile_network(network, config.base.compile)
         fit(network, data, config.fusion, folder, config.seed, last)
         generations.drop_before(folder, number)
     return network, len(places)

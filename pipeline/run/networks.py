@@ -20,7 +20,17 @@ from models.checkpoint import load_weights, state_hash, to_bytes
 from models.clip_length import interpolate_positions
 from models.hf_network import architecture_files, is_folder, weights_files
 from models.own_network import is_reference, source_file
-from pipeline.config import Config, Focus, Fusion, Options, Pixels, clip_settings, key_settings, task_settings
+from pipeline.config import (
+    Config,
+    Focus,
+    Fusion,
+    Options,
+    Pixels,
+    clip_settings,
+    key_settings,
+    task_settings,
+    without_later,
+)
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, check_classes, files_sha256
 from pipeline.run.outcome import Outcome
@@ -210,6 +220,7 @@ def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Vari
         "pixels": "input" if variant.boxes == "repeat" else variant.pixels,
         "base": base.sha256,
         **own_network(config),
+        **without_later({"compile": config.base.compile}),
         "recipe": key_settings(config.fusion, *(["concat_positions"] if variant.fusion == "late" else [])),
         **task_settings(config),
         "seed": config.seed,

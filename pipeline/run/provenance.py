@@ -16,6 +16,7 @@ from pipeline.config import Config
 
 PROJECT = Path(__file__).parents[2]
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "zarr", "h5py", "simplejpeg", "numcodecs", "pandas", "pyarrow")
+LIBRARIES += ("transformers", "safetensors")
 
 
 def write_provenance(folder: Path, config: Config, weights: str, device: torch.device, processes: int) -> None:

@@ -56,7 +56,7 @@ class Stores:
             "engine": NUMERICS_VERSION,
             "clips": part.settings,
             **own_network(self.config),
-            **without_later({"options": self.config.base.options}),
+            **without_later({"options": self.config.base.options, "compile": self.config.base.compile}),
             **task_settings(self.config),  # what `entropy` is
         }
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cache.folder_checks import check_folder, check_locks
 from cache.plan import Part
 from models.box_search import quantise
+from models.compiled import compile_network
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.losses import LossTerms
@@ -142,7 +143,9 @@ class SaliencyWork(UnitWork):
     @cached_property
     def network(self) -> nn.Module:
         """Base with its weights on the device."""
-        return _frozen(self.stores.base_weights, self.device)
+        saliency = self.config.saliency  # torch.compile would not see the hooks of the other ways
+        pixels = saliency.method == "input_gradient" and saliency.gradient_at == "pixels"
+        return _frozen(self.stores.base_weights, self.device, self.config.base.compile and pixels)
 
     def stores_of(self, part: Part) -> list[Store]:
         """Return Base's store and one of maps per objective."""
@@ -207,6 +210,6 @@ class SaliencyWork(UnitWork):
 
 
 @lru_cache(maxsize=1)
-def _frozen(base: BaseWeights, device: torch.device) -> nn.Module:
+def _frozen(base: BaseWeights, device: torch.device, compiled: bool) -> nn.Module:
     """Build Base frozen, with batch-norm folded; keep it for the next call in this process, such as of a table."""
-    return fold(build_base(base)).to(device)
+    return compile_network(fold(build_base(base)).to(device), compiled)

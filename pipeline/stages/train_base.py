@@ -11,6 +11,7 @@ from cache.fingerprint import fingerprint
 from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights
 from models.clip_length import check_clips
+from models.compiled import compile_network
 from models.hf_network import is_folder, label_names, load_folder
 from models.i3d import inflate_2d
 from models.own_network import check_contract, check_rebuilt, is_reference
@@ -75,7 +76,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
             "labels_sha256": run.labels_sha256,
             "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},
         }
-        network.to(device)
+        compile_network(network.to(device), config.base.compile and config.base.epochs > 0)
         if config.base.epochs:
             identity = fingerprint({"folder": folder.name, **{name: facts[name] for name in ("labels_sha256", "plan")}})
             data = TrainingData(clips.load, len(clips.videos), clips.loss, "train-base", identity)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.compiled import compile_network
 from pipeline.config import Config, Focus, Fusion, Pixels
 from pipeline.run import networks
 from pipeline.run.folder import holds_run
@@ -51,6 +52,7 @@ def run(
             return Outcome(folder, "already trained")
         torch.manual_seed(config.seed)
         network = build_fusion(stores.base_weights, config, fusion).to(device)
+        compile_network(network, config.base.compile)
         volumes = CachedVolumes(stores, "train", variant)
         places = list(volumes.places().values())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from models.compiled import compile_network
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run import networks
@@ -56,6 +57,7 @@ def run(
             return Outcome(folder, "already trained")
         torch.manual_seed(config.seed)
         network = build_fusion(base, config, fusion, saliency_from == "current").to(device)
+        compile_network(network, config.base.compile)
         clips = OnlineClips(run, config, base, variant, saliency_from, device)
         data = TrainingData(clips.load, len(clips.videos), clips.loss, f"train-fusion {facts['name']}")
         fit(network, data, config.fusion, folder, config.seed)

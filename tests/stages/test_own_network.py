@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 import cache
@@ -11,9 +12,9 @@ from models.own_network import NetworkError
 from pipeline.cli.main import main
 from pipeline.config_file import to_toml
 from pipeline.errors import StageError
-from pipeline.stages import evaluate, prepare, saliency, train_base, train_online
+from pipeline.stages import evaluate, prepare, saliency, train_base, train_fusion, train_online
 from tests.helpers.readme import blocks, make_calls, text_of
-from tests.helpers.tiny_data import change, run_all, tiny_config
+from tests.helpers.tiny_data import change, run_all, run_to_crops, tiny_config
 
 OWN = """
 import torch
@@ -64,6 +65,23 @@ def test_maps_at_patches_have_a_store_of_their_own(own, tmp_path):
         saliency.run(change(own, saliency={"gradient_at": where}), tmp_path / "run")
     folders = [path.name for path in (tmp_path / "run/maps").iterdir()]
     assert len(folders) == 4 and len(set(folders)) == 4
+
+
+def test_compiled_it_is_another_base_with_the_same_names(own, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("models.compiled.torch.compile", lambda function: function)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network.head.weight.requires_grad))
+    fast = change(own, base={"compile": True})
+    run_to_crops(fast, tmp_path / "run")
+    assert compiled == [True, False]  # the training of Base, and its saliency
+    train_fusion.run(fast, tmp_path / "run", "late")
+    saliency.run(change(fast, saliency={"method": "grad_cam"}), tmp_path / "run")  # by hooks, which are not compiled
+    assert len(compiled) == 3
+    plain = train_base.run(own, tmp_path / "run").path
+    bases = sorted((tmp_path / "run/models").glob("base-*/weights.pt"))
+    assert len(bases) == 2 and plain / "weights.pt" in bases and len(compiled) == 3
+    names = [torch.load(path, weights_only=True).keys() for path in bases]
+    assert names[0] == names[1]
 
 
 def test_its_file_is_part_of_its_identity(own, tmp_path):

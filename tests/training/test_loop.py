@@ -13,6 +13,7 @@ from cache.commit import locked
 from cache.errors import StaleCacheError
 from models.backbones import build
 from models.checkpoint import WeightsError, read_state, state_hash
+from models.data_parallel import GlobalDropout, Shard
 from pipeline.config import Training
 from pipeline.data.pixels import resize
 from pipeline.data.sampling import resized_size
@@ -371,3 +372,16 @@ def test_training_needs_a_training_video(own_videos, tmp_path):
     with pytest.raises(StageError, match="the plan has no training video"):
         train_base.run(config, tmp_path / "other")
     assert Epoch(load, 0, 4, 0, 0, 0).batches == []
+
+
+def test_dropout_of_time_folded_into_the_batch_is_drawn_for_each_row():
+    """As in TimeSformer: (B K, ...), the rows of a clip together; this process has clips 1 and 3 of four."""
+    layer = GlobalDropout(torch.nn.Dropout(0.5)).train()
+    layer.shard = Shard(4, rank=1, world_size=2)
+    torch.manual_seed(0)
+    found = layer(torch.ones(6, 50))
+    torch.manual_seed(0)
+    whole = torch.nn.functional.dropout(torch.ones(4, 3, 50), 0.5)
+    assert torch.equal(found, whole[[1, 3]].flatten(0, 1))
+    with pytest.raises(ValueError, match="expected as many rows for each of the 2 clips"):
+        layer(torch.ones(5, 50))

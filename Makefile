@@ -22,11 +22,11 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
+.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
-	@echo "  CONFIG=$(CONFIG) (miniature, table2-tiny, charades, charades-small, charades-released or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
+	@echo "  CONFIG=$(CONFIG) (miniature, miniature-single, table2-tiny, charades, charades-small, charades-released, own-videomae, own-r2plus1d or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
 
 setup: .venv/.done ## make .venv and install into it
 
@@ -55,6 +55,15 @@ train-fusion: setup ## stage 3: late fusion and temporal concatenation
 
 evaluate: setup ## score Base and all fusion models of the run
 	$(call STAGE,evaluate)
+
+predict: setup ## new videos: labels, times, boxes; RUN=runs/mine ARGS="holiday.mp4 kitchen/"
+	$(call STAGE,predict)
+
+timeline: setup ## tables of predictions with other thresholds; ARGS="predictions/ --threshold 0.4"
+	$(BIN)/python -m pipeline timeline $(ARGS)
+
+export: setup ## a trained experiment in one folder; RUN=runs/mine ARGS="--out mine --onnx"
+	$(call STAGE,export)
 
 table1: setup ## the paper's Table 1: Base at several clip lengths
 	$(call STAGE,table1)

@@ -76,7 +76,7 @@ class Run:
         return maps.read("codes", local).astype(np.float32) * maps.read("scale", local)
 
     def logits(self, row: int) -> np.ndarray:
-        """Base's outputs of a row before the sigmoid, float32 (T_out, C)."""
+        """Base's outputs of a row before the sigmoid or softmax, float32 (T_out, C)."""
         base, local = self._place("base", row)
         return base.read("logits", local)
 

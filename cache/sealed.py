@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from cache.commit import storage_errors, sync_directory, write_file
-from cache.errors import DamagedError
+from cache.errors import DamagedError, StorageError
 from cache.fingerprint import canonical
 from cache.layout import SHA256, is_file_name
 
@@ -53,18 +53,29 @@ def read_record(record: Path, *names: str) -> dict:
 
 
 def read_recorded_file(record: Path, name: str) -> bytes:
-    """The content of a file that the record names; DamagedError where it is missing or not what was written."""
+    """The content of a file that the record names. Raises as `read_sealed`."""
     known = {file["name"]: file["sha256"] for file in recorded_files(record)}
     path = record.parent / name
     if name not in known:
         raise DamagedError(f"{record} names no {name}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{path}: {error.strerror}") from error
+    data = read_bytes(path)
     if hashlib.sha256(data).hexdigest() != known[name]:
         raise DamagedError(f"{path} does not have the SHA-256 that {record.name} says")
     return data
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a committed file.
+
+    DamagedError where it is missing. StorageError where the file system does not give it: another user's permissions,
+    a network that is away. That proves no damage, so nothing is moved, deleted or made anew because of it.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamagedError(f"{path}: {error.strerror}") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def seal(content: dict) -> bytes:
@@ -76,13 +87,10 @@ def seal(content: dict) -> bytes:
 def read_sealed(path: Path, *names: str) -> dict:
     """Read what `seal` made, without its checksum.
 
-    DamagedError where the file is missing, differs in any bit from what was written, or lacks a field of `names`.
+    DamagedError where the file is missing, differs in any bit from what was written, or lacks a field of `names`;
+    StorageError as `read_bytes`.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{path}: {error}") from error
-    return parse_sealed(data, path, *names)
+    return parse_sealed(read_bytes(path), path, *names)
 
 
 def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cache.errors import DamagedError
 from cache.layout import RECORD_OF
-from cache.sealed import read_recorded_file
+from cache.sealed import read_bytes, read_recorded_file
 
 REMEDIES = {  # of a table that is not what was written, by its record
     "tables.json": "`prepare` writes it anew; to correct labels, edit the annotation files, not this copy of them",
@@ -30,12 +30,12 @@ def read_table(path: Path) -> str:
     """
     record = path.parent / RECORD_OF[path.name]
     try:
-        data = read_recorded_file(record, path.name) if record.exists() else path.read_bytes()
+        data = read_recorded_file(record, path.name) if record.exists() else read_bytes(path)
         return data.decode()
     except DamagedError as error:
         raise DamagedError(f"{error}; {REMEDIES[record.name]}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedError(f"{path}: {getattr(error, 'strerror', error)}; {REMEDIES[record.name]}") from error
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path}: {error}; {REMEDIES[record.name]}") from error
 
 
 def read_csv(path: Path, columns: Iterable[str] = (), numbers: Iterable[str] = ()) -> pd.DataFrame:

@@ -7,7 +7,17 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from models.grad_cam import grad_cam
-from models.losses import PAPER, LossTerms, charades_loss, max_logit, negative_entropy, negative_softmax_entropy
+from models.losses import (
+    PAPER,
+    LossTerms,
+    Task,
+    charades_loss,
+    max_logit,
+    max_mean_logit,
+    negative_class_entropy,
+    negative_entropy,
+    negative_softmax_entropy,
+)
 from models.precision import Precision
 from models.saliency import GradientAt, Objective, input_saliency
 
@@ -17,6 +27,7 @@ OBJECTIVES: dict[str, Objective] = {
     "max_logit": max_logit,
     "softmax_entropy": negative_softmax_entropy,
 }
+OF_SINGLE_LABEL = {"entropy": negative_class_entropy, "max_logit": max_mean_logit}  # in place of those of many labels
 
 
 class Labels(NamedTuple):
@@ -27,6 +38,11 @@ class Labels(NamedTuple):
     terms: LossTerms = PAPER
 
 
+def objectives_of(task: Task) -> dict[str, Objective]:
+    """Return the objectives of a task that need no labels, by name."""
+    return OBJECTIVES | OF_SINGLE_LABEL if task == "single_label" else dict(OBJECTIVES)
+
+
 def saliency_maps(
     network: nn.Module,
     video: Tensor,
@@ -34,15 +50,18 @@ def saliency_maps(
     method: Literal["input_gradient", "grad_cam"] = "input_gradient",
     precision: Precision = "float32",
     labels: Labels | None = None,
+    task: Task = "multi_label",
     gradient_at: GradientAt = "pixels",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
-    They are in OBJECTIVES, or "cross_entropy", the training loss (eq. 3), which needs labels on the video's device.
-    `gradient_at` is that of `input_saliency`; Grad-CAM has its own place.
+    They are in `objectives_of` the task, or "cross_entropy", the training loss (eq. 3) without label smoothing, which
+    needs labels on the video's device, whose terms are those of the task. `gradient_at` is that of `input_saliency`;
+    Grad-CAM has its own place.
     """
-    objectives = dict(OBJECTIVES)
+    objectives = objectives_of(task)
     if labels is not None:
+        labels = labels._replace(terms=labels.terms._replace(label_smoothing=0.0))
         objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
     chosen = {name: objectives[name] for name in names}
     if method == "grad_cam":

@@ -103,7 +103,7 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
     Raises:
         NetworkError: one sentence about the first of these that does not hold: logits (2, T', num_classes), finite; the
             video is not written to; the same logits again; a clip's logits do not depend on the other clip; a gradient
-            at the video that is finite and not zero.
+            at the video that is finite and not zero; it runs in train mode.
     """
     training = network.training
     network.eval()
@@ -111,34 +111,53 @@ def check_contract(network: nn.Module, num_frames: int, side: int, num_classes: 
         shape = (2, num_frames, side, side, 3)
         video = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         video = video.to(next((value.device for value in network.parameters()), "cpu")).requires_grad_()
-        before = video.detach().clone()
+        before, copy = video.detach().clone(), video.detach().clone()
         try:
+            with torch.no_grad():  # else torch's own error would not say who writes to the input
+                again = network(copy)
+                if not torch.equal(copy, before):
+                    raise NetworkError("the network writes to its input; work on a copy, not in place")
             logits = network(video)
+            gradient = None
+            if logits.requires_grad:
+                (gradient,) = torch.autograd.grad(logits.sum(), video, allow_unused=True)
         except NetworkError:
             raise
         except (Exception, SystemExit) as error:  # of the user's code: any
-            raise NetworkError(f"the network fails on clips {shape}: {type(error).__name__}: {error}") from error
+            told = " ".join(str(error).split())  # one line
+            raise NetworkError(f"the network fails on clips {shape}: {type(error).__name__}: {told}") from error
         if logits.shape[0] != 2 or logits.shape[2] != num_classes:
             wanted = f"(2, time steps, {num_classes})"
             raise NetworkError(f"the network gives logits {tuple(logits.shape)} for clips {shape}, expected {wanted}")
         if not logits.isfinite().all():
             raise NetworkError("the network's logits of random clips are not finite")
-        if not torch.equal(video.detach(), before):
-            raise NetworkError("the network writes to its input; work on a copy, not in place")
+        if not torch.equal(again, logits):
+            raise NetworkError("the network gives other logits the second time; in eval mode nothing may be random")
         with torch.no_grad():
-            if not torch.equal(network(before), logits):
-                raise NetworkError("the network gives other logits the second time; in eval mode nothing may be random")
             alone = network(before[:1])
         if not torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-4):
             raise NetworkError("a clip's logits depend on the clips beside it; normalise by stored statistics instead")
-        gradient = None
-        if logits.requires_grad:
-            (gradient,) = torch.autograd.grad(logits.sum(), video, allow_unused=True)
         if gradient is None or not gradient.isfinite().all() or not gradient.any():
             what = "missing" if gradient is None else "not finite" if not gradient.isfinite().all() else "zero"
             raise NetworkError(f"the gradient of the logits at the video is {what}, so there is no saliency")
+        _check_train_mode(network, before)
     finally:
         network.train(training)
+
+
+def _check_train_mode(network: nn.Module, video: Tensor) -> None:
+    """Raise NetworkError where the network fails in train mode; its state, such as of batch-norm, stays as it is."""
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        with torch.random.fork_rng(devices=[video.device] if video.device.type == "cuda" else []), torch.no_grad():
+            network.train()(video)
+    except (Exception, SystemExit) as error:  # of the user's code: any
+        shape = tuple(video.shape)
+        raise NetworkError(
+            f"in train mode the network fails on clips {shape}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        network.load_state_dict(state)
 
 
 def check_rebuilt(network: nn.Module, again: nn.Module, num_frames: int, side: int) -> None:

@@ -123,24 +123,26 @@ def _read_bounded(path: Path) -> bytes:
         raise WeightsError(f"{path} is no regular file")
     if size > MAX_BYTES:
         raise WeightsError(f"{path} has {size} bytes, the limit for weights is {MAX_BYTES}")
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
-            raise WeightsError(f"{path} is not a weights file that can be read safely: {error}") from error
-        names = [entry.filename.partition("/")[2] for entry in entries]
-        kind = "torch.export" if "archive_format" in names else ""
-        kind = "TorchScript" if any(name.startswith("code/") for name in names) else kind
-        if kind:
-            raise WeightsError(f"{path} is an archive of {kind}, which holds a program; save the state_dict alone")
-        unpacked = sum(entry.file_size for entry in entries)
-        if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise WeightsError(f"{path} has {size} bytes and would unpack to {unpacked}; torch.save does not compress")
-        with zipfile.ZipFile(path) as archive:
-            if (entry := archive.testzip()) is not None:  # torch.load does not look at checksums
-                raise WeightsError(f"{path} is damaged: the checksum of {entry} in it does not fit; get it anew")
-    return path.read_bytes()
+    data = path.read_bytes()
+    try:
+        if not zipfile.is_zipfile(io.BytesIO(data)):
+            return data
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [entry.filename.partition("/")[2] for entry in archive.infolist()]
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            broken = archive.testzip() if plain and unpacked <= size else None  # torch.load looks at no checksum
+    except Exception as error:  # a flipped bit makes zipfile fail in many ways: UnicodeDecodeError, struct.error
+        raise WeightsError(f"{path} is not a weights file that can be read safely: {error}") from error
+    kind = "torch.export" if "archive_format" in names else ""
+    kind = "TorchScript" if any(name.startswith("code/") for name in names) else kind
+    if kind:
+        raise WeightsError(f"{path} is an archive of {kind}, which holds a program; save the state_dict alone")
+    if unpacked > size or not plain:
+        raise WeightsError(f"{path} has {size} bytes and would unpack to {unpacked}; torch.save does not compress")
+    if broken is not None:
+        raise WeightsError(f"{path} is damaged: the checksum of {broken} in it does not fit; get it anew")
+    return data
 
 
 def _with_text(data: bytes) -> bytes:

@@ -15,6 +15,7 @@ Pixels = Literal["source", "input"]  # cut the focused volume from the source vi
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
+Task = Literal["multi_label", "single_label"]  # any number of labels a video, sigmoid; exactly one, softmax
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get_args(Codec)
@@ -25,7 +26,9 @@ NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers"
 # out, a run that was made before keeps to it
 LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
-    **{"drop_last": False, "tf32": False, "options": ()},
+    **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
+    **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
+    **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
     **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False},
 }
 
@@ -69,6 +72,7 @@ class Data:
     """Annotations and videos."""
 
     format: Literal["charades", "plain", "miniature"] = "plain"
+    task: Task = "multi_label"
     annotations: tuple[Text, ...] = ()  # charades: train csv, test csv; plain: one csv
     classes: Text = ""  # class list, one a line
     videos: Text = ""  # folder of video files or of folders of frames
@@ -102,15 +106,23 @@ class Clips:
 
 @dataclass(frozen=True)
 class Training:
-    """One training (paper 5.3)."""
+    """One training (paper 5.3). Formulae of the recipe: pipeline/training/README.md."""
 
     epochs: CountOrNone = 50
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: LearningRate = 0.375
-    drop_epochs: tuple[CountOrNone, ...] = (15, 40)  # the rate is divided by ten at these
+    schedule: Literal["steps", "cosine"] = "steps"  # of the rate
+    warmup_epochs: CountOrNone = 0  # in which the rate rises to learning_rate
+    drop_epochs: tuple[CountOrNone, ...] = (15, 40)  # of "steps": the rate is divided by ten at these
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0  # of the rate, for each block of a transformer downwards
+    freeze: tuple[Text, ...] = ()  # names of parameters and modules that are not trained, such as "layer1"
     batch_size: Count = 12  # of all processes of torchrun together
     accumulate: Count = 1  # steps whose gradients are added before the optimiser moves
-    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    clip_grad_norm: Annotated[float, Interval(ge=0, le=1e6)] = 0.0  # largest norm of all gradients together; 0 = any
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9  # of "adamw": its first beta
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 1e-7
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # of the average of weights that is kept; 0 = the last ones
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # of the training loss, never of saliency
     # see models/losses.py; "released" makes video_targets "clip" where a config file leaves them out
     video_loss_weight: Annotated[float, Interval(ge=0, le=1e6)] | Literal["released"] = 1.0
     frame_interpolation: Literal["aligned", "centred"] = "aligned"
@@ -174,6 +186,14 @@ class FusionTraining(Training):
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """How videos are scored."""
+
+    # over a video's clips: the largest score, or the mean probability; "auto": "max" (the paper), single_label "mean"
+    pooling: Literal["auto", "max", "mean"] = "auto"
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run; one section per field that is a class."""
 
@@ -184,6 +204,7 @@ class Config:
     saliency: Saliency = field(default_factory=Saliency)
     crops: Crops = field(default_factory=Crops)
     fusion: FusionTraining = field(default_factory=FusionTraining)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     seed: Seed = 0  # of everything that is trained, Base included
     device: Literal["auto", "cpu", "cuda"] = "auto"  # a worker with a GPU of its own replaces it, say by "cuda:1"
     workers: Processes = 1  # processes of prepare, saliency (on the CPU) and crops
@@ -208,9 +229,33 @@ def check_together(config: Config) -> Config:
     if not base.epochs and (base.new_head or base.inflate):
         option = "new_head" if base.new_head else "inflate"
         raise ValueError(f"base.epochs: expected at least 1 with base.{option}, whose classifier is untrained, got 0")
+    for name, recipe in (("base", base), ("fusion", config.fusion)):
+        if 0 < recipe.epochs <= recipe.warmup_epochs:
+            expected = f"expected fewer than {name}.epochs, {recipe.epochs}"
+            raise ValueError(f"{name}.warmup_epochs: {expected}, got {recipe.warmup_epochs}")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
+    if config.data.task == "single_label":
+        for section in ("base", "fusion"):
+            if (found := getattr(config, section).video_targets) != "video":
+                raise ValueError(
+                    f"{section}.video_targets: expected 'video' with data.task single_label, got {found!r}"
+                )
+        if "softmax_entropy" in config.saliency.objectives:  # of many labels, in the released code
+            what = "'entropy', that of the softmax with data.task single_label"
+            raise ValueError(f"saliency.objectives: expected {what}, got 'softmax_entropy'")
     return config
+
+
+def pooling_of(config: Config) -> Literal["max", "mean"]:
+    """Return how the scores of a video's clips become one; see `Evaluate.pooling`."""
+    by_task = "mean" if config.data.task == "single_label" else "max"
+    return by_task if config.evaluate.pooling == "auto" else config.evaluate.pooling
+
+
+def task_settings(config: Config) -> dict:
+    """Return the task as part of a key; {} for multi_label, as before there was another."""
+    return without_later({"task": config.data.task})
 
 
 def key_settings(section: object, *without: str) -> dict:

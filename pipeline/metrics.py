@@ -1,4 +1,4 @@
-"""Mean average precision by the official Charades rule (Charades_v1_classify.m), and differences between models.
+"""Mean average precision by the official Charades rule (Charades_v1_classify.m), accuracies, differences of models.
 
 A difference has a percentile interval of the paired bootstrap over videos (Efron and Tibshirani, An Introduction to the
 Bootstrap, 1993, chapter 13).
@@ -98,6 +98,36 @@ def map_official(scores: Mapping[str, np.ndarray], video_ids: Sequence[str], tar
     return mean_average_precision(table, targets)
 
 
+def top_k_hits(scores: np.ndarray, targets: np.ndarray, k: int = 1) -> np.ndarray:
+    """Say of each video whether its class is among those with the k highest scores.
+
+    Of equal scores the later class is the higher one, as in scikit-learn's top_k_accuracy_score.
+
+    Args:
+        scores: float (V, C).
+        targets: (V, C), 1 for the one class of each video, else 0.
+    Returns:
+        bool (V,); its mean is the top-k accuracy.
+    Raises:
+        ValueError: shapes differ, a score is NaN, or a video has not exactly one class.
+    """
+    scores, targets = _checked(scores, targets, ("video", "class"), "(V, C)")
+    if (wrong := np.flatnonzero(targets.sum(1) != 1)).size:
+        raise ValueError(f"video {wrong[0]} has {int(targets[wrong[0]].sum())} classes, not one")
+    highest = np.argsort(scores, axis=1, kind="stable")[:, ::-1][:, :k]
+    return np.take_along_axis(targets, highest, axis=1).any(axis=1)
+
+
+def mean_class_accuracy(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Average the top-1 accuracy over the classes that have a video (scikit-learn's balanced_accuracy_score).
+
+    Arguments and errors as `top_k_hits`.
+    """
+    right = np.asarray(targets) * top_k_hits(scores, targets)[:, None]
+    counts = np.sum(targets, axis=0)
+    return float(np.mean(right.sum(0)[counts > 0] / counts[counts > 0]))
+
+
 def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
     """Write scores in the official submission format: a line a video, its id and its C scores, separated by spaces.
 
@@ -118,7 +148,7 @@ def submission(video_ids: Sequence[str], scores: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Scored:
-    """mAP in [0, 1] of one training: on the evaluation videos, and float64 (R,) on R resamples of them."""
+    """mAP, or another metric, in [0, 1] of one training: on the evaluation videos, and float64 (R,) on R resamples."""
 
     map: float
     resampled: np.ndarray
@@ -126,7 +156,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Contrast:
-    """mAP of a minus mAP of b.
+    """mAP, or another metric, of a minus that of b.
 
     Attributes:
         num_seeds: seeds that both have; without any, the other numbers are NaN.
@@ -154,6 +184,11 @@ def resamples(num_videos: int, count: int = RESAMPLES, seed: int = 0) -> np.ndar
 def resampled_maps(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Compute mAP on every resample, float64 (R,), NaN without any positive; see `resampled_precisions`."""
     return mean_over_classes(resampled_precisions(scores, targets, times))
+
+
+def resampled_top1(scores: np.ndarray, targets: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Compute the top-1 accuracy on every resample, float64 (R,); see `top_k_hits` and `resampled_precisions`."""
+    return top_k_hits(scores, targets) @ times / times.sum(0)
 
 
 def mean_over_classes(precisions: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ workers = 1
 
 [data]
 format = "plain"
+task = "multi_label"
 annotations = []
 classes = ""
 videos = ""
@@ -47,12 +48,20 @@ videos_per_unit = 4
 
 [base]
 epochs = 50
+optimizer = "sgd"
 learning_rate = 0.375
+schedule = "steps"
+warmup_epochs = 0
 drop_epochs = [15, 40]
+layer_decay = 1.0
+freeze = []
 batch_size = 12
 accumulate = 1
+clip_grad_norm = 0.0
 momentum = 0.9
 weight_decay = 1e-07
+ema_decay = 0.0
+label_smoothing = 0.0
 video_loss_weight = 1.0
 frame_interpolation = "aligned"
 video_targets = "video"
@@ -88,12 +97,20 @@ quality = 90
 
 [fusion]
 epochs = 25
+optimizer = "sgd"
 learning_rate = 0.02
+schedule = "steps"
+warmup_epochs = 0
 drop_epochs = [15]
+layer_decay = 1.0
+freeze = []
 batch_size = 8
 accumulate = 1
+clip_grad_norm = 0.0
 momentum = 0.9
 weight_decay = 1e-07
+ema_decay = 0.0
+label_smoothing = 0.0
 video_loss_weight = 1.0
 frame_interpolation = "aligned"
 video_targets = "video"
@@ -107,6 +124,9 @@ checkpoint_minutes = 15.0
 tensorboard = false
 fuse = "logits"
 concat_positions = "keep"
+
+[evaluate]
+pooling = "auto"
 """
 
 
@@ -220,6 +240,13 @@ def test_overrides():
         ("base.learning_rate=0", ["base.learning_rate"]),
         ("base.learning_rate=nan", ["base.learning_rate", "nan"]),
         ("base.inflate=true", ["base.inflate", "resnet50_i3d", "small_i3d"]),
+        ("base.optimizer=adam", ["base.optimizer", "'sgd', 'adamw'", "'adam'"]),
+        ("fusion.schedule=linear", ["fusion.schedule", "'steps', 'cosine'", "'linear'"]),
+        ("base.warmup_epochs=24", ["base.warmup_epochs", "fewer than base.epochs, 24, got 24"]),
+        ("fusion.warmup_epochs=30", ["fusion.warmup_epochs", "fewer than fusion.epochs, 24, got 30"]),
+        ("base.ema_decay=1", ["base.ema_decay", "below 1, got 1"]),
+        ("base.layer_decay=0", ["base.layer_decay", "above 0, got 0"]),
+        ("base.freeze=layer1", ["base.freeze", "expected a list", "'layer1'"]),
         ("device=gpu", ["device", "'auto', 'cpu', 'cuda'"]),
     ],
 )
@@ -274,6 +301,14 @@ def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
         "drop_last": False,
         "tf32": False,
         "options": (),
+        "optimizer": "sgd",
+        "schedule": "steps",
+        "warmup_epochs": 0,
+        "clip_grad_norm": 0.0,
+        "label_smoothing": 0.0,
+        "layer_decay": 1.0,
+        "freeze": (),
+        "ema_decay": 0.0,
         "compile": False,
     }
     assert {name: settings.LATER[name] for name in later} == later

@@ -99,7 +99,7 @@ def test_a_metric(code, tiny_copy):
     shutil.rmtree(tiny_copy.path / "results")
     call(code, tiny_copy.path, "evaluate")
     table = pd.read_csv(tiny_copy.path / "results.csv")
-    assert len(table) == 3 and table.top_1.between(0, 1).all()
+    assert len(table) == 3 and table.hit_rate.between(0, 1).all()
 
 
 def test_an_annotation_format(code, tiny_copy, tmp_path):

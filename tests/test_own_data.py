@@ -1,7 +1,6 @@
 """Own data in ten minutes: the steps of pipeline/data/README.md, followed to the letter with five invented videos."""
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from click.testing import CliRunner
 import cache
 from pipeline.cli.main import main
 from tests.helpers.make_video import write_video
-from tests.helpers.readme import blocks, text_of
+from tests.helpers.readme import blocks, make_calls, text_of
 
 COLOURS = {"pouring": (210, 60, 40), "stirring": (40, 80, 210)}
 
@@ -26,21 +25,6 @@ def _page() -> str:
 def _block(language: str) -> str:
     """The page's first block of a language."""
     return blocks(_page(), language)[0]
-
-
-def _commands() -> list[list[str]]:
-    """The page's make lines as arguments of our command line, as the Makefile makes them."""
-    found = []
-    for line in _block("sh").splitlines():
-        make, *words = shlex.split(line)
-        assert make == "make"
-        settings = dict(word.split("=", 1) for word in words if re.match("[A-Z]+=", word))
-        run = f"runs/{Path(settings['CONFIG']).stem}"
-        for target in (word for word in words if not re.match("[A-Z]+=", word)):
-            takes_config = any("--config" in option.opts for option in main.commands[target].params)
-            common = ["--config", settings["CONFIG"]] * takes_config + ["--run", run]
-            found.append([target, *common, *shlex.split(settings.get("ARGS", ""))])
-    return found
 
 
 def _video(path: Path, number: int, labels: set[str]) -> None:
@@ -71,7 +55,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_page_leads_from_nothing_to_a_report(folder):
     outputs = {}
-    for arguments in _commands():
+    for arguments in make_calls(_block("sh")):
         arguments = [*arguments, "--seconds", "600"] if arguments[0] == "plan" else arguments
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, (arguments, result.output, result.exception)
@@ -91,7 +75,7 @@ def test_the_page_leads_from_nothing_to_a_report(folder):
 
 
 def test_what_the_page_says_about_mistakes_is_so(folder):
-    prepare = next(arguments for arguments in _commands() if arguments[0] == "prepare")
+    prepare = next(arguments for arguments in make_calls(_block("sh")) if arguments[0] == "prepare")
     table = folder / "mine/labels.csv"
     table.write_text(table.read_text().replace("kitchen02,train,,,stirring", "kitchen02,train,,,stiring"))
     result = CliRunner().invoke(main, prepare)

@@ -12,7 +12,8 @@ from cache.upkeep.verify import Finding, strays
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
     """Delete temporary files and files that no record names, unless `dry`; return them and their bytes.
 
-    Only names that this program makes: what somebody else has put into the folder stays.
+    Only names that this program makes: what somebody else has put into the folder stays. So does what may be named by a
+    record that cannot be read; it is returned as well, as "unknown".
 
     CacheError where another process uses the run, or the folder is no run; StorageError where the file system refuses.
     """
@@ -23,6 +24,8 @@ def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
             raise CacheError(f"{run_dir} is in use by another process; gc does not wait, run it later")
         found, size = [finding for finding in strays(run_dir) if finding.kind != "foreign"], 0
         for finding in found:
+            if finding.kind == "unknown":
+                continue
             with storage_errors(finding.path):
                 inside = finding.path.rglob("*") if finding.path.is_dir() else [finding.path]
                 size += sum(path.lstat().st_size for path in inside if path.is_file())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cache.errors import CacheError, DamagedError
+from cache.errors import CacheError, DamagedError, StorageError
 from cache.fingerprint import file_sha256
 from cache.layout import ARRAYS, GENERATION, KEY, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
 from cache.plan import Part
@@ -29,8 +29,9 @@ class Finding:
     """One file that is not as it should be; only damage makes a run untrustworthy."""
 
     path: Path
-    # fails its check; no record names it; left by a killed writer; not made by this program, and left alone
-    kind: Literal["damaged", "orphan", "temporary", "foreign"]
+    # fails its check; no record names it; left by a killed writer; not made by this program, and left alone; the file
+    # system does not give it, or what would tell whether a record names it: nothing is done about it
+    kind: Literal["damaged", "orphan", "temporary", "foreign", "unknown"]
     reason: str
 
 
@@ -102,36 +103,44 @@ def other_records(run_dir: Path) -> list[Path]:
 def _verify_record(record: Path, fast: bool) -> Iterator[Finding]:
     try:
         files = recorded_files(record)
-    except DamagedError as error:
-        yield Finding(record, "damaged", str(error))
+    except (DamagedError, StorageError) as error:
+        yield _failed(record, error)
         return
     for file in files:
-        path = record.parent / file["name"]
-        if reason := _check_file(path, file["bytes"], "" if fast else file["sha256"]):
-            yield Finding(path, "damaged", reason)
+        if wrong := _check_file(record.parent / file["name"], file["bytes"], "" if fast else file["sha256"]):
+            yield wrong
+
+
+def _failed(path: Path, error: Exception) -> Finding:
+    """What an error says of a file: that it is damaged, or that it cannot be read now."""
+    return Finding(path, "unknown" if isinstance(error, StorageError) else "damaged", str(error))
 
 
 def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[Finding]:
     try:
         directory = read_product(path, parts)
-    except CacheError as error:
-        yield Finding(path / "run.json", "damaged", str(error))
+        units = directory.done_units()
+    except (CacheError, OSError) as error:
+        if isinstance(error, OSError):
+            yield _unlisted(path, error)
+        else:
+            yield _failed(path / "run.json", error)
         return
-    reasons = {}  # a file that many records name, such as zarr.json, is checked and yielded once
-    for unit in directory.done_units():
+    found = {}  # a file that many records name, such as zarr.json, is checked and yielded once
+    for unit in units:
         try:
             record = directory.record(unit)
             _check_rows(directory, unit, record)
-        except DamagedError as error:
-            yield Finding(record_path(path, unit), "damaged", str(error))
+        except (DamagedError, StorageError) as error:
+            yield _failed(record_path(path, unit), error)
             continue
         files = [(path / file["name"], file["bytes"], "" if fast else file["sha256"]) for file in record["files"]]
         for file in files:
-            if file not in reasons:
-                reasons[file] = _check_file(*file)
-                if reasons[file]:
-                    yield Finding(file[0], "damaged", reasons[file])
-        if not fast and not any(reasons[file] for file in files):
+            if file not in found:
+                found[file] = _check_file(*file)
+                if found[file]:
+                    yield found[file]
+        if not fast and not any(found[file] for file in files):
             try:
                 _decode(directory, unit, record)
             except (CacheError, ValueError, OSError) as error:
@@ -146,13 +155,19 @@ def _check_rows(directory: ProductDir, unit: int, record: dict) -> None:
         raise DamagedError(f"{record_path(directory.path, unit)}: its rows or skipped videos are not those of the plan")
 
 
-def _check_file(path: Path, num_bytes: int, sha256: str) -> str:
-    """What is wrong with a committed file, "" if nothing is. An empty sha256 is not compared."""
-    if path.is_symlink() or not path.is_file():
-        return f"{path} is missing"
-    if path.stat().st_size != num_bytes:
-        return f"{path} has {path.stat().st_size} bytes, its record says {num_bytes}"
-    return f"{path} does not have the SHA-256 of its record" if sha256 and file_sha256(path) != sha256 else ""
+def _check_file(path: Path, num_bytes: int, sha256: str) -> Finding | None:
+    """What is wrong with a committed file. An empty sha256 is not compared."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return Finding(path, "damaged", f"{path} is missing")
+        if path.stat().st_size != num_bytes:
+            reason = f"{path} has {path.stat().st_size} bytes, its record says {num_bytes}"
+            return Finding(path, "damaged", reason)
+        if sha256 and file_sha256(path) != sha256:
+            return Finding(path, "damaged", f"{path} does not have the SHA-256 of its record")
+    except OSError as error:
+        return Finding(path, "unknown", f"{path} cannot be read: {error.strerror or error}")
+    return None
 
 
 def _decode(directory: ProductDir, unit: int, record: dict) -> None:
@@ -186,26 +201,44 @@ def strays(run_dir: Path) -> Iterator[Finding]:
 
 
 def _strays_of(path: Path) -> Iterator[Finding]:
-    files = [Path(folder) / name for folder, _, names in os.walk(path) for name in sorted(names)]
+    try:
+        files = [Path(folder) / name for folder, _, names in os.walk(path, onerror=_raise) for name in sorted(names)]
+    except OSError as error:
+        yield _unlisted(path, error)
+        return
     files = {str(file.relative_to(path)): file for file in files}
     if _never_begun(path) and all(map(_made_here, files)):
         yield Finding(path, "orphan", "a product that was never begun")
         return
     known = {"run.json", *(str(file.relative_to(path)) for file in path.glob(f"{ARRAYS}/**/zarr.json"))}
+    unread = None  # a record that may name any file which no other one names
     for record in commit_records(path):
-        known |= {str(record.relative_to(path)), *named_files(record)}
+        try:
+            known |= {str(record.relative_to(path)), *(file["name"] for file in recorded_files(record))}
+        except (DamagedError, StorageError) as error:
+            known.add(str(record.relative_to(path)))
+            unread = unread or error
     for name, file in files.items():
         if TEMPORARY.fullmatch(name):
             yield Finding(file, "temporary", "left by a writer that was killed")
         elif not _made_here(name):
             yield _foreign(file)
         elif name not in known and not name.startswith("locks/"):
-            yield Finding(file, "orphan", "no record names it")
+            left_over = Finding(file, "orphan", "no record names it")
+            yield Finding(file, "unknown", f"a record that may name it: {unread}") if unread else left_over
 
 
 def _made_here(name: str) -> bool:
     """Whether this package makes files of this name in the folder of a product."""
     return bool(MADE_HERE.fullmatch(name) or TEMPORARY.fullmatch(name))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _unlisted(path: Path, error: OSError) -> Finding:
+    return Finding(path, "unknown", f"{error.filename or path} cannot be listed: {error.strerror or error}")
 
 
 def _foreign(path: Path) -> Finding:
@@ -220,7 +253,7 @@ def named_files(record: Path) -> list[str]:
     """Files that a record names; none where it cannot be read, which `verify` reports."""
     try:
         return [file["name"] for file in recorded_files(record)]
-    except DamagedError:
+    except (DamagedError, StorageError):
         return []
 
 

@@ -43,7 +43,8 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
     from cache import tables
 
     run = cache.open(run_dir, **_chosen(use))
-    echo(f"{run_dir}: {len(run.videos)} videos, {len(run.skipped)} skipped, {run.num_rows} rows")
+    task = "one label a video, " if config.data.task == "single_label" else ""
+    echo(f"{run_dir}: {len(run.videos)} videos, {len(run.skipped)} skipped, {task}{run.num_rows} rows")
     _print(tables.table(run, table or "stores"), SHOWN.get(table or "stores"), rows)
     if path:
         found = tables.table(run, table or "index")

@@ -11,6 +11,7 @@ from pipeline.errors import EXIT_SKIPPED
 from pipeline.workers.rank import is_first_process
 
 PERCENT = ["map", "map_official", "map_windowed", "boxes_on_target"]
+ACCURACIES = ["top1", "top5", "mean_class_accuracy"]  # of single labels; empty where labels may be many
 LONGEST = 4000  # characters of a line
 FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}", "\N{FULLWIDTH COMMERCIAL AT}")
 # what steers a terminal or turns the direction of text, and what cannot be encoded; not tab and line feed
@@ -82,11 +83,13 @@ def print_results(path: Path) -> None:
 
     table = pd.read_csv(path)
     current = table.superseded.isna()
-    table[PERCENT] *= 100
-    shown = ["experiment", "seed", *PERCENT[:3], "num_videos", "num_missing", PERCENT[3]]
+    single = table.top1.notna().any()
+    percent = [*ACCURACIES, PERCENT[0], PERCENT[3]] if single else PERCENT
+    table[percent] *= 100
+    shown = ["experiment", "seed", *percent[:-1], "num_videos", "num_missing", percent[-1]]
     echo(table.loc[current, shown].to_string(index=False, float_format=lambda value: f"{value:.1f}", na_rep="-"))
     for text in table.protocol[current].unique():
-        echo(f"mAP in per cent; {text}")
+        echo(f"{'Accuracies and mAP' if single else 'mAP'} in per cent; {text}")
     if not current.all():
         others = f"{(~current).sum()} more in {path} are superseded"
         echo(f"{others}: they were scored with other labels or videos than the run has now")
@@ -103,5 +106,6 @@ def print_truth(config, run_dir: Path) -> None:
     echo(f"Truth: told where the cards are, a fixed reader reads {read} of {found['cards']} prints right.")
     for policy in ("random", "center"):
         echo(f"{share_on_target(run, config, policy):.0%} of {policy} boxes hold all cards of their clip.")
-    best = best_without_print(config)
-    echo(f"Who knows the cards' colours and cannot read their print reaches {100 * best:.1f} mAP at most.")
+    best = 100 * best_without_print(config)
+    reached = f"{best:.1f} mAP" if config.data.task == "multi_label" else f"a top-1 accuracy of {best:.1f}"
+    echo(f"Who knows the cards' colours and cannot read their print reaches {reached} at most.")

@@ -17,6 +17,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.printing import finish, print_results
 from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES, SALIENCY_FROM
+from pipeline.workers.rank import is_first_process
 
 
 @click.command()
@@ -139,14 +140,27 @@ def train_fusion(
 @click.option("--boxes-eval", type=click.Choice(POLICIES), help="Boxes at evaluation.  [as at training]")
 @click.option("--eval-ids", metavar="ID,ID", help="Only these evaluation videos.")
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")
+@click.option("--thresholds", is_flag=True, help="Also store thresholds for `predict`, from training videos.")
+@click.option("--precision", type=click.FloatRange(0, 1, min_open=True), help="Of --thresholds.  [default: best F1]")
 @caches_option
-def evaluate(config, run_dir: Path, boxes_eval: str | None, eval_ids: str | None, use_labels: bool, caches) -> None:
+def evaluate(
+    config, run_dir: Path, boxes_eval, eval_ids, use_labels: bool, thresholds: bool, precision: float | None, caches
+) -> None:
     """Score Base and all fusion models of the run."""
     from pipeline.stages import evaluate as stage
 
+    if precision and not thresholds:
+        raise click.UsageError("--precision says what --thresholds are to reach; give both")
     outcome = stage.run(config, run_dir, boxes_eval, split_list(eval_ids), use_labels, local_folder(caches))
     print_results(outcome.path)
-    finish(outcome)
+    finish(outcome, *_thresholds(config, run_dir, precision) if thresholds else ())
+
+
+def _thresholds(config, run_dir: Path, precision: float | None) -> list:
+    """Store thresholds with every model of the run; of several processes of torchrun only the first does."""
+    from pipeline.predict import thresholds
+
+    return thresholds.run(config, run_dir, precision) if is_first_process() else []
 
 
 COMMANDS = (prepare, train_base, saliency, crops, train_fusion, evaluate)

@@ -10,7 +10,7 @@ import click
 
 from pipeline.cli.options import run_option
 from pipeline.cli.printing import echo
-from pipeline.errors import EXIT_DAMAGED
+from pipeline.errors import EXIT_DAMAGED, EXIT_STORAGE
 
 
 @click.command()
@@ -35,7 +35,7 @@ def status(run_dir: Path, as_json: bool) -> None:
 @click.option("--fast", is_flag=True, help="Compare sizes only; read no contents.")
 @click.option("--repair", is_flag=True, help="Move damaged files and their records to quarantine/.")
 def verify(run_dir: Path, fast: bool, repair: bool) -> None:
-    """Check every committed file against its record; exit with 7 where anything is damaged.
+    """Check every committed file against its record; exit with 7 where any is damaged, with 5 where any cannot be read.
 
     After --repair the same stages make exactly the damaged units anew. Nothing is deleted. Tables of runs made before
     there were records of tables are named, not compared; `prepare` and `evaluate` write the records.
@@ -62,8 +62,10 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
         echo(f"moved to {path}")
     if kinds["damaged"] and not repair:
         echo("verify --repair moves the damaged ones aside; then run the stages again", err=True)
-    if kinds["damaged"]:
-        sys.exit(EXIT_DAMAGED)
+    if kinds["unknown"]:
+        echo(f"{kinds['unknown']} files could not be judged, see above; repeat this when they can be read", err=True)
+    if kinds["damaged"] or kinds["unknown"]:
+        sys.exit(EXIT_DAMAGED if kinds["damaged"] else EXIT_STORAGE)
 
 
 @click.command()
@@ -75,8 +77,12 @@ def gc(run_dir: Path, dry: bool) -> None:
 
     found, size = sweep(run_dir, dry)
     for finding in found:
-        echo(f"{finding.kind}: {finding.path}")
-    echo(f"{run_dir}: {'would delete' if dry else 'deleted'} {len(found)} files, {size / 1e6:.1f} MB")
+        echo(f"{finding.kind}: {finding.path}" + (f": {finding.reason}" if finding.kind == "unknown" else ""))
+    unknown = sum(finding.kind == "unknown" for finding in found)
+    echo(f"{run_dir}: {'would delete' if dry else 'deleted'} {len(found) - unknown} files, {size / 1e6:.1f} MB")
+    if unknown:
+        echo(f"{unknown} files could not be judged and stay; make the records readable, or run `verify`", err=True)
+        sys.exit(EXIT_STORAGE)
 
 
 COMMANDS = (status, verify, gc)

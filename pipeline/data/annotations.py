@@ -1,14 +1,16 @@
 """Annotations of any format as one table of videos and one of actions. Ids such as 150E6, 00607 and NA stay text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from cache.plan import Part
+from pipeline.config import Task
 from pipeline.data.strict_csv import refuse
+from pipeline.errors import AnnotationError
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,14 @@ class Annotations:
     actions: pd.DataFrame  # video_id, class_index, start, end (seconds, both inclusive)
     classes: list[str]  # names, by class index
     notes: dict[str, int]  # counts of "unlabelled" videos; of actions "reversed", "past_the_end" and "cut_at_end"
+    not_single: str = ""  # the first video, by file and line, that has no class or two; "" where each has exactly one
+    task: Task = "multi_label"
+
+    def for_task(self, task: Task) -> "Annotations":
+        """Return the annotations for a task. AnnotationError, which names file and line: not one class a video."""
+        if task == "single_label" and self.not_single:
+            raise AnnotationError(f"{self.not_single}; expected one class a video (data.task is single_label)")
+        return replace(self, task=task)
 
     def video_targets(self, video_ids: Sequence[str]) -> np.ndarray:
         """Return uint8 (V, C): 1 where the class occurs in the video, whatever its times. KeyError: an unknown id."""
@@ -53,10 +63,15 @@ class Annotations:
     def targets(self, video_ids: Sequence[str], times_seconds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return the labels of the clips' videos, float32 (B, C), and of their frames, float32 (B, T, C).
 
+        With a single label, the frames of a video without times have none: its label says nothing about frames.
+
         Args:
             times_seconds: of each clip's frames, float (T,), counted from the video's first frame.
         """
         frames = [self.frame_targets(*clip) for clip in zip(video_ids, times_seconds, strict=True)]
+        if self.task == "single_label":
+            timed = [not np.isinf(self._by_video[video_id][2]).any() for video_id in video_ids]
+            frames = [of_clip * known for of_clip, known in zip(frames, timed, strict=True)]
         return self.video_targets(video_ids).astype(np.float32), np.stack(frames).astype(np.float32)
 
     @cached_property
@@ -73,7 +88,7 @@ def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Anno
 
     Args:
         videos: (file, line, video_id, split, length_seconds).
-        actions: (video_id, class_index, start, end).
+        actions: (video_id, class_index, start, end), and the line of the action where it is not that of its video.
     """
     seen = {}
     for path, line, video_id, _, _ in videos:
@@ -85,7 +100,7 @@ def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Anno
     unlabelled = len(lengths.keys() - {action[0] for action in actions})
     notes = {"unlabelled": unlabelled, "reversed": 0, "past_the_end": 0, "cut_at_end": 0}
     judged = []
-    for video_id, index, start, end in actions:
+    for video_id, index, start, end, *_ in actions:
         length = lengths[video_id]
         # A comparison with an unknown length, NaN, is false.
         reason = "reversed" if start >= end else "past_the_end" if start >= length else None
@@ -99,4 +114,16 @@ def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Anno
     video_table = pd.DataFrame([video[2:] for video in videos], columns=["video_id", "split", "length_seconds"])
     action_table = pd.DataFrame(judged, columns=["video_id", "class_index", "start", "end"])
     types = {"class_index": np.int64, "start": float, "end": float}
-    return Annotations(video_table.astype({"length_seconds": float}), action_table.astype(types), classes, notes)
+    tables = video_table.astype({"length_seconds": float}), action_table.astype(types)
+    return Annotations(*tables, classes, notes, _first_not_single(videos, actions, classes))
+
+
+def _first_not_single(videos: list[tuple], actions: list[tuple], classes: list[str]) -> str:
+    """Say where a video has a second class, or else where one has none; "" where each has one; see `judge`."""
+    places, found = {video_id: (path, line) for path, line, video_id, *_ in videos}, {}
+    for video_id, index, _, _, *own in actions:
+        if (first := found.setdefault(video_id, index)) != index:
+            path, line = places[video_id]
+            return f"{path}, line {(*own, line)[0]}: {video_id} is {classes[first]!r} and {classes[index]!r}"
+    missing = next((one for one in places if one not in found), None)
+    return "" if missing is None else "{}, line {}: {} has no label".format(*places[missing], missing)

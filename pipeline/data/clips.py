@@ -2,14 +2,16 @@
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cache.geometry import Box, Clip
 from cache.plan import Part
-from pipeline.data.pixels import crop_and_flip, resize
+from pipeline.config import Pixels
+from pipeline.data.pixels import apply_theta, crop_and_flip, cut_input, cut_source, resize
 from pipeline.data.video.frames import Timing, read_frames, video_content
 from pipeline.errors import UnsafePath, VideoChanged, VideoUnreadable
 from pipeline.workers import phases
@@ -164,3 +166,28 @@ def cut_clips(
             volume = crop_and_flip(np.stack([there[index][0] for index in clip.frame_indices]), clip.theta)
         yield row, volume, np.array([there[index][1] for index in clip.frame_indices], np.uint32)
     next(coming, None)  # no frame comes any more, but perhaps that the video has changed meanwhile
+
+
+def input_volume(clip: Clip, frames: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return V_in of a clip, uint8 (T, H_in, W_in, 3), from its source frames by index; each is resized once."""
+    found = {index: apply_theta(frames[index], clip.theta) for index in set(clip.frame_indices)}
+    return np.stack([found[index] for index in clip.frame_indices])
+
+
+def focused_volume(
+    clip: Clip, box_input: Box, pixels: Pixels, frames: Mapping[int, np.ndarray], frames_input: np.ndarray
+) -> np.ndarray:
+    """Cut the focused volume of a clip (eq. 2), each frame once.
+
+    Args:
+        pixels: cut from the "source" frames, or enlarged from the "input".
+        frames: source frames by index, uint8 (*theta.source_size, 3); not read for "input".
+        frames_input: V_in, uint8 (T, H_in, W_in, 3).
+    Returns:
+        uint8 (T, H_in, W_in, 3).
+    """
+    size = clip.theta.input_size
+    if pixels == "input":
+        return np.stack([cut_input(frame, box_input, size) for frame in frames_input])
+    cut = {index: cut_source(frames[index], clip.theta, box_input, size) for index in set(clip.frame_indices)}
+    return np.stack([cut[index] for index in clip.frame_indices])

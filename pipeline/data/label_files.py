@@ -21,7 +21,8 @@ def read_annotations(data: Data) -> Annotations:
     """Read the annotation files; `data.eval_ids` moves videos to the evaluation split.
 
     Raises:
-        AnnotationError: a file is not exactly its format. StageError: a setting or a file is missing.
+        AnnotationError: a file is not exactly its format, or a video not of `data.task`, with two labels or none.
+        StageError: a setting or a file is missing.
     """
     read, needed = READERS[data.format]
     if len(data.annotations) != needed:
@@ -30,7 +31,7 @@ def read_annotations(data: Data) -> Annotations:
         names = ", ".join(path or "data.classes" for path in missing)
         hint = f"; Charades.zip, from {CHARADES_PAGE}, holds them" if data.format == "charades" else ""
         raise StageError(f"{names}: no such annotation file{relative_to(missing[0])}{hint}")
-    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes))
+    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes)).for_task(data.task)
     if annotations.videos.empty:
         raise StageError(f"{', '.join(data.annotations)}: no video, nothing below the header")
     unknown = set(data.eval_ids) - set(annotations.videos.video_id)

@@ -8,13 +8,14 @@ from pipeline.data.annotations import Annotations, judge
 from pipeline.data.strict_csv import SPLITS, csv_bytes, parse_seconds, parse_video_id, read_classes, read_rows, refuse
 
 PLAIN_COLUMNS = ("video_id", "split", "start", "end", "label")
+SCORE = ("score",)  # of a timeline that `predict` wrote and a person corrected; not read
 
 
 def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
     """Read a CSV with the header `video_id,split,start,end,label`: one line an action.
 
     `label` is one of the lines of classes_txt. A label without start and end holds for the whole video; a line
-    without label, start and end is a video without actions.
+    without label, start and end is a video without actions. A last column `score` is not read.
 
     Raises:
         AnnotationError: anything that is not exactly the format.
@@ -22,7 +23,8 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
     classes = read_classes(classes_txt)
     indices = {name: index for index, name in enumerate(classes)}
     splits, places, actions, seen, bare = {}, {}, [], set(), set()
-    for line, row in read_rows(table_csv, PLAIN_COLUMNS):
+    for line, row in read_rows(table_csv, PLAIN_COLUMNS, SCORE):
+        row.pop(*SCORE, None)
         video_id = parse_video_id(table_csv, line, "video_id", row["video_id"])
         if row["split"] not in SPLITS:
             refuse(table_csv, line, "split", row["split"], f"one of {', '.join(SPLITS)}")
@@ -42,9 +44,9 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
             refuse(table_csv, line, "label", row["label"], f"one of the {len(classes)} lines of {classes_txt}")
         elif row["start"] or row["end"]:
             times = (parse_seconds(table_csv, line, name, row[name]) for name in ("start", "end"))
-            actions.append((video_id, indices[row["label"]], *times))
+            actions.append((video_id, indices[row["label"]], *times, line))
         else:
-            actions.append((video_id, indices[row["label"]], 0.0, np.inf))
+            actions.append((video_id, indices[row["label"]], 0.0, np.inf, line))
     videos = [(table_csv, line, video_id, splits[video_id], np.nan) for video_id, line in places.items()]
     return judge(videos, actions, classes)
 

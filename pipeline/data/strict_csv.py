@@ -15,11 +15,14 @@ SECONDS = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?")
 MAX_BYTES = 2**28
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> Iterable[tuple[int, dict[str, str]]]:
-    """Yield (line number, column -> text) of every line below the header, which must be exactly `columns`."""
+def read_rows(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterable[tuple[int, dict[str, str]]]:
+    """Yield (line number, column -> text) of every line below the header: `columns`, and perhaps the `optional`."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
+        columns = (*columns, *optional) if tuple(header) == (*columns, *optional) else columns
         if tuple(header) != columns:
             refuse(path, 1, "header", ",".join(header), ",".join(columns))
         for row in reader:

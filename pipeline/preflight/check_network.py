@@ -19,9 +19,10 @@ from models.objectives import saliency_maps
 from models.own_network import check_contract
 from pipeline.config import Config
 from pipeline.data.strict_csv import read_classes
-from pipeline.errors import AnnotationError
+from pipeline.errors import AnnotationError, StageError
 from pipeline.preflight.finding import Finding, judged
 from pipeline.run.precision_check import LOWEST_OVERLAP, box_agreement
+from pipeline.training.optimiser import make_optimiser
 from pipeline.workers.device import pick_device
 from pipeline.workers.peak_memory import peak_bytes, reset_peak, resident_bytes
 
@@ -45,7 +46,7 @@ def examine(config: Config) -> Iterator[Finding]:
         check_clips(network, base.network, clips.num_frames, clips.input_side)
         check_contract(network, clips.num_frames, clips.input_side, classes)
     except (ValueError, RuntimeError) as error:
-        fix = "models/README.md, 'Your own network', has the contract; or other clips.num_frames and clips.input_side"
+        fix = "models/README.md, 'Your network in ten minutes', has it; or other clips.num_frames, clips.input_side"
         yield Finding("contract", "problem", str(error), fix)
         return
     video = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)).to(device)
@@ -57,7 +58,7 @@ def examine(config: Config) -> Iterator[Finding]:
         try:
             saliency_maps(frozen, video, ["entropy"], gradient_at="patches")
         except ValueError as error:
-            yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your own network'")
+            yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your network in ten minutes'")
             return
     yield _cost("forward pass", lambda: frozen(video), device)
     where = config.saliency.gradient_at
@@ -65,6 +66,11 @@ def examine(config: Config) -> Iterator[Finding]:
     found = box_agreement(frozen, video, replace(config.saliency, objectives=("entropy",)))
     moved = found.overlap < LOWEST_OVERLAP
     yield judged("bfloat16", moved, f"{found}; of one random clip", "keep saliency.precision = float32")
+    for section, recipe in (("base", base), ("fusion", config.fusion)):
+        try:
+            make_optimiser(network, recipe)
+        except StageError as error:
+            yield Finding("recipe", "problem", f"{section}.{error}", "pipeline/training/README.md has the settings")
 
 
 class _Operations(TorchDispatchMode):

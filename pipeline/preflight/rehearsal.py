@@ -186,8 +186,8 @@ def spare_config(config: Config, counts: Counts, readable: dict[str, str], numbe
         config,
         data=data,
         clips=replace(config.clips, videos_per_unit=per_unit),
-        base=replace(config.base, epochs=min(config.base.epochs, 1), learning_rate=STILL),
-        fusion=replace(config.fusion, epochs=1, learning_rate=STILL),
+        base=replace(config.base, epochs=min(config.base.epochs, 1), warmup_epochs=0, learning_rate=STILL),
+        fusion=replace(config.fusion, epochs=1, warmup_epochs=0, learning_rate=STILL),
     )
 
 

@@ -85,7 +85,7 @@ def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: 
         return volumes.load([places[number % len(places)] for number in numbers])
 
     def loss(network, values):
-        return fusion_loss(network, values, fusion, config.fusion)
+        return fusion_loss(network, values, fusion, config.fusion, config.data.task)
 
     recipe = replace(config.fusion, batch_size=batch)
     network = build_fusion(stores.base_weights, config, fusion).to(pick_device(config.device))

@@ -25,13 +25,15 @@ def compare_saliency(config: Config, run_dir: Path, num_seeds: int = 1) -> Outco
     Column iou_<name> is the intersection over union with the boxes of another kind, mean over clips and seeds. map_mean
     is that of late fusion, over the seeds that `train-fusion` has trained with these boxes.
     """
-    boxes, shares = defaultdict(list), defaultdict(list)
+    boxes, shares, kinds = defaultdict(list), defaultdict(list), dict(KINDS)
+    if config.data.task == "single_label":
+        del kinds["softmax_entropy"]  # of many labels; that of the softmax is the entropy
 
     def run_seed(config: Config, run_dir: Path) -> tuple[dict[str, Path | None], int]:
         train_base.run(config, run_dir)
         paths, skipped = {}, 0
-        for method in dict.fromkeys(method for method, _ in KINDS.values()):
-            objectives = {name: objective for name, (other, objective) in KINDS.items() if other == method}
+        for method in dict.fromkeys(method for method, _ in kinds.values()):
+            objectives = {name: objective for name, (other, objective) in kinds.items() if other == method}
             settings = replace(config.saliency, method=method, objectives=tuple(objectives.values()))
             one = replace(config, saliency=settings)
             skipped = max(skipped, saliency.run(one, run_dir, use_labels=True).num_skipped)
@@ -46,11 +48,11 @@ def compare_saliency(config: Config, run_dir: Path, num_seeds: int = 1) -> Outco
 
     study = run_study(config, run_dir, num_seeds, run_seed)
     lines = []
-    for name, (_, objective) in KINDS.items():
+    for name, (_, objective) in kinds.items():
         line = {"method": name, "oracle": objective == "cross_entropy"}
         line["boxes_on_target"] = float(np.mean(shares[name])) if shares[name] else None
-        line |= {f"iou_{other}": mean_iou(boxes[name], boxes[other]) for other in KINDS}
-        lines.append(line | spread(study.results[name]))
+        line |= {f"iou_{other}": mean_iou(boxes[name], boxes[other]) for other in kinds}
+        lines.append(line | spread(study.results[name], study.metric))
     title = "Ways to compute saliency: their boxes, and late fusion with them"
     table = Table(title, lines, (study.note, ORACLE_NOTE))
     return write_tables(run_dir, {"compare-saliency": table}, study.num_skipped)

@@ -97,7 +97,7 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
         raise StageError("the plan has no training video; check the split in the annotations")
     stored = max(len(rows) for rows in places.values())
     label, network = f"train-fusion {variant.name}-refresh{every}", None
-    loss = partial(fusion_loss, fusion=variant.fusion, recipe=config.fusion)
+    loss = partial(fusion_loss, fusion=variant.fusion, recipe=config.fusion, task=config.data.task)
     for number, first in enumerate(range(0, config.fusion.epochs, every)):
         last = min(first + every, config.fusion.epochs)
         checkpoint = newest_checkpoint(folder) or {"epoch": 0, "step": 0}

@@ -10,13 +10,14 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.data.annotations import Annotations
 from pipeline.errors import StageError
-from pipeline.metrics import RESAMPLES, Contrast, Scored, contrast, resampled_maps, resamples
+from pipeline.metrics import RESAMPLES, Contrast, Scored, contrast, resampled_maps, resampled_top1, resamples
 from pipeline.recipes.experiments import Row, ensure_prepared, run_rows, seed_configs, stored_result
 from pipeline.recipes.tables import Cell
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import load_base
-from pipeline.run.results import protocol, read_result
+from pipeline.run.results import main_metric, protocol, read_result
 
+METRICS = {"map": "mAP", "top1": "Top-1 accuracy"}
 INTERVAL_NOTE = (
     f"Intervals: 95 %, paired bootstrap over evaluation videos, {RESAMPLES} resamples, averaged over seeds inside "
     "each; classes without positives are left out."
@@ -31,7 +32,7 @@ _resamples = lru_cache(maxsize=1)(resamples)
 
 @dataclass(frozen=True)
 class Result:
-    """One result file: its JSON, its mAP on all videos and on resamples of them, and the ids of the videos."""
+    """One result file: its JSON, its metric on all videos and on resamples of them, and the ids of the videos."""
 
     facts: dict
     scored: Scored
@@ -52,11 +53,13 @@ class Study:
         results: by variant (a row of Table 2, a way to compute saliency, ...) and by seed.
         note: for the table: protocol, and the weights of each seed's Base.
         num_skipped: the largest number of videos that a stage left out.
+        metric: what is compared, "map", or "top1" of single labels.
     """
 
     results: dict[Hashable, BySeed]
     note: str
     num_skipped: int
+    metric: str = "map"
 
 
 def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, share_base: bool = False) -> Study:
@@ -76,9 +79,15 @@ def run_study(config: Config, run_dir: Path, num_seeds: int, run_seed: RunSeed, 
         for variant, path in paths.items():
             results.setdefault(variant, {}).update({one.seed: read[path]} if path else {})
     weights = ", ".join(f"seed {one.seed} {load_base(run, one).sha256[:12]}" for one in configs)
-    note = f"mAP in per cent; {protocol(config)}. Always the last epoch's weights, nothing "
+    metric = metric_of(config)
+    note = f"{METRICS[metric]} in per cent; {protocol(config)}. Always the last epoch's weights, nothing "
     note += f"is chosen on evaluation videos. Base: {weights}."
-    return Study(results, note, num_skipped)
+    return Study(results, note, num_skipped, metric)
+
+
+def metric_of(config: Config) -> str:
+    """Return what results of a config are compared by; see `main_metric`."""
+    return "top1" if config.data.task == "single_label" else "map"
 
 
 def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
@@ -94,8 +103,9 @@ def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
 def read_scored(path: Path, annotations: Annotations) -> Result:
     """Read a result file; results of the same videos are scored on the same resamples of them."""
     facts, ids, scores = read_result(path)
-    maps = resampled_maps(scores, annotations.video_targets(ids), _resamples(len(ids)))
-    return Result(facts, Scored(facts["map"], maps), tuple(ids))
+    metric, targets = main_metric(facts), annotations.video_targets(ids)
+    resampled = resampled_top1 if metric == "top1" else resampled_maps
+    return Result(facts, Scored(facts[metric], resampled(scores, targets, _resamples(len(ids)))), tuple(ids))
 
 
 def compare(a: BySeed, b: BySeed) -> Contrast:
@@ -113,16 +123,16 @@ def compare(a: BySeed, b: BySeed) -> Contrast:
 
 
 def difference(found: Contrast, *columns: str) -> dict[str, Cell]:
-    """Three cells: a difference and both ends of its interval, in per cent of mAP; None for NaN."""
+    """Three cells: a difference and both ends of its interval, in per cent; None for NaN."""
     values = (found.delta, found.low, found.high)
     return {name: None if np.isnan(value) else 100 * value for name, value in zip(columns, values, strict=True)}
 
 
-def spread(by_seed: BySeed) -> dict[str, Cell]:
-    """Cells num_seeds, map_mean, map_std (over n - 1): mAP in per cent; None where there are too few seeds."""
-    maps = [one.facts["map"] for one in by_seed.values()]
+def spread(by_seed: BySeed, metric: str = "map") -> dict[str, Cell]:
+    """Cells num_seeds, map_mean, map_std (over n - 1), or top1_...: in per cent; None where there are too few seeds."""
+    values = [one.facts[metric] for one in by_seed.values()]
     return {
-        "num_seeds": len(maps),
-        "map_mean": 100 * float(np.mean(maps)) if maps else None,
-        "map_std": 100 * float(np.std(maps, ddof=1)) if len(maps) > 1 else None,
+        "num_seeds": len(values),
+        f"{metric}_mean": 100 * float(np.mean(values)) if values else None,
+        f"{metric}_std": 100 * float(np.std(values, ddof=1)) if len(values) > 1 else None,
     }

@@ -8,6 +8,7 @@ from pipeline.config import Config
 from pipeline.config_file import check
 from pipeline.recipes.experiments import BASE
 from pipeline.recipes.study import of_rows, run_study, spread
+from pipeline.recipes.table2 import is_official
 from pipeline.recipes.tables import Table, write_tables
 from pipeline.run.outcome import Outcome
 
@@ -29,10 +30,9 @@ def table1(config: Config, run_dir: Path, num_seeds: int = 1, frames: Sequence[i
     for length in frames:
         study = run_study(*_with_frames(config, run_dir, length), num_seeds, of_rows([BASE]))
         found = study.results[BASE]
-        official = config.data.format == "charades" and not config.data.eval_ids
         complete = not any(result.facts["num_missing"] for result in found.values())
-        paper = {"paper_map": PAPER_TABLE_1.get(length) if official and complete else None}
-        lines.append({"frames": length} | spread(found) | paper)
+        paper = {"paper_map": PAPER_TABLE_1.get(length) if is_official(config) and complete else None}
+        lines.append({"frames": length} | spread(found, study.metric) | paper)
         notes.append(study.note)
         skipped = max(skipped, study.num_skipped)
     return write_tables(run_dir, {"table1": Table("Table 1: Base at several T_in", lines, tuple(notes))}, skipped)

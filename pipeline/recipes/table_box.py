@@ -34,7 +34,7 @@ def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence
         one = check(replace(config, saliency=replace(config.saliency, box_side=side)))
         study = run_study(one, folder, num_seeds, of_rows([BASE, ATTENTION]))
         ours, base = study.results[ATTENTION], study.results[BASE]
-        line = {"box_side": side} | spread(ours)
+        line = {"box_side": side} | spread(ours, study.metric)
         lines.append(line | difference(compare(ours, base), "delta_base", "delta_low", "delta_high"))
         notes = (study.note.replace(f"box {side},", "box as in the row,"), INTERVAL_NOTE)
         skipped = max(skipped, study.num_skipped)

@@ -71,7 +71,8 @@ def table_cache(
     lines = []
     for variant, study in studies.items():
         by_seed = study.results[variant]
-        line = {"variant": variant.name, "aug_seeds": variant.aug_seeds, "codec": variant.codec} | spread(by_seed)
+        line = {"variant": variant.name, "aug_seeds": variant.aug_seeds, "codec": variant.codec}
+        line |= spread(by_seed, study.metric)
         theirs = {} if variant is first else studies[first].results[first]  # the first row has no difference to itself
         lines.append(line | difference(compare(by_seed, theirs), "delta_online", "delta_low", "delta_high"))
     columns_note = "delta_online: to the first row. aug_seeds: S of the plan; online, one an epoch."

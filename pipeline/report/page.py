@@ -85,9 +85,11 @@ def _results(page: Page, results: list[Result], chosen: Result | None, base: Res
     lines = []
     for one in results:
         other = scores.base_of(one, results)
-        lines.append({"result": one, "map": one.map(), "gain": scores.gain(one, other) if other else None})
+        lines.append({"result": one, "value": one.value(), "gain": scores.gain(one, other) if other else None})
     protocols = list(dict.fromkeys(one.facts["protocol"] for one in results))
     page.values |= {"lines": lines, "protocols": protocols, "chosen": chosen, "base": base, "resamples": RESAMPLES}
+    single = any(one.metric == "top1" for one in results)
+    page.values |= {"single": single, "metric": "top-1" if single else "mAP"}
     page.values["headline"] = [line for line in lines if line["result"] in (chosen, base)]
     if not results:
         page.lacks("No model was evaluated: no results, no intervals, no scores beside the clips.", "evaluate")
@@ -113,6 +115,7 @@ def _curves(page: Page) -> None:
     curves = []
     for name, epochs in scores.read_metrics(page.run_dir).items():
         numbers, lowered = epochs.epoch + 1, epochs.learning_rate.diff() < 0
+        lowered &= 2 * lowered.sum() <= len(epochs)  # a rate that falls in every epoch has no steps to show
         chart = charts.curve(numbers.tolist(), epochs.loss.tolist(), numbers[lowered].tolist())
         seconds = epochs.seconds.sum()
         waiting = (epochs.seconds * epochs.waiting_share).sum() / seconds if seconds else 0

@@ -13,9 +13,17 @@ from cache.sealed import read_record, read_recorded_file
 from cache.table_files import read_csv
 from pipeline.data.annotations import Annotations
 from pipeline.errors import StageError
-from pipeline.metrics import LEVELS, MAP, mean_average_precision, mean_over_classes, resampled_precisions, resamples
+from pipeline.metrics import (
+    LEVELS,
+    MAP,
+    mean_average_precision,
+    mean_over_classes,
+    resampled_precisions,
+    resampled_top1,
+    resamples,
+)
 from pipeline.run.folder import check_classes
-from pipeline.run.results import read_result, same_map
+from pipeline.run.results import main_metric, read_result, same_map
 
 EPOCH = ("epoch", "learning_rate", "loss", "seconds", "waiting_share")  # columns of metrics.csv that the page shows
 
@@ -57,7 +65,7 @@ class Result:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Scores in [0, 1], float64 (V, C): the sigmoid of logits, which older results do not hold."""
+        """Scores in [0, 1], float64 (V, C): the sigmoid of logits (log-odds), which older results do not hold."""
         is_logits = self.facts.get("scores") == "logits"
         return np.exp(-np.logaddexp(0, -self.scores)) if is_logits else self.scores
 
@@ -65,6 +73,16 @@ class Result:
     def by_labels(self) -> MAP:
         """mAP by the labels of the run, which may have been corrected since the result was scored."""
         return mean_average_precision(self.scores, self.targets)
+
+    @property
+    def metric(self) -> str:
+        """By what it is compared, "map" or "top1"; see `main_metric`."""
+        return main_metric(self.facts)
+
+    @property
+    def stored(self) -> float:
+        """Its metric in [0, 1] as it was scored; NaN for the mAP where no class had a positive."""
+        return float("nan") if self.facts[self.metric] is None else self.facts[self.metric]
 
     @property
     def stored_map(self) -> float:
@@ -81,6 +99,13 @@ class Result:
         """AP of every class on the resamples that all results of V videos share: float64 (C, R)."""
         return resampled_precisions(self.scores, self.targets, resamples(len(self.ids)))
 
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        """Its metric on the resamples of `precisions`: float64 (R,)."""
+        if self.metric == "top1":
+            return resampled_top1(self.scores, self.targets, resamples(len(self.ids)))
+        return mean_over_classes(self.precisions)
+
     @property
     def has_intervals(self) -> bool:
         """Whether a bootstrap makes sense: several videos, and the labels that the result was scored with."""
@@ -89,6 +114,10 @@ class Result:
     def map(self) -> Interval:
         """mAP in [0, 1]."""
         return _interval(self.stored_map, mean_over_classes(self.precisions) if self.has_intervals else None)
+
+    def value(self) -> Interval:
+        """Its metric in [0, 1]."""
+        return _interval(self.stored, self.resampled if self.has_intervals else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +132,7 @@ class ClassGain:
 
 
 def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
-    """All result files of the run, Base first, then by falling mAP."""
+    """All result files of the run, Base first, then by falling mAP, or top-1 accuracy of single labels."""
     weights = {}
     for path in sorted((run_dir / "models").glob("*/model.json")):
         model = read_record(path, "weights", "base")
@@ -116,7 +145,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
         check_classes(names, annotations.classes, f"{path} has scores of")
         base = facts["weights"] if facts["fusion"] == "none" else weights.get(facts["weights"], "")
         found.append(Result(facts, base, tuple(ids), scores, annotations.video_targets(ids)))
-    return sorted(found, key=lambda one: (not one.is_base, one.facts["seed"], -(one.facts["map"] or 0), one.name))
+    return sorted(found, key=lambda one: (not one.is_base, one.facts["seed"], -(one.facts[one.metric] or 0), one.name))
 
 
 def base_of(result: Result, results: list[Result]) -> Result | None:
@@ -129,11 +158,9 @@ def base_of(result: Result, results: list[Result]) -> Result | None:
 
 
 def gain(result: Result, base: Result) -> Interval:
-    """Difference in mAP in [-1, 1], with a paired bootstrap over the videos."""
-    spread = None
-    if result.has_intervals:
-        spread = mean_over_classes(result.precisions) - mean_over_classes(base.precisions)
-    return _interval(result.stored_map - base.stored_map, spread)
+    """Difference in the metric of both, in [-1, 1], with a paired bootstrap over the videos."""
+    spread = result.resampled - base.resampled if result.has_intervals else None
+    return _interval(result.stored - base.stored, spread)
 
 
 def class_gains(result: Result, base: Result, classes: list[str]) -> list[ClassGain]:
@@ -161,7 +188,7 @@ def best(results: list[Result], experiment: str | None = None) -> Result | None:
     else:
         fitting = [one for one in results if not one.is_base and not one.facts["oracle"]]
     with_base = [one for one in fitting if base_of(one, results)]
-    return max(with_base or fitting, key=lambda one: (len(one.ids), one.facts["map"] or 0), default=None)
+    return max(with_base or fitting, key=lambda one: (len(one.ids), one.facts[one.metric] or 0), default=None)
 
 
 def video_gains(result: Result, base: Result) -> dict[str, float]:

@@ -13,7 +13,7 @@ from cache.fingerprint import differences, unchanged_sha256
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.table_files import read_table
-from pipeline.config import Config, clip_settings
+from pipeline.config import Config, Task, clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
 from pipeline.data.strict_csv import read_classes
@@ -29,6 +29,7 @@ class RunFolder:
     path: Path  # where results and trained networks are written
     clips: dict  # settings that the clips of the plan must have, see `clip_settings`
     config_name: str  # for error messages
+    task: Task = "multi_label"
     caches: Path | None = None  # the run whose plan, labels, Base and stores are read, where that is another one
 
     @property
@@ -59,9 +60,12 @@ class RunFolder:
 
     @cached_property
     def annotations(self) -> Annotations:
-        """The labels as `prepare` read them, see `read_labels`; raises as `parts` where the folder was not prepared."""
+        """The labels as `prepare` read them, see `read_labels`, for the task of the config; see `for_task`.
+
+        Raises as these two, and as `parts` where the folder was not prepared.
+        """
         _ = self.parts
-        return read_labels(self.source)
+        return read_labels(self.source).for_task(self.task)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -78,7 +82,7 @@ class RunFolder:
 
 def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFolder:
     """Open a run folder for a config; see `RunFolder`."""
-    return RunFolder(path, clip_settings(config), config.name, caches)
+    return RunFolder(path, clip_settings(config), config.name, config.data.task, caches)
 
 
 def check_labels(run_dir: Path) -> None:

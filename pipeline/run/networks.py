@@ -20,7 +20,17 @@ from models.checkpoint import load_weights, state_hash, to_bytes
 from models.clip_length import interpolate_positions
 from models.hf_network import architecture_files, is_folder, weights_files
 from models.own_network import is_reference, source_file
-from pipeline.config import Config, Focus, Fusion, Options, Pixels, clip_settings, key_settings, without_later
+from pipeline.config import (
+    Config,
+    Focus,
+    Fusion,
+    Options,
+    Pixels,
+    clip_settings,
+    key_settings,
+    task_settings,
+    without_later,
+)
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, check_classes, files_sha256
 from pipeline.run.outcome import Outcome
@@ -56,7 +66,7 @@ def base_folder(run: RunFolder, config: Config) -> Path:
     recipe |= own_network(config)
     start = [Path(init)] if init else weights_files(config.base.network) if is_folder(config.base.network) else []
     recipe["init"] = files_sha256(*start) if start else ""
-    settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed}
+    settings = {"clips": clip_settings(config), "base": recipe, "seed": config.seed, **task_settings(config)}
     return run.source / "models" / f"base-{fingerprint(json.loads(json.dumps(settings)))}"
 
 
@@ -212,6 +222,7 @@ def model_facts(run: RunFolder, config: Config, base: BaseWeights, variant: Vari
         **own_network(config),
         **without_later({"compile": config.base.compile}),
         "recipe": key_settings(config.fusion, *(["concat_positions"] if variant.fusion == "late" else [])),
+        **task_settings(config),
         "seed": config.seed,
         "labels_sha256": run.labels_sha256,
         "plan": {part.name: part.rows_sha256 for part in run.parts_of("train")},

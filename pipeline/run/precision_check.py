@@ -12,7 +12,7 @@ from models.box_search import best_box, quantise
 from models.i3d import as_input
 from models.losses import LossTerms
 from models.objectives import Labels, saliency_maps
-from pipeline.config import Saliency
+from pipeline.config import Saliency, Task
 from pipeline.data.clips import input_clips, video_rows
 from pipeline.errors import VideoError
 from pipeline.run.stores import Stores
@@ -45,13 +45,18 @@ def sample_agreement(stores: Stores, units: list[Unit], network: nn.Module) -> A
             except VideoError:
                 continue
             targets = (torch.from_numpy(one).to(device) for one in stores.run.annotations.clip_targets(part, rows))
-            labels = Labels(*targets, LossTerms.of(config.base))
-            return box_agreement(network, as_input(torch.from_numpy(clips), device), config.saliency, labels)
+            labels = Labels(*targets, LossTerms.of(config.base, config.data.task))
+            video = as_input(torch.from_numpy(clips), device)
+            return box_agreement(network, video, config.saliency, labels, config.data.task)
     return None
 
 
 def box_agreement(
-    network: nn.Module, video: torch.Tensor, saliency: Saliency, labels: Labels | None = None
+    network: nn.Module,
+    video: torch.Tensor,
+    saliency: Saliency,
+    labels: Labels | None = None,
+    task: Task = "multi_label",
 ) -> Agreement:
     """Find the boxes of clips in both precisions, for every objective.
 
@@ -61,7 +66,7 @@ def box_agreement(
     """
     found, side = [], saliency.box_side
     for precision in ("float32", "bfloat16"):
-        how = saliency.method, precision, labels, saliency.gradient_at
+        how = saliency.method, precision, labels, task, saliency.gradient_at
         _, maps = saliency_maps(network, video, saliency.objectives, *how)
         found.append([_box(values, side) for batch in maps.values() for values in batch.float().cpu().numpy()])
     exact, rough = map(np.array, found)

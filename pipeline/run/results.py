@@ -7,7 +7,7 @@ import numpy as np
 from cache.commit import locked
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_recorded_file, write_record
-from pipeline.config import Config
+from pipeline.config import Config, pooling_of
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.metrics import mean_average_precision
 from pipeline.run.folder import RunFolder
@@ -16,8 +16,13 @@ TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the sco
 COLUMNS = (
     *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
     *("map_official", "map_windowed", "num_videos", "num_missing", "num_classes", "boxes_on_target", "protocol", "key"),
-    "superseded",
+    *("superseded", "top1", "top5", "mean_class_accuracy"),
 )
+
+
+def main_metric(facts: dict) -> str:
+    """Return by what a result is compared: "top1" where its videos have a single label, else "map"."""
+    return "top1" if "top1" in facts else "map"
 
 
 def protocol(config: Config) -> str:
@@ -25,7 +30,7 @@ def protocol(config: Config) -> str:
     clips, fusion, saliency = config.clips, config.fusion, config.saliency
     text = (
         f"T_in {clips.num_frames} at {clips.fps:g} fps, {clips.resize} resize to {clips.resized_side}, "
-        f"input {clips.input_side}, box {saliency.box_side}, {clips.eval_clips} clips, max over clips"
+        f"input {clips.input_side}, box {saliency.box_side}, {clips.eval_clips} clips, {pooling_of(config)} over clips"
     )
     if saliency.method != "input_gradient":
         text += f", saliency {saliency.method}"

@@ -12,7 +12,7 @@ from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
 from models.losses import LossTerms
-from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy, without_later
+from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy, task_settings, without_later
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import BaseWeights, Variant, load_base, own_network
@@ -57,6 +57,7 @@ class Stores:
             "clips": part.settings,
             **own_network(self.config),
             **without_later({"options": self.config.base.options, "compile": self.config.base.compile}),
+            **task_settings(self.config),  # what `entropy` is
         }
 
     def maps_settings(self, part: Part, objective: str) -> dict:
@@ -69,7 +70,7 @@ class Stores:
             settings |= without_later({"gradient_at": self.config.saliency.gradient_at})
         if objective == "cross_entropy":
             settings["labels"] = self.run.labels_sha256
-            settings |= without_later(LossTerms.of(self.config.base)._asdict())
+            settings |= without_later(LossTerms.of(self.config.base)._replace(label_smoothing=0.0)._asdict())
         return settings
 
     def boxes_settings(self, part: Part, policy: Policy) -> dict:

@@ -1,4 +1,4 @@
-"""evaluate: the maximum over the clips of each evaluation video, mAP by the official rule, one result file a model."""
+"""evaluate: the clips of each evaluation video to scores, mAP by the official rule, accuracies; a file a model."""
 
 import json
 import logging
@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cache.errors import StaleCacheError
 from cache.fingerprint import fingerprint
 from cache.sealed import read_record, write_record
-from pipeline.config import Config, Focus, Policy
+from models.fusion import video_scores
+from pipeline.config import Config, Focus, Policy, pooling_of, task_settings
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
-from pipeline.metrics import map_official, mean_average_precision, submission
+from pipeline.metrics import map_official, mean_average_precision, mean_class_accuracy, submission, top_k_hits
 from pipeline.run.folder import RunFolder, holds_run, open_folder
 from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
@@ -159,6 +161,7 @@ def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | 
     facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
     facts["protocol"], facts["eval_clips"] = protocol(config), config.clips.eval_clips
     identity = {"made_from": made_from, "labels": run.labels_sha256, "ids": ids, **facts}
+    identity |= task_settings(config)
     identity["plan"] = {one.name: one.rows_sha256 for one in run.parts_of("test")}
     return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
 
@@ -174,7 +177,9 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
         log.warning("%d of %d evaluation videos were left out by earlier stages", len(ids) - len(scored), len(ids))
     if not current_world().is_main:
         return
-    scores = np.stack([by_clip[video_id].max(0) for video_id in scored])  # maximum over clips
+    task, pooling = stores.config.data.task, pooling_of(stores.config)
+    clips = (torch.from_numpy(by_clip[video_id]) for video_id in scored)
+    scores = np.stack([video_scores(logits, task, pooling).numpy() for logits in clips])
     if np.isnan(scores).any():
         return  # see `_require_scored`
     targets = annotations.video_targets(scored)
@@ -195,6 +200,7 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
         "num_missing": len(listed) - len(set(scored) & set(listed)),
         "num_classes": result.num_classes,
         "boxes_on_target": on_target,
+        **(_accuracies(scores, targets) if task == "single_label" else {}),
     }
     table = pd.DataFrame({"class": annotations.classes, "positives": targets.sum(0), "ap": result.per_class})
     finite = {name: None if value != value else value for name, value in facts.items()}
@@ -202,6 +208,12 @@ def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list
     files = {f"{path.stem}.scores.txt": submission(scored, scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
     write_record(path, finite, files)
+
+
+def _accuracies(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Return the metrics of single labels; top5 of five classes or fewer is 1."""
+    found = {f"top{k}": float(top_k_hits(scores, targets, k).mean()) for k in (1, 5)}
+    return found | {"mean_class_accuracy": mean_class_accuracy(scores, targets)}
 
 
 def boxes_on_target(stores: Stores, policy: Policy) -> float:

@@ -17,8 +17,8 @@ from models.box_search import quantise
 from models.compiled import compile_network
 from models.frozen.fold import fold
 from models.i3d import as_input
-from models.losses import LossTerms, negative_entropy
-from models.objectives import Labels, saliency_maps
+from models.losses import LossTerms
+from models.objectives import Labels, objectives_of, saliency_maps
 from models.saliency import patch_embedding
 from pipeline.config import Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
@@ -168,6 +168,7 @@ class SaliencyWork(UnitWork):
         base = arrays.get(self.stores.base(part))  # None where it is done
         every = {name: self.stores.maps(part, name) for name in self.config.saliency.objectives}
         of_maps = {name: arrays[store] for name, store in every.items() if store in arrays}
+        entropy = objectives_of(self.config.data.task)["entropy"]
         with ExitStack() as stack:
             stack.enter_context(cpu_threads(self.device, self.config.saliency.threads))
             decoded = self.decoded or stack.enter_context(decode_ahead([(part, unit.number)], self.videos))
@@ -182,7 +183,7 @@ class SaliencyWork(UnitWork):
                 with phases.phase("encode"):
                     if base is not None:
                         base["logits"][local] = logits.cpu().numpy()
-                        base["entropy"][local] = negative_entropy(logits).cpu().numpy()
+                        base["entropy"][local] = entropy(logits).cpu().numpy()
                         base["frame_crc"][local] = batch.crc
                     for name, batch_maps in maps.items():
                         for row, saliency in zip(local, batch_maps.cpu().numpy(), strict=True):
@@ -196,15 +197,15 @@ class SaliencyWork(UnitWork):
 
     def _forward(self, part: Part, batch: InputBatch, objectives: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute logits and maps of a batch, on the device."""
-        saliency, labels = self.config.saliency, None
+        saliency, labels, task = self.config.saliency, None, self.config.data.task
         with phases.device_phase("transfer", self.device):
             video = as_input(batch.clips, self.device)
             if "cross_entropy" in objectives:
                 targets = self.stores.run.annotations.clip_targets(part, batch.rows)
                 targets = (torch.from_numpy(values).to(self.device) for values in targets)
-                labels = Labels(*targets, LossTerms.of(self.config.base))
+                labels = Labels(*targets, LossTerms.of(self.config.base, task))
         with phases.device_phase("network", self.device):
-            how = saliency.method, saliency.precision, labels, saliency.gradient_at
+            how = saliency.method, saliency.precision, labels, task, saliency.gradient_at
             return saliency_maps(self.network, video, objectives, *how)
 
 

@@ -24,6 +24,7 @@ from pipeline.run.outcome import Outcome
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit, restore_metrics
+from pipeline.training.optimiser import make_optimiser
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import join_world
 
@@ -39,7 +40,7 @@ def run(config: Config, run_dir: Path) -> Outcome:
 
     Raises:
         StageError: there is no training video, or no training asked for and no weights given, or the network cannot
-            take such clips.
+            take such clips, or be trained by such a recipe.
         NetworkError: a network of the user's breaks the contract, or takes other clips.
         WeightsError: the first weights do not fit; names every key.
     """
@@ -61,6 +62,8 @@ def run(config: Config, run_dir: Path) -> Outcome:
         if config.saliency.gradient_at == "patches":
             patch_embedding(network)  # refuses a network without one
         out_frames = _out_frames(network, config)
+        if config.base.epochs:
+            make_optimiser(network, config.base)  # refuses a recipe that does not fit, before a video is decoded
         clips = BaseClips(run, config)
         facts = {
             "network": config.base.network,

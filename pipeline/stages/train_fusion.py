@@ -61,7 +61,7 @@ def run(
             return volumes.load([of_video[epoch % len(of_video)] for of_video in rows])  # epoch e, augmentation e mod S
 
         def loss(network: nn.Module, batch: FusionBatch) -> Tensor:
-            return fusion_loss(network, batch, fusion, config.fusion)
+            return fusion_loss(network, batch, fusion, config.fusion, config.data.task)
 
         data = TrainingData(load, len(places), loss, f"train-fusion {facts['name']}")
         fit(network, data, config.fusion, folder, config.seed)

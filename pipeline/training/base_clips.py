@@ -58,7 +58,8 @@ class BaseClips:
     def loss(self, network: nn.Module, batch: BaseBatch) -> Tensor:
         """Return the training loss of paper 5.2."""
         logits = network(as_input(batch.clips, batch.clips.device)).float()
-        return charades_loss(logits, batch.video_targets, batch.frame_targets, LossTerms.of(self.config.base))
+        terms = LossTerms.of(self.config.base, self.config.data.task)
+        return charades_loss(logits, batch.video_targets, batch.frame_targets, terms)
 
     def _clip(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return V_in of one video in one epoch, and the times of its frames in seconds."""

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from cache.commit import write_file
 from cache.errors import StaleCacheError
 from models.checkpoint import to_bytes
+from pipeline.training.optimiser import Average
 from pipeline.workers import phases
-from pipeline.workers.distributed import World
+from pipeline.workers.distributed import current_world
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-[0-9]{4,}-[0-9]{8,}-([0-9a-f]{16})\.pt")
@@ -32,9 +33,11 @@ class TrainingState:
     trained_on: str = ""  # identity of the labels and clips, see `TrainingData`
 
 
-def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: TrainingState) -> None:
-    """Commit a checkpoint, then delete all but the last two."""
+def save(folder: Path, network: nn.Module, optimiser: Optimizer, average: Average | None, state: TrainingState) -> None:
+    """Commit a checkpoint, with the average where one is kept, then delete all but the last two."""
     content = asdict(state) | {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+    if average:
+        content["average"] = average.state
     with phases.phase("write"):
         data = to_bytes(content)
         name = f"checkpoint-{state.epoch:04d}-{state.step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
@@ -43,14 +46,17 @@ def save(folder: Path, network: nn.Module, optimiser: Optimizer, state: Training
         old.unlink()
 
 
-def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World, trained_on: str = "") -> TrainingState:
-    """Load the newest checkpoint into network and optimiser; without one, return the state of a fresh start.
+def resume(
+    folder: Path, network: nn.Module, optimiser: Optimizer, average: Average | None, trained_on: str = ""
+) -> TrainingState:
+    """Load the newest checkpoint into network, optimiser and average; without one, return the state of a fresh start.
 
     The first process reads it and sends it to the others, which might not see the newest file yet.
 
     Raises:
         StaleCacheError: it was trained on something else than `trained_on`. Older ones do not say on what.
     """
+    world = current_world()
     data = world.broadcast(_newest(folder) if world.is_main else b"")
     if not data:
         return TrainingState(trained_on=trained_on)
@@ -62,12 +68,17 @@ def resume(folder: Path, network: nn.Module, optimiser: Optimizer, world: World,
         )
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
+    if average:
+        average.load(content["average"])
     log.info("%s: going on from epoch %d, step %d", folder, content["epoch"], content["step"])
     return TrainingState(*(content[name] for name in ("epoch", "step", "losses", "history")), trained_on)
 
 
 def newest_checkpoint(folder: Path) -> dict | None:
-    """Read the newest sound checkpoint to the CPU: fields of TrainingState, network, optimiser; None without one."""
+    """Read the newest sound checkpoint to the CPU, None without one: fields of TrainingState, network, optimiser.
+
+    With `ema_decay` also `average`, the state dict that will be the trained network's.
+    """
     data = _newest(folder)
     return _read(data) if data else None
 

@@ -116,7 +116,7 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
         with phases.device_phase("transfer", device):
             batch = to_device(batch, device)
         with phases.device_phase("network", device), torch.inference_mode(), tf32(False):
-            logits = fusion_logits(network, batch, variant.fusion, model.fuse)
+            logits = fusion_logits(network, batch, variant.fusion, model.fuse, config.data.task)
         found[number * size :][: len(logits)] = clip_logits(logits).cpu()
     for place, scores in zip(places, world.sum(found).numpy(), strict=True):
         yield volumes.parts[place.part], place.row, scores

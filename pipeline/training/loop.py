@@ -1,4 +1,4 @@
-"""The training loop of Base and of both fusions: plain SGD, on one device or several, resumable within an epoch."""
+"""The training loop of Base and of both fusions, on one device or several, resumable within an epoch."""
 
 import logging
 import time
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cache.commit import holder, locked
 from cache.errors import DamagedError
@@ -22,6 +21,7 @@ from pipeline.config import Training
 from pipeline.errors import StageError
 from pipeline.training.checkpoints import TrainingState, newest_checkpoint, resume, save
 from pipeline.training.loader import TrainingData, epoch_batches, num_steps, to_device
+from pipeline.training.optimiser import Average, learning_rate, make_optimiser, set_rate, stored_copies, train_mode
 from pipeline.training.tensorboard import Curves
 from pipeline.workers import phases
 from pipeline.workers.distributed import current_world
@@ -44,7 +44,8 @@ def fit(
         seed: of the order of clips and of dropout.
         until: stop before this epoch, so that a later call goes on from there; None for all epochs.
     Raises:
-        StageError: there is no clip, another process trains in this folder, or the loss is not finite.
+        StageError: there is no clip, another process trains in this folder, the loss is not finite, or the recipe does
+            not fit the network, see `make_optimiser`.
     """
     if not data.num_clips:
         raise StageError("the plan has no training video; check the split in the annotations")
@@ -61,8 +62,9 @@ def fit(
     with locked(folder / ".lock", sign=True) if world.is_main else nullcontext(True) as mine:
         if not mine:
             raise StageError(f"{folder}: {holder(folder / '.lock')} is training here")
-        if world.is_main:  # three checkpoints for a moment, each of weights and momentum
-            check_space(folder, 6 * sum(value.nbytes for value in network.state_dict().values()), 3)
+        if world.is_main:  # three checkpoints for a moment
+            state = sum(value.nbytes for value in network.state_dict().values())
+            check_space(folder, 3 * stored_copies(training) * state, 3)
         world.barrier()  # no process reads checkpoints before the folder is ours
         with tf32(training.tf32):
             _train(network, data, training, folder, seed, training.epochs if until is None else until)
@@ -71,24 +73,21 @@ def fit(
 def _train(network: nn.Module, data: TrainingData, training: Training, folder: Path, seed: int, until: int) -> None:
     """Go on from the newest checkpoint to epoch `until`."""
     world, device = current_world(), next(network.parameters()).device
-    optimiser = torch.optim.SGD(
-        network.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
-    )
-    state = resume(folder, network, optimiser, world, data.identity)
+    optimiser = make_optimiser(network, training)
+    average = Average(network, training.ema_decay) if training.ema_decay else None
+    state = resume(folder, network, optimiser, average, data.identity)
     if world.is_main and state.history:  # its files may be those of a checkpoint before, or lost
         write_metrics(folder, state.history)
     network.activation_checkpointing = training.activation_checkpointing  # see models/activation_checkpointing.py
     forward = world.wrap(network, training.batchnorm == "synchronised")
     steps = num_steps(data.num_clips, training)  # of an epoch
+    per_epoch = -(-steps // training.accumulate)  # steps of the optimiser
     curves = Curves(folder, training.tensorboard and world.is_main, state.epoch * steps + state.step + 1)
     left = max(0, (until - state.epoch) * steps - state.step)
     shown, saved = progress(range(left), left, data.label, "steps"), time.monotonic()
 
     while state.epoch < until:
-        rate = learning_rate(training, state.epoch)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        _train_mode(network, training.batchnorm == "frozen")
+        train_mode(network, training)
         started, waited, asked = time.monotonic(), 0.0, time.monotonic()
         for batch in epoch_batches(data, training, seed, state.epoch, state.step, device.type == "cuda"):
             waited += time.monotonic() - asked
@@ -106,8 +105,14 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
                         loss = data.loss(forward, batch) * world.loss_weight(together)
                     (loss / training.accumulate).backward()
                 if moves:
+                    number = state.epoch * per_epoch + (state.step - 1) // training.accumulate
+                    set_rate(optimiser, learning_rate(training, number, per_epoch))
+                    if training.clip_grad_norm:
+                        nn.utils.clip_grad_norm_(network.parameters(), training.clip_grad_norm)
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
+                    if average:
+                        average.update(network, number + 1)
                 state.losses.append(world.mean(loss.detach()))
             if not np.isfinite(state.losses[-1]):
                 where = f"epoch {state.epoch}, step {state.step}"
@@ -115,19 +120,22 @@ def _train(network: nn.Module, data: TrainingData, training: Training, folder: P
             curves.step(state.epoch * steps + state.step, state.losses[-1])
             due = time.monotonic() - saved > 60 * training.checkpoint_minutes
             if world.is_main and due and state.step % training.accumulate == 0:
-                save(folder, network, optimiser, state)
+                save(folder, network, optimiser, average, state)
                 saved = time.monotonic()
             asked = time.monotonic()
         seconds = time.monotonic() - started
+        rate = learning_rate(training, (state.epoch + 1) * per_epoch - 1, per_epoch)  # of the epoch's last step
         row = {"epoch": state.epoch, "learning_rate": rate, "loss": float(np.mean(state.losses))}
         row |= {"processes": world.size, "seconds": round(seconds, 2), "waiting_share": round(waited / seconds, 3)}
         state = TrainingState(state.epoch + 1, history=[*state.history, row], trained_on=data.identity)
         if world.is_main:
-            save(folder, network, optimiser, state)
+            save(folder, network, optimiser, average, state)
             write_metrics(folder, state.history)
             curves.epoch(row)
     next(shown, None)  # says that the last step is done
     curves.close()
+    if average:
+        network.load_state_dict(average.state)
     network.eval()
 
 
@@ -146,19 +154,6 @@ def restore_metrics(folder: Path) -> None:
             write_metrics(folder, checkpoint["history"])
 
 
-def learning_rate(training: Training, epoch: int) -> float:
-    """Return the rate of an epoch: divided by ten at each of `drop_epochs` (paper 5.3)."""
-    return training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.drop_epochs)
-
-
 def _dropout_seed(*where: int) -> int:
     """Return the seed of one step, which depends on its place alone, so that a resumed training drops the same."""
     return int(np.random.default_rng(where).integers(2**63))
-
-
-def _train_mode(network: nn.Module, frozen: bool) -> None:
-    """Set train mode; with `frozen`, the statistics of batch-norm stay as they are."""
-    network.train()
-    for module in network.modules() if frozen else ():
-        if isinstance(module, _BatchNorm):
-            module.eval()

@@ -18,8 +18,14 @@ from models.objectives import Labels, saliency_maps
 from models.saliency import patch_embedding
 from pipeline.config import OBJECTIVES, Config, SaliencyFrom
 from pipeline.data.box_policies import find_box
-from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, training_videos
-from pipeline.data.pixels import apply_theta, cut_input, cut_source
+from pipeline.data.clips import (
+    PlannedVideo,
+    check_unchanged,
+    decode_frames,
+    focused_volume,
+    input_volume,
+    training_videos,
+)
 from pipeline.data.sampling import frame_indices, train_clip
 from pipeline.run.folder import RunFolder
 from pipeline.run.networks import BaseWeights, Variant, build_base
@@ -85,7 +91,7 @@ class OnlineClips:
         videos = [self.videos[number] for number in numbers]
         clips, frames = zip(*(self._decode(video, epoch) for video in videos), strict=True)
         with phases.phase("resize"):
-            context = np.stack([_input_volume(*one) for one in zip(clips, frames, strict=True)])
+            context = np.stack([input_volume(*one) for one in zip(clips, frames, strict=True)])
         times = [np.array(clip.frame_indices) / video.fps for clip, video in zip(clips, videos, strict=True)]
         targets = self.annotations.targets([video.video_id for video in videos], times)
         source = SourceFrames(list(clips), list(frames))
@@ -93,7 +99,9 @@ class OnlineClips:
 
     def loss(self, network: nn.Module, batch: OnlineBatch) -> Tensor:
         """Return the training loss of `train_fusion` on volumes that are cut now."""
-        return fusion_loss(network, self.cut(network, batch), self.variant.fusion, self.config.fusion)
+        return fusion_loss(
+            network, self.cut(network, batch), self.variant.fusion, self.config.fusion, self.config.data.task
+        )
 
     def cut(self, network: nn.Module, batch: OnlineBatch) -> FusionBatch:
         """Find the boxes of a batch, with the network that is trained or with Base, and cut its focused volumes."""
@@ -133,7 +141,7 @@ class OnlineClips:
             labels = None
             if objective == "cross_entropy":
                 targets = batch.video_targets[chunk], batch.frame_targets[chunk]
-                labels = Labels(*targets, LossTerms.of(self.config.base))
+                labels = Labels(*targets, LossTerms.of(self.config.base, self.config.data.task))
             found, maps = self._saliency(source, video, names, labels)
             if late:
                 logits.append(found if source is self.base else self._saliency(self.base, video, (), None)[0])
@@ -141,8 +149,8 @@ class OnlineClips:
         return torch.cat(logits) if late else None, codes
 
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):
-        saliency = self.config.saliency
-        how = saliency.method, saliency.precision, labels, saliency.gradient_at
+        saliency, task = self.config.saliency, self.config.data.task
+        how = saliency.method, saliency.precision, labels, task, saliency.gradient_at
         return saliency_maps(network, video, names, *how)
 
     def _cut_clip(
@@ -153,14 +161,4 @@ class OnlineClips:
             return frames_input
         side, seeds = self.config.saliency.box_side, (self.config.clips.plan_seed, self.config.seed)
         box, _ = find_box(clip, self.variant.boxes, side, seeds, codes)
-        size = clip.theta.input_size
-        if self.variant.pixels == "input":
-            return np.stack([cut_input(frame, box, size) for frame in frames_input])
-        cut = {index: cut_source(frame, clip.theta, box, size) for index, frame in frames.items()}
-        return np.stack([cut[index] for index in clip.frame_indices])
-
-
-def _input_volume(clip: Clip, frames: dict[int, np.ndarray]) -> np.ndarray:
-    """Return V_in of a clip, uint8 (T, H_in, W_in, 3), each frame resized once."""
-    found = {index: apply_theta(frame, clip.theta) for index, frame in frames.items()}
-    return np.stack([found[index] for index in clip.frame_indices])
+        return focused_volume(clip, box, self.variant.pixels, frames, frames_input)

@@ -1,13 +1,16 @@
 """status, verify, repair, gc: what they count, find and move; and that they say what they did not look at."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cache.commit import locked
-from cache.sealed import read_sealed, seal
+from cache.sealed import read_sealed, recorded_files, seal
 from cache.upkeep.repair import repair
 from cache.upkeep.sweep import sweep
 from cache.upkeep.verify import status, verify
@@ -170,3 +173,48 @@ def test_repair_moves_nothing_outside_the_run(tiny_copy, tmp_path):
         assert [finding.path for finding in findings] == [record] and "outside its directory" in findings[0].reason
         assert repair(tiny_copy.path, findings) == [tiny_copy.path / "quarantine" / record.relative_to(tiny_copy.path)]
     assert (tmp_path / "secret").read_text() == "mine"
+
+
+@pytest.mark.parametrize("trouble", ["a record", "a listing", "a volume"])
+def test_what_cannot_be_read_now_is_nobodys_proof(tiny_copy, monkeypatch, trouble):
+    """Another user's umask, a stale handle, a bad sector: gc and repair leave alone what they cannot judge."""
+    record = next(tiny_copy.path.glob("crops/*/done/000000.json"))
+    product = record.parents[1]
+    volume = product / recorded_files(record)[0]["name"]
+    stray = product / "volumes" / "000001-0123456789abcdef.h5"
+    elsewhere = next(tiny_copy.path.glob("maps/*")) / "done" / ".000009.json.abc.tmp"
+    for path in (stray, elsewhere):
+        path.write_bytes(b"1234")
+    before = tree(tiny_copy.path)
+    refused = {"a record": record, "a listing": product / "done", "a volume": volume}[trouble]
+    with monkeypatch.context() as patch:
+        _refuse(patch, refused)
+        code, output = call("verify", "--run", tiny_copy.path, "--repair")
+    assert code == 5 and f"unknown: {refused if trouble == 'a volume' else ''}" in output
+    assert str(refused) in output and "Stale file handle" in output and "0 damaged" in output
+    assert tree(tiny_copy.path) == before
+    with monkeypatch.context() as patch:
+        _refuse(patch, refused)
+        code, output = call("gc", "--run", tiny_copy.path)
+    assert volume.exists() and not elsewhere.exists()  # what it can judge is deleted
+    if trouble == "a volume":  # gc reads records alone
+        assert code == 0 and not stray.exists()
+    else:
+        assert code == 5 and stray.exists() and str(refused) in output and "could not be judged" in output
+    assert call("gc", "--run", tiny_copy.path)[0] == 0 and not stray.exists() and list(verify(tiny_copy.path)) == []
+
+
+def _refuse(patch, refused):
+    """Make one file or folder unreadable, as where a server is away; permissions do not bind root."""
+
+    def refusing(function):
+        def called(path, *args, **kwargs):
+            if str(path) == str(refused):
+                raise OSError(errno.ESTALE, "Stale file handle", str(path))
+            return function(path, *args, **kwargs)
+
+        return called
+
+    patch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
+    patch.setattr("builtins.open", refusing(open))
+    patch.setattr(os, "scandir", refusing(os.scandir))

@@ -220,6 +220,7 @@ NEED_NO_PLAN = {
     "table-box",
     "table-cache",
     "compare-saliency",
+    *("predict", "timeline", "export"),  # need other arguments; see tests/predict
 }
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cache.errors import DamagedError
@@ -11,7 +12,9 @@ from cache.geometry import Box, Theta
 from cache.plan import Part
 from cache.sealed import write_record
 from pipeline import config_file as configs
+from pipeline.data.annotations import Annotations
 from pipeline.data.clips import source_frames
+from pipeline.data.label_files import read_annotations
 from pipeline.data.miniature import draw, generate, script
 from pipeline.data.miniature.truth import ceiling, frame_number, on_target, read_cards, read_print
 from pipeline.errors import StageError
@@ -87,6 +90,28 @@ def test_evaluation_has_hues_of_its_own():
     test = np.concatenate([draw._hues("test", rng) for _ in range(50)]) * 36 // 1 % 2
     assert set(train) == {0}
     assert set(test) == {1}
+
+
+def test_a_single_label_is_one_card(tmp_path):
+    config = _config(tmp_path / "data", 24, 6, task="single_label")
+    generate.generate(config.data)
+    annotations = read_annotations(config.data)
+    assert len(annotations.classes) == 10 and annotations.actions.class_index.nunique() > 6
+    assert (annotations.actions.groupby("video_id").size() == 1).all() and len(annotations.actions) == 30
+    assert all(len(cards) == 1 for cards in read_cards(tmp_path / "data").values())
+    assert annotations.actions.end.lt(annotations.videos.length_seconds).any()  # some cards go before their video ends
+    with pytest.raises(StageError, match="other settings"):
+        generate.generate(replace(config.data, task="multi_label"))
+
+
+def test_best_top_1_without_reading_the_print(monkeypatch):
+    """Of a pair with 3 and 1 videos and another with 2: the likelier class of each is right in 5 of 6."""
+    videos = pd.DataFrame({"video_id": list("abcdefg"), "split": [*["test"] * 6, "train"]})
+    actions = pd.DataFrame({"video_id": list("abcdefgf"), "class_index": [0, 0, 0, 1, 7, 7, 5, 7]})
+    annotations = Annotations(videos, actions, [str(number) for number in range(10)], {})
+    monkeypatch.setattr(miniature_proof, "read_annotations", lambda data: annotations)
+    config = configs.load("miniature-single")
+    assert miniature_proof.best_without_print(config) == pytest.approx(5 / 6)
 
 
 def test_same_settings_same_files_and_others_are_refused(tmp_path):

@@ -37,6 +37,21 @@ def commands(text: str) -> list[str]:
     return [line for line in lines if line.strip()] + [words for words in quoted if words.startswith(STARTS)]
 
 
+def make_calls(lines: str) -> list[list[str]]:
+    """Lines of make as arguments of our command line, one list a target, as the Makefile makes them."""
+    found = []
+    for line in lines.splitlines():
+        make, *words = shlex.split(line)
+        assert make == "make"
+        given = dict(word.split("=", 1) for word in words if re.match("[A-Z]+=", word))
+        run = given.get("RUN", f"runs/{Path(given['CONFIG']).stem}")
+        for target in (word for word in words if not re.match("[A-Z]+=", word)):
+            takes_config = any("--config" in option.opts for option in main.commands[target].params)
+            common = ["--config", given["CONFIG"]] * takes_config + ["--run", run]
+            found.append([target, *common, *shlex.split(given.get("ARGS", ""))])
+    return found
+
+
 def check(command: str, own_videos: set[str]) -> None:
     """Raise where a command of a README could not work: a target, option, value, file or video that does not exist.
 

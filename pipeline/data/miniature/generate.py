@@ -1,8 +1,9 @@
 """The miniature: a small data set whose truth is known, in the Charades format, as real H.264 files.
 
-A figure carries one to three cards over clutter. A card's colour tells its pair of classes and survives the resize to
-64 x 64; its print, a fine grating along rows or columns, tells the class and is gone after it. Lengths in this package
-are pixels of the resized frame, times seconds, colours RGB in [0, 1].
+A figure carries one to three cards over clutter, or exactly one where each video has a single label. A card's colour
+tells its pair of classes and survives the resize to 64 x 64; its print, a fine grating along rows or columns, tells the
+class and is gone after it. Lengths in this package are pixels of the resized frame, times seconds, colours RGB in
+[0, 1].
 """
 
 import json
@@ -40,6 +41,8 @@ def generate(data: Data, workers: int = 1) -> bool:
     """
     root, sizes = Path(data.videos), {"train": data.train_videos, "test": data.eval_videos}
     settings = {"train_videos": data.train_videos, "eval_videos": data.eval_videos, "data_seed": data.data_seed}
+    settings |= {} if data.task == "multi_label" else {"task": data.task}
+    most_cards = 3 if data.task == "multi_label" else 1
     about = (json.dumps(settings | {"version": VERSION}, indent=2) + "\n").encode()
     if (root / "miniature.json").exists():
         if (root / "miniature.json").read_bytes() != about:
@@ -48,10 +51,12 @@ def generate(data: Data, workers: int = 1) -> bool:
     root.mkdir(parents=True, exist_ok=True)
     foreign = [path.name for path in sorted(root.iterdir()) if not _VIDEO.fullmatch(path.name)]
     if foreign and not (root / BEGUN).exists():
-        raise StageError(f"{root} holds {foreign[0]}; the miniature is generated into an empty folder: data.videos")
+        hint = "another data.videos; or is --config missing?"
+        raise StageError(f"{root} holds {foreign[0]}; the miniature is generated into an empty folder: {hint}")
     (root / BEGUN).touch()
     make, jobs = delayed(in_directory(_make_video)), [(split, n) for split in sizes for n in range(sizes[split])]
-    made = Parallel(n_jobs=workers, return_as="generator")(make(root, data.data_seed, *job) for job in jobs)
+    calls = (make(root, data.data_seed, *job, most_cards) for job in jobs)
+    made = Parallel(n_jobs=workers, return_as="generator")(calls)
     made = list(progress(made, len(jobs), "miniature", "videos"))
     rows = {split: [] for split in sizes}
     for script, _ in made:
@@ -66,11 +71,11 @@ def generate(data: Data, workers: int = 1) -> bool:
     return True
 
 
-def _make_video(root: Path, data_seed: int, split: str, number: int) -> tuple[Script, list[tuple]]:
+def _make_video(root: Path, data_seed: int, split: str, number: int, most_cards: int) -> tuple[Script, list[tuple]]:
     """Draw and encode one video; return its script and a row of cards.csv for each card and frame."""
     video_id = f"{split.upper()}{number:05d}"
     rng = np.random.default_rng([data_seed, split == "test", number])
-    script, places = write_script(video_id, split, rng), []
+    script, places = write_script(video_id, split, rng, most_cards), []
 
     def frames():
         for index, (frame, visible) in enumerate(draw_video(script, rng)):

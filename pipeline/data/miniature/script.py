@@ -45,13 +45,13 @@ class Script:
         return tuple(2 * round(RESIZED * scale / 2) for scale in self.scale)
 
 
-def write_script(video_id: str, split: str, rng: np.random.Generator) -> Script:
+def write_script(video_id: str, split: str, rng: np.random.Generator, most_cards: int = 3) -> Script:
     """Choose one video's size, length, cards and motion."""
     scale = tuple(float(s) for s in rng.choice(SCALES, 2, p=SCALE_ODDS))
     fps = int(rng.choice(SOURCE_FPS))
     num_frames = int(np.ceil(rng.uniform(*SECONDS) * fps))
     seconds = num_frames / fps
-    slots = rng.permutation(len(SLOTS))[: rng.integers(1, 4)]
+    slots = rng.permutation(len(SLOTS))[: rng.integers(1, most_cards + 1)]
     cards = []
     for slot in slots:
         start, end = 0.0, seconds

@@ -79,6 +79,11 @@ def average_rate(path: Path, stream: av.VideoStream) -> Fraction:
     return rate
 
 
+def promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction:
+    """Return the length of the stream, or else of the container, as its header says; 0 where it does not."""
+    return stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
+
+
 def frame_length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
     """Return the seconds a frame stays on screen, as far as the container says."""
     return frame.duration * stream.time_base if frame.duration else 1 / rate
@@ -103,6 +108,44 @@ def decoder_versions() -> tuple[str, list[str]]:
         except ValueError:
             missing.append(name)
     return f"PyAV {av.__version__} (libavcodec {codecs})", missing
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What the packets of a stream and its first frame say; nothing else is decoded."""
+
+    count: int
+    seconds: Fraction  # from the first frame to the end of the last one
+    promised: Fraction  # seconds that the container says
+    rate: Fraction  # average frames a second
+    size: tuple[int, int]  # (height, width) of the first frame, after rotation
+
+
+def packets(path: Path) -> Packets | None:
+    """Read the times of all packets; return None where only decoding can tell the times of frames.
+
+    Raises:
+        VideoError: as `opened` and `decoded`.
+    """
+    with opened(path) as (container, stream):
+        first = next(decoded(path, container, stream), None)
+    with opened(path) as (container, stream):
+        rate = average_rate(path, stream)
+        if container.format.name == "avi":  # knows when packets are decoded, not when their frames are shown
+            return None
+        try:
+            # some packets hold several frames, or none that is shown: only times count
+            found = [(one.pts, one.duration) for one in container.demux(stream) if one.size and not one.is_discard]
+        except av.FFmpegError:
+            return None
+        times = [pts for pts, _ in found]
+        if first is None or not times or None in times or len(set(times)) < len(times) or min(times) != first.pts:
+            return None
+        last, length = max(found)
+        end = last * stream.time_base + (length * stream.time_base if length else 1 / rate)
+        start = first.pts * stream.time_base
+        size = (first.width, first.height) if first.rotation % 180 else (first.height, first.width)
+        return Packets(len(times), end - start, promised_seconds(container, stream), rate, size)
 
 
 @dataclass(frozen=True)

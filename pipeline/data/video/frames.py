@@ -17,7 +17,15 @@ from typing import Literal
 import numpy as np
 
 from cache.fingerprint import file_sha256, unchanged_sha256
-from pipeline.data.video.container import average_rate, decoded, frame_length, opened, to_rgb
+from pipeline.data.video.container import (
+    average_rate,
+    decoded,
+    frame_length,
+    opened,
+    packets,
+    promised_seconds,
+    to_rgb,
+)
 from pipeline.data.video.find import video_kind
 from pipeline.data.video.frame_folder import folder_content, frame_files, probe_folder, read_frame
 from pipeline.errors import ClipOutOfRange, VideoEmpty, VideoTruncated, VideoUnreadable
@@ -68,6 +76,29 @@ def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
             return _probe_file(path) if video_kind(path) == "file" else _probe_folder(path, source_fps)
         except OSError as error:
             _retry_or_raise(path, error, attempt)
+
+
+def scan(path: Path, source_fps: Rate | None = None) -> VideoInfo:
+    """Say what `probe` says of a sound video without decoding more of it than the first frame.
+
+    Where its packets do not tell the times of its frames, it is decoded whole. Damage may show only in `read_frames`.
+    Raises as `probe`.
+    """
+    path = Path(path)
+    try:
+        if video_kind(path) == "frames":
+            rate, files = _folder_rate(path, source_fps), frame_files(path)
+            size, found = read_frame(files[0]).shape[:2], folder_content(path)
+            return VideoInfo("frames", len(files), len(files) / rate, rate, *size, "rate", *found)
+        if path.stat().st_size == 0:
+            raise VideoEmpty(f"{path} has 0 bytes")
+        if found := packets(path):
+            _check_promise(path, found.count, found.seconds, found.promised, found.rate)
+            content = path.stat().st_size, unchanged_sha256(path)
+            return VideoInfo("file", found.count, found.seconds, found.rate, *found.size, "pts", *content)
+    except OSError as error:
+        raise VideoUnreadable(f"{path}: {error.strerror}") from error
+    return probe(path, source_fps)
 
 
 def video_content(path: Path) -> tuple[int, str]:
@@ -166,12 +197,17 @@ def _probe_file(path: Path) -> VideoInfo:
         duration = len(pts) / rate
         if timing == "pts":
             duration = (pts[-1] - pts[0]) * stream.time_base + frame_length(last, stream, rate)
-        promised = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
+        promised = promised_seconds(container, stream)
+    _check_promise(path, len(pts), duration, promised, rate)
+    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
+
+
+def _check_promise(path: Path, count: int, duration: Fraction, promised: Fraction, rate: Fraction) -> None:
+    """Raise VideoTruncated where a file has less than its header says."""
     # Sound may go on for a moment after the pictures, and some containers know only the longer of the two.
     if promised - duration > max(Fraction(1, 2), promised / 10):
         seconds = f"{float(duration):.3f} of {float(promised):.3f} seconds"
-        raise VideoTruncated(f"{path}: decoded {len(pts)} of about {round(promised * rate)} frames, {seconds}")
-    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
+        raise VideoTruncated(f"{path}: decoded {count} of about {round(promised * rate)} frames, {seconds}")
 
 
 def _file_timeline(path: Path, timing: Timing) -> Timeline:

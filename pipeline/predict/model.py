@@ -1,0 +1,143 @@
+"""The networks of an experiment: a batch of windows to scores and boxes, with the functions of the stages."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cache.geometry import Box, Clip
+from models.box_search import quantise
+from models.frozen.fold import fold
+from models.fusion import clip_logits
+from models.i3d import as_input
+from models.losses import negative_entropy
+from models.objectives import saliency_maps
+from models.precision import tf32
+from pipeline.data.box_policies import find_box
+from pipeline.data.clips import focused_volume
+from pipeline.predict.settings import Settings
+from pipeline.predict.windows import Window
+from pipeline.run.networks import BaseWeights, TrainedModel, build_base, build_trained
+from pipeline.training.fusion_step import FusionBatch, fusion_logits
+from pipeline.workers import phases
+from pipeline.workers.device import cpu_threads, pick_device
+
+Item = TypeVar("Item")
+
+
+class Seen(NamedTuple):
+    """What the networks saw in one window."""
+
+    clip: Clip
+    start: float  # seconds
+    end: float
+    logits: np.ndarray  # float32 (C,), the mean over time
+    entropy: float  # of Base, -sum p log p, nats
+    box_source: Box
+    saliency: np.ndarray | None  # the map that chose the box, uint16 (H_in, W_in); None where none was needed
+
+
+class FirstLook(NamedTuple):
+    """A window after Base has seen it; its source frames are not needed any more."""
+
+    seen: Seen  # with Base's logits
+    focused: np.ndarray | None  # uint8 (T, H_in, W_in, 3); None for Base alone
+    context: np.ndarray  # V_in, uint8 (T, H_in, W_in, 3)
+    logits: Tensor  # Base's, float32 (T_out, C)
+
+
+class Model:
+    """The networks of an experiment on a device.
+
+    Args:
+        base: Base, in eval mode.
+        second: the fusion network; None for Base alone.
+        device: torch name, or "auto".
+    """
+
+    def __init__(self, settings: Settings, base: nn.Module, second: nn.Module | None, device: str = "auto"):
+        self.settings, self.device = settings, pick_device(device)
+        self.base = fold(base).to(self.device)
+        self.second = second and second.to(self.device).eval()
+        self.chooser = fold(second).to(self.device) if settings.saliency_from == "current" else self.base
+
+    def look(self, windows: Iterable[Window]) -> Iterator[Seen]:
+        """Pass windows through the networks, in batches as the stages take them, as they come.
+
+        A clip's last digits depend on those beside it: the same windows in the same order give the same bits.
+        """
+        saliency, size = self.settings.saliency, self.settings.batch_size
+        looked = (one for batch in batches(windows, saliency.batch_size) for one in self._first_look(batch))
+        if self.second is None:
+            yield from (one.seen for one in looked)
+        else:
+            yield from (one for batch in batches(looked, size) for one in self._second_look(batch))
+
+    def _first_look(self, windows: list[Window]) -> list[FirstLook]:
+        """Compute Base's logits, find the boxes, and cut the focused volumes."""
+        with cpu_threads(self.device, self.settings.saliency.threads), torch.no_grad():
+            with phases.device_phase("transfer", self.device):
+                video = as_input(torch.from_numpy(np.stack([window.pixels for window in windows])), self.device)
+            with phases.device_phase("network", self.device):
+                logits, maps = self._logits_and_maps(video)
+            scores, entropy = clip_logits(logits).cpu().numpy(), -negative_entropy(logits).cpu().numpy()
+            maps = [None] * len(windows) if maps is None else [quantise(one)[0] for one in maps.cpu().numpy()]
+            return [self._cut(*one) for one in zip(windows, logits, scores, entropy, maps, strict=True)]
+
+    def _logits_and_maps(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return Base's logits, float32 (B, T_out, C), and the maps that choose the boxes, (B, H_in, W_in)."""
+        objective, saliency = self.settings.objective, self.settings.saliency
+
+        def compute(network: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+            return saliency_maps(network, video, names, saliency.method, saliency.precision)
+
+        if objective is None:
+            return compute(self.base, ())[0], None
+        logits, maps = compute(self.chooser, (objective,))
+        return logits if self.chooser is self.base else compute(self.base, ())[0], maps[objective]
+
+    def _cut(
+        self, window: Window, logits: Tensor, scores: np.ndarray, entropy: float, codes: np.ndarray | None
+    ) -> FirstLook:
+        """Find the box of one window and cut its focused volume."""
+        settings, clip, focused = self.settings, window.clip, None
+        box, _ = find_box(clip, settings.policy, settings.saliency.box_side, settings.seeds, codes)
+        if self.second is not None:
+            focused = window.pixels
+            if settings.boxes != "repeat":
+                with phases.phase("resize"):
+                    focused = focused_volume(clip, box, settings.pixels, window.frames, window.pixels)
+        box_source = clip.theta.to_source(box)
+        seen = Seen(clip, window.start, window.end, scores, float(entropy), box_source, codes)
+        return FirstLook(seen, focused, window.pixels, logits)
+
+    def _second_look(self, looked: list[FirstLook]) -> list[Seen]:
+        """Compute the scores of both networks together."""
+        with cpu_threads(self.device, self.settings.saliency.threads), torch.inference_mode(), tf32(False):
+            with phases.device_phase("transfer", self.device):
+                focused = torch.from_numpy(np.stack([one.focused for one in looked])).to(self.device)
+                if self.settings.fusion == "late":
+                    first_look = torch.stack([one.logits for one in looked])
+                else:
+                    first_look = torch.from_numpy(np.stack([one.context for one in looked])).to(self.device)
+            with phases.device_phase("network", self.device):
+                batch = FusionBatch(focused, first_look, None, None)
+                logits = fusion_logits(self.second, batch, self.settings.fusion, self.settings.fuse)
+            scores = clip_logits(logits).cpu().numpy()
+        return [one.seen._replace(logits=own) for one, own in zip(looked, scores, strict=True)]
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items as they come, the last one perhaps shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def build_model(settings: Settings, base: BaseWeights, trained: TrainedModel | None, device: str) -> Model:
+    """Build the networks of an experiment as `settings.of_run` describes it."""
+    second = trained and build_trained(base, trained.folder, trained.weights)
+    return Model(settings, build_base(base), second, device)

@@ -1,0 +1,101 @@
+"""A folder of predictions: its tables, and the record that says which weights made them. Needs no network."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.commit import write_file
+from cache.sealed import read_record
+
+RECORD = "predictions.json"
+WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
+MADE_FROM = b"made_from"  # in the metadata of each of these files: the key of what it was made from
+SOURCE = b"path"  # the video's path, as it was given
+BOX = ("top", "left", "height", "width")
+FACTS = ("video_id", "start", "end", "entropy", *(f"box_{side}" for side in BOX))
+
+
+@dataclass(frozen=True)
+class VideoTable:
+    """What was found in one video: a row a window with FACTS and the score of every class, in [0, 1].
+
+    Times are seconds from the first frame, boxes are in source pixels, entropy is Base's, in nats.
+    """
+
+    path: str  # of the video
+    table: pd.DataFrame
+
+    @property
+    def video_id(self) -> str:
+        """The name under which tables list the video."""
+        return self.table.video_id.iat[0]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the networks' outputs."""
+        return [name for name in self.table.columns if name not in FACTS]
+
+    @cached_property
+    def scores(self) -> pd.Series:
+        """The score of the video for each class: the maximum over its windows."""
+        return self.table[self.classes].max().rename("score")
+
+    @property
+    def windows(self) -> pd.DataFrame:
+        """Start, end (seconds), entropy and one column a class."""
+        return self.table[["start", "end", "entropy", *self.classes]]
+
+    @property
+    def boxes(self) -> pd.DataFrame:
+        """Start, end (seconds), top, left, height, width (source pixels)."""
+        return self.table[["start", "end", *FACTS[4:]]].set_axis(["start", "end", *BOX], axis=1)
+
+
+def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
+    """Commit the windows of a video; `made_from` is the key of weights, settings and content of the video."""
+    table = pa.Table.from_pandas(found.table, preserve_index=False)
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | {MADE_FROM: made_from, SOURCE: found.path})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    path = _file(folder, found.video_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, buffer.getvalue())
+
+
+def is_done(folder: Path, video_id: str, made_from: str) -> bool:
+    """Whether the windows of a video are there, made from just this; a damaged file is not."""
+    path = _file(folder, video_id)
+    try:
+        return path.is_file() and pq.read_schema(path).metadata.get(MADE_FROM) == made_from.encode()
+    except pa.ArrowException:
+        return False
+
+
+def read_video(folder: Path, video_id: str) -> VideoTable:
+    """Read the windows of a video."""
+    table = pq.ParquetFile(_file(folder, video_id)).read()
+    return VideoTable(table.schema.metadata[SOURCE].decode(), table.to_pandas())
+
+
+def videos_in(folder: Path) -> list[str]:
+    """Return the ids of the videos whose windows are there."""
+    return sorted(path.name.removesuffix(".parquet") for path in (folder / WINDOWS).glob("[!.]*.parquet"))
+
+
+def is_predictions(folder: Path) -> bool:
+    """Whether a folder holds finished predictions."""
+    return (folder / RECORD).is_file()
+
+
+def read_facts(folder: Path) -> dict:
+    """Return what the record of a predictions folder says: experiment, weights, protocol, classes, thresholds."""
+    return read_record(folder / RECORD, "experiment", "weights", "protocol", "classes", "thresholds")
+
+
+def _file(folder: Path, video_id: str) -> Path:
+    return folder / WINDOWS / f"{video_id}.parquet"

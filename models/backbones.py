@@ -43,7 +43,8 @@ def clip_network(name: str, head: str, colours: tuple):
 
         network = getattr(video, name)(num_classes=num_classes, **options)
         network.head_name, network.last_block, network.channels_last = head, "", False
-        network.patch_embedding, network.num_frames, network.input_side = "conv_proj", 16, 224
+        network.patch_embedding, network.input_side = "conv_proj", 224
+        network.num_frames = options.get("temporal_size", 16)
         network.activation_checkpointing, network.foldable = False, True
         for part, values in zip(("mean", "std"), colours, strict=True):
             network.register_buffer(part, torch.tensor(values), persistent=False)

@@ -79,7 +79,7 @@ def weights_files(name: str) -> list[Path]:
         return [folder / WEIGHTS]
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        return [index, *(folder / one for one in sorted(set(_json(index)["weight_map"].values())))]
+        return [index, *(folder / one for one in sorted(set(_json(index).get("weight_map", {}).values())))]
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
     which = f"{', '.join(pickles)} could run code and is not read; " if pickles else ""
     raise WeightsError(

@@ -1,14 +1,16 @@
 """Networks from folders of transformers: equal to transformers' own, and every folder that does not fit refused."""
 
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from models.backbones import build, count_out_frames, head_names
 from models.clip_length import check_clips, interpolate_positions
 from models.frozen.fold import fold
-from models.hf_network import load_folder
+from models.hf_network import load_folder, weights_files
 from models.losses import negative_entropy
 from models.own_network import NetworkError, check_contract, check_rebuilt
 from models.saliency import input_saliency
@@ -139,6 +141,45 @@ def test_a_folder_that_cannot_be_read_is_named(folder, break_it, words):
     break_it(folder)
     with pytest.raises((NetworkError, WeightsError), match=words):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("processor", "settings"),
+    [
+        ("VideoMAEImageProcessorPil", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
+        ("VideoMAEImageProcessorPil", {"do_normalize": False}),
+        ("VivitImageProcessor", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
+        ("VivitImageProcessor", {"offset": False, "do_normalize": False}),
+        ("VJEPA2VideoProcessor", {}),
+        ("VivitVideoProcessor", {"image_mean": [0.1, 0.2, 0.3]}),  # its file does not name the offset
+    ],
+)
+def test_colours_are_those_of_the_processor(tmp_path, processor, settings):
+    """On bytes, as its preprocessor's file was saved by transformers."""
+    kind = processor.partition("Image")[0].partition("Video")[0].lower() or "videomae"
+    folder = save_folder(tmp_path / kind, kind)
+    (folder / "preprocessor_config.json").unlink()
+    given = getattr(transformers, processor)(do_resize=False, do_center_crop=False, **settings)
+    given.save_pretrained(folder)
+    clip = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8)
+    if "Image" in processor:
+        expected = given(list(clip), return_tensors="pt")["pixel_values"]
+    else:
+        (expected,) = given([clip], return_tensors="pt").values()
+    network, seen = load(folder), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(torch.from_numpy(clip).float()[None] / 255)
+    assert expected.std() > 0.2
+    torch.testing.assert_close(seen[0][0], expected.reshape(4, 3, 28, 28), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_in_shards(folder):
+    whole = load(folder).state_dict()
+    load(folder).save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    files = weights_files(f"hf:{folder}")
+    assert len(files) > 3 and files[0].name == "model.safetensors.index.json" and all(map(Path.is_file, files))
+    assert all(torch.equal(value, whole[name]) for name, value in load(folder).state_dict().items())
 
 
 def test_no_folder_is_ever_fetched(tmp_path):

@@ -216,13 +216,13 @@ class Swap(nn.Module):
 def test_at_patches_length_over_channels_then_maximum_over_time_enlarged(form):
     network = Patches(form).eval()
     with torch.no_grad():
-        network.weight[0, :, 2, 1] = torch.tensor([3.0, -4.0, 0.0, 0.0, 0.0])
-        network.weight[1, :, 2, 1] = torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0])
+        network.weight[0, :, 2, 0] = torch.tensor([3.0, -4.0, 0.0, 0.0, 0.0])
+        network.weight[1, :, 2, 0] = torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0])
         network.weight[1, :, 0, 0] = torch.tensor([0.0, 2.0, 3.0, 6.0, 0.0])
     video = torch.rand(2, 2 if form == "frames" else 4, 12, 8, 3)
     before = state(network)
     _, maps = input_saliency(network, video, {"first": lambda x: x.sum((1, 2))}, gradient_at="patches")
-    grid = torch.tensor([[7.0, 0.0], [0.0, 0.0], [0.0, 5.0]])
+    grid = torch.tensor([[7.0, 0.0], [0.0, 0.0], [5.0, 0.0]])
     assert maps["first"].shape == (2, 12, 8)
     rows, columns = (((torch.arange(n) + 0.5) / 4 - 0.5).clamp(0, n / 4 - 1) for n in (12, 8))  # centres on the grid
     for y, x in ((0, 0), (2, 3), (3, 1), (9, 6), (11, 7), (6, 2)):

@@ -12,6 +12,8 @@ from models.own_network import NetworkError
 from models.saliency import input_saliency
 from models.weights_file import WeightsError
 from pipeline.errors import StageError
+from pipeline.preflight.check_data import check_weights
+from pipeline.preflight.check_network import examine
 from pipeline.run.networks import build_base
 from pipeline.run.stores import open_run
 from pipeline.stages import prepare, saliency, train_base, train_fusion, train_online
@@ -92,6 +94,22 @@ def test_as_it_is_its_classes_must_be_those_of_the_list(config, data, tmp_path, 
     file.write_text(json.dumps(settings | {"id2label": {str(one): f"LABEL_{one}" for one in range(3)}}))
     train_base.run(as_it_is, tmp_path / "run")
     assert "does not name its classes" in caplog.text
+
+
+def test_what_doctor_and_check_network_say(config, tmp_path):
+    patches = change(config, saliency={"gradient_at": "patches"})
+    found = {one.check: one for one in examine(patches)}
+    assert all(one.level in ("ok", "note") for one in found.values()), found
+    assert found["contract"].text.endswith("to logits (B, 1, 3)") and "head_name" not in found
+    (last,) = (one for one in examine(change(config, clips={"num_frames": 8})) if one.level == "problem")
+    assert "takes clips.num_frames = 4 alone, and it is 8" in last.text and "clips.num_frames" in last.fix
+    (one,) = check_weights(config, tmp_path / "run", 3)
+    assert one.level == "ok" and one.text.endswith("new: nothing")
+    (one,) = check_weights(config, tmp_path / "run", 7)
+    assert one.level == "problem" and "has 3 classes and the class list 7" in one.text
+    (tmp_path / "mae/config.json").unlink()
+    (one,) = check_weights(config, tmp_path / "run", 3)
+    assert one.level == "problem" and "no config.json" in one.text
 
 
 def test_other_classes_need_a_new_head(config, tmp_path):

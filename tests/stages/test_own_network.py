@@ -80,6 +80,9 @@ def test_compiled_it_is_another_base_with_the_same_names(own, tmp_path, monkeypa
     plain = train_base.run(own, tmp_path / "run").path
     bases = sorted((tmp_path / "run/models").glob("base-*/weights.pt"))
     assert len(bases) == 2 and plain / "weights.pt" in bases and len(compiled) == 3
+    stores = len(list((tmp_path / "run/base").iterdir()))
+    saliency.run(own, tmp_path / "run")  # of equal weights here; the last digits are those of other code
+    assert len(list((tmp_path / "run/base").iterdir())) == 2 * stores
     names = [torch.load(path, weights_only=True).keys() for path in bases]
     assert names[0] == names[1]
 

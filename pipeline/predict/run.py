@@ -18,8 +18,9 @@ from pipeline.errors import DecoderCrashed, StageError, VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
+from pipeline.predict.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
-from pipeline.predict.sources import find_sources
+from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
 from pipeline.run.predictions import is_done, is_predictions, read_facts, videos_in, write_video
@@ -41,6 +42,7 @@ class Experiment:
     experiment: str | None = None
     overrides: tuple[str, ...] = ()
     device: str = "auto"
+    own_boxes: Path | None = None  # a table of boxes to look at, see `own_boxes`
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ def run(
         StageError: nothing to predict, no such model, or `out` holds other predictions.
     """
     settings = read_settings(experiment.folder, experiment.experiment, experiment.overrides)
+    own = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
     check_classes_are_columns(settings.classes)
     shown = wanted(report, list(settings.classes), settings.stored_thresholds)
     sources = find_sources(places)
-    facts = settings.scored_by() | {"windows": windows.words(settings.clips)}
+    facts = settings.scored_by() | {"windows": windows.words(settings.clips)} | _own_facts(own, sources)
     check_folder(out)
     with locked(out / ".lock", sign=True) as mine:
         if not mine:
@@ -80,9 +83,8 @@ def run(
         _check_is_same(out, facts, [source.video_id for source in sources])
         failed: Failed = {}
         before = {path for path, _, _ in read_failed(out)}
-        looked_up = progress(
-            plan(settings, sources, windows, partial(_note, failed)), len(sources), "look up", "videos"
-        )
+        planned = plan(settings, sources, windows, partial(_note, failed), own)
+        looked_up = progress(planned, len(sources), "look up", "videos")
         grouped = list(groups(settings, looked_up, windows))
         work = _Work(experiment, out, shown.thresholds if films else None)
         todo = [group for group in (_todo(work, group, before) for group in grouped) if group]
@@ -129,7 +131,9 @@ class _Work:
 
 @lru_cache(maxsize=1)
 def _model(experiment: Experiment) -> Model:
-    return load_model(experiment.folder, experiment.experiment, experiment.device, experiment.overrides)
+    model = load_model(experiment.folder, experiment.experiment, experiment.device, experiment.overrides)
+    model.own_boxes = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
+    return model
 
 
 def _work_on(work: _Work, todo: list[list[Job]], failed: Failed, workers: Workers) -> None:
@@ -187,6 +191,15 @@ def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     if others := sorted(set(videos_in(out)) - set(video_ids)):
         names = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
         raise StageError(f"{out} holds predictions of videos that are not asked for now: {names}; {another}")
+
+
+def _own_facts(own: OwnBoxes | None, sources: list[Source]) -> dict:
+    """Return what the record says of boxes of one's own; StageError where none is of these videos."""
+    if own is None:
+        return {}
+    if not own.rows.keys() & {source.video_id for source in sources}:
+        raise StageError(f"{own.path}: no line is of these videos, whose ids are such as {sources[0].video_id}")
+    return {"own_boxes": own.sha256}
 
 
 def _say_failed(out: Path, failed: Failed) -> str:

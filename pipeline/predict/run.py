@@ -23,7 +23,7 @@ from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, 
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import is_done, is_predictions, read_facts, videos_in, write_video
+from pipeline.run.predictions import is_done, is_predictions, read_facts, video_path, videos_in, write_video
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import results
 from pipeline.workers.progress import progress
@@ -90,6 +90,8 @@ def run(
         todo = [group for group in (_todo(work, group, before) for group in grouped) if group]
         _work_on(work, todo, failed, workers)
         ids = [job.video.video_id for group in grouped for job in group if job.path not in failed]
+        for video_id in set(videos_in(out)) - set(ids):  # of a file that was sound before
+            video_path(out, video_id).unlink()
         write_tables(out, ids, facts, shown, [(path, *reason) for path, reason in sorted(failed.items())])
     rows = sum(len(job.starts) for group in todo for job in group)
     summary = f"{len(ids)} videos, {rows} windows now, {settings.experiment}; thresholds: {shown.thresholds_from}"
@@ -186,7 +188,8 @@ def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     another = "use another --out"
     if is_predictions(out):
         before = read_facts(out)
-        if wrong := differences({name: before.get(name) for name in facts}, facts):
+        same = [name for name in facts if name != "thresholds_stored"]  # which change tables only
+        if wrong := differences({name: before.get(name) for name in same}, {name: facts[name] for name in same}):
             raise StageError(f"{out} holds other predictions: {wrong[0]}; {another}")
     if others := sorted(set(videos_in(out)) - set(video_ids)):
         names = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)

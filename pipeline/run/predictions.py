@@ -62,14 +62,14 @@ def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
     table = table.replace_schema_metadata((table.schema.metadata or {}) | {MADE_FROM: made_from, SOURCE: found.path})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    path = _file(folder, found.video_id)
+    path = video_path(folder, found.video_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, buffer.getvalue())
 
 
 def is_done(folder: Path, video_id: str, made_from: str) -> bool:
     """Whether the windows of a video are there, made from just this; a damaged file is not."""
-    path = _file(folder, video_id)
+    path = video_path(folder, video_id)
     try:
         return path.is_file() and pq.read_schema(path).metadata.get(MADE_FROM) == made_from.encode()
     except pa.ArrowException:
@@ -78,7 +78,7 @@ def is_done(folder: Path, video_id: str, made_from: str) -> bool:
 
 def read_video(folder: Path, video_id: str) -> VideoTable:
     """Read the windows of a video."""
-    table = pq.ParquetFile(_file(folder, video_id)).read()
+    table = pq.ParquetFile(video_path(folder, video_id)).read()
     return VideoTable(table.schema.metadata[SOURCE].decode(), table.to_pandas())
 
 
@@ -97,5 +97,6 @@ def read_facts(folder: Path) -> dict:
     return read_record(folder / RECORD, "experiment", "weights", "protocol", "classes", "thresholds")
 
 
-def _file(folder: Path, video_id: str) -> Path:
+def video_path(folder: Path, video_id: str) -> Path:
+    """Return where the windows of a video are."""
     return folder / WINDOWS / f"{video_id}.parquet"

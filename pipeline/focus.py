@@ -20,8 +20,8 @@ from pipeline.predict.own_boxes import read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import find_sources
 from pipeline.predict.tables import thresholds
-from pipeline.predict.timeline import DEFAULT_RULE, Rule, segments
 from pipeline.run.predictions import VideoTable
+from pipeline.run.timeline import DEFAULT_RULE, Rule, segments
 
 __all__ = ["Focus", "Found", "Rule", "WindowRule", "load"]
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Focus:
         for group in groups(settings, plan(settings, sources, windows, note, model.own_boxes), windows):
             for job, one in look_at(model, group, note, seen):
                 shown = maps.pop(job.video.video_id)
-                yield Found(one.path, one.table, job.video, settings.clips, values, rule, shown)
+                yield Found(one.path, one.size, one.table, job.video, settings.clips, values, rule, shown)
             maps.clear()
 
 

@@ -62,7 +62,7 @@ def worker_options(command):
 
 def _report(threshold: str, top_k: int, merge_seconds: float, min_seconds: float, format: str):
     from pipeline.predict.tables import Report
-    from pipeline.predict.timeline import Rule
+    from pipeline.run.timeline import Rule
 
     return Report(threshold, Rule(merge_seconds, min_seconds), top_k, format)
 

@@ -141,7 +141,7 @@ def look_at(
                 seen(job, one)
                 rows.append(one._replace(saliency=None))
             if video_id not in lost:
-                yield job, VideoTable(job.path, _table(rows, model.settings.classes))
+                yield job, VideoTable(job.path, job.video.source_size, _table(rows, model.settings.classes))
 
 
 def class_scores(logits: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from cache.sealed import read_record
 RECORD = "predictions.json"
 WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
 MADE_FROM = b"made_from"  # in the metadata of each of these files: the key of what it was made from
-SOURCE = b"path"  # the video's path, as it was given
+SOURCE, SIZE = b"path", b"size"  # of the video: its path as it was given; height and width of its frames
 BOX = ("top", "left", "height", "width")
 FACTS = ("video_id", "start", "end", "entropy", *(f"box_{side}" for side in BOX))
 
@@ -28,6 +28,7 @@ class VideoTable:
     """
 
     path: str  # of the video
+    size: tuple[int, int]  # (height, width) of its frames, pixels
     table: pd.DataFrame
 
     @property
@@ -59,7 +60,8 @@ class VideoTable:
 def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
     """Commit the windows of a video; `made_from` is the key of weights, settings and content of the video."""
     table = pa.Table.from_pandas(found.table, preserve_index=False)
-    table = table.replace_schema_metadata((table.schema.metadata or {}) | {MADE_FROM: made_from, SOURCE: found.path})
+    facts = {MADE_FROM: made_from, SOURCE: found.path, SIZE: "{} {}".format(*found.size)}
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | facts)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     path = video_path(folder, found.video_id)
@@ -79,7 +81,8 @@ def is_done(folder: Path, video_id: str, made_from: str) -> bool:
 def read_video(folder: Path, video_id: str) -> VideoTable:
     """Read the windows of a video."""
     table = pq.ParquetFile(video_path(folder, video_id)).read()
-    return VideoTable(table.schema.metadata[SOURCE].decode(), table.to_pandas())
+    facts = table.schema.metadata
+    return VideoTable(facts[SOURCE].decode(), tuple(map(int, facts[SIZE].split())), table.to_pandas())
 
 
 def videos_in(folder: Path) -> list[str]:

@@ -13,8 +13,7 @@ from models.box_search import quantise
 from models.frozen.fold import fold
 from models.fusion import clip_logits
 from models.i3d import as_input
-from models.losses import negative_entropy
-from models.objectives import saliency_maps
+from models.objectives import objectives_of, saliency_maps
 from models.precision import tf32
 from pipeline.data.box_policies import find_box
 from pipeline.data.clips import focused_volume
@@ -86,6 +85,7 @@ class Model:
                 video = as_input(torch.from_numpy(np.stack([window.pixels for window in windows])), self.device)
             with phases.device_phase("network", self.device):
                 logits, maps = self._logits_and_maps(video)
+            negative_entropy = objectives_of(self.settings.task)["entropy"]
             scores, entropy = clip_logits(logits).cpu().numpy(), -negative_entropy(logits).cpu().numpy()
             maps = [None] * len(windows) if maps is None else [quantise(one)[0] for one in maps.cpu().numpy()]
             return [self._cut(*one) for one in zip(windows, logits, scores, entropy, maps, strict=True)]
@@ -95,7 +95,8 @@ class Model:
         objective, saliency = self.settings.objective, self.settings.saliency
 
         def compute(network: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-            return saliency_maps(network, video, names, saliency.method, saliency.precision)
+            how = saliency.method, saliency.precision, None, self.settings.task, saliency.gradient_at
+            return saliency_maps(network, video, names, *how)
 
         if objective is None:
             return compute(self.base, ())[0], None
@@ -130,7 +131,8 @@ class Model:
                     first_look = torch.from_numpy(np.stack([one.context for one in looked])).to(self.device)
             with phases.device_phase("network", self.device):
                 batch = FusionBatch(focused, first_look, None, None)
-                logits = fusion_logits(self.second, batch, self.settings.fusion, self.settings.fuse)
+                how = self.settings.fusion, self.settings.fuse, self.settings.task
+                logits = fusion_logits(self.second, batch, *how)
             scores = clip_logits(logits).cpu().numpy()
         return [one.seen._replace(logits=own) for one, own in zip(looked, scores, strict=True)]
 

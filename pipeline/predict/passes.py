@@ -9,9 +9,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cache.fingerprint import fingerprint
-from pipeline.config import Clips
+from models import fusion
+from pipeline.config import Clips, Task
 from pipeline.data.clips import PlannedVideo
 from pipeline.data.video.frames import probe, scan
 from pipeline.errors import StageError, VideoError, VideoUnreadable
@@ -141,15 +143,18 @@ def look_at(
                 seen(job, one)
                 rows.append(one._replace(saliency=None))
             if video_id not in lost:
-                yield job, VideoTable(job.path, job.video.source_size, _table(rows, model.settings.classes))
+                yield (
+                    job,
+                    VideoTable(job.path, job.video.source_size, _table(rows, model.settings), model.settings.pooling),
+                )
 
 
-def class_scores(logits: np.ndarray) -> np.ndarray:
-    """Turn logits into scores in [0, 1], float64: the sigmoid, which in float32 would be 1.0 from a logit of 17 on."""
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+def class_scores(logits: np.ndarray, task: Task = "multi_label") -> np.ndarray:
+    """Turn logits (..., C) into scores in [0, 1], float64; see `models.fusion.class_scores`."""
+    return fusion.class_scores(torch.from_numpy(np.asarray(logits, np.float64)), task).numpy()
 
 
-def _table(rows: list[Seen], classes: tuple[str, ...]) -> pd.DataFrame:
+def _table(rows: list[Seen], settings: Settings) -> pd.DataFrame:
     """Return the table of one video; see `VideoTable`."""
     logits = np.stack([one.logits for one in rows])
     if np.isnan(logits).any():
@@ -157,7 +162,7 @@ def _table(rows: list[Seen], classes: tuple[str, ...]) -> pd.DataFrame:
     boxes = [(one.box_source.top, one.box_source.left, one.box_source.height, one.box_source.width) for one in rows]
     facts = [(one.clip.video_id, one.start, one.end, one.entropy, *box) for one, box in zip(rows, boxes, strict=True)]
     table = pd.DataFrame(facts, columns=FACTS)
-    return pd.concat([table, pd.DataFrame(class_scores(logits), columns=list(classes))], axis=1)
+    return pd.concat([table, pd.DataFrame(class_scores(logits, settings.task), columns=list(settings.classes))], axis=1)
 
 
 def check_classes_are_columns(classes: Iterable[str]) -> None:

@@ -21,12 +21,14 @@ from pipeline.config import (
     Pixels,
     Saliency,
     SaliencyFrom,
+    Task,
+    pooling_of,
 )
 from pipeline.config_file import load
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
 from pipeline.run.networks import BaseWeights, TrainedModel, load_base, read_model
-from pipeline.run.results import protocol
+from pipeline.run.results import main_metric, protocol
 
 EXPORTED = "config.json"  # in a folder that `export` made
 THRESHOLDS = "thresholds.json"  # beside the weights
@@ -54,6 +56,8 @@ class Settings:
     protocol: str
     base: str  # identity of Base's weights
     weights: str  # of the second network; of Base alone, Base's
+    task: Task = "multi_label"
+    pooling: Literal["max", "mean"] = "max"  # over the windows of a video
     thresholds: tuple[float, ...] = ()  # by class, stored with the model; () where there are none
 
     @property
@@ -135,13 +139,16 @@ def _choose(
 
 
 def _best(run_dir: Path, models: list[TrainedModel], base: BaseWeights) -> TrainedModel | None:
-    """Return the model with the highest mAP among the results with its own boxes; the only one, or None for Base."""
+    """Return the model with the highest mAP, or top-1 accuracy, among the results with its own boxes.
+
+    Without results the only one, or None for Base.
+    """
     by_weights = {base.sha256: None} | {model.weights: model for model in models}
     results = [read_record(path) for path in run_dir.glob(RESULTS)]
     results = [one for one in results if one["weights"] in by_weights and one["map"] is not None and not one["oracle"]]
     results = [one for one in results if one["boxes_train"] == one["boxes_eval"]]
     if results:
-        return by_weights[max(results, key=lambda one: one["map"])["weights"]]
+        return by_weights[max(results, key=lambda one: one[main_metric(one)])["weights"]]
     if len(models) > 1:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         raise StageError(f"{run_dir}: no result says which model is the best; evaluate, or say --experiment: {names}")
@@ -171,6 +178,8 @@ def _settings(
         source_fps=config.data.source_fps,
         batch_size=config.fusion.batch_size,
         protocol=protocol(config),
+        task=config.data.task,
+        pooling=pooling_of(config),
         base=base.sha256,
         weights=weights,
         thresholds=_thresholds(folder, run.classes, weights),

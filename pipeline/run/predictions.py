@@ -4,6 +4,7 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +17,7 @@ RECORD = "predictions.json"
 WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
 MADE_FROM = b"made_from"  # in the metadata of each of these files: the key of what it was made from
 SOURCE, SIZE = b"path", b"size"  # of the video: its path as it was given; height and width of its frames
+POOLING = b"pooling"  # see VideoTable; not there: "max"
 BOX = ("top", "left", "height", "width")
 FACTS = ("video_id", "start", "end", "entropy", *(f"box_{side}" for side in BOX))
 
@@ -30,6 +32,7 @@ class VideoTable:
     path: str  # of the video
     size: tuple[int, int]  # (height, width) of its frames, pixels
     table: pd.DataFrame
+    pooling: Literal["max", "mean"] = "max"  # how the scores of windows become that of the video
 
     @property
     def video_id(self) -> str:
@@ -43,8 +46,8 @@ class VideoTable:
 
     @cached_property
     def scores(self) -> pd.Series:
-        """The score of the video for each class: the maximum over its windows."""
-        return self.table[self.classes].max().rename("score")
+        """The score of the video for each class: the maximum, or the mean, over its windows; see `pooling`."""
+        return self.table[self.classes].agg(self.pooling).rename("score")
 
     @property
     def windows(self) -> pd.DataFrame:
@@ -61,6 +64,7 @@ def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
     """Commit the windows of a video; `made_from` is the key of weights, settings and content of the video."""
     table = pa.Table.from_pandas(found.table, preserve_index=False)
     facts = {MADE_FROM: made_from, SOURCE: found.path, SIZE: "{} {}".format(*found.size)}
+    facts |= {POOLING: found.pooling} if found.pooling != "max" else {}
     table = table.replace_schema_metadata((table.schema.metadata or {}) | facts)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -82,7 +86,8 @@ def read_video(folder: Path, video_id: str) -> VideoTable:
     """Read the windows of a video."""
     table = pq.ParquetFile(video_path(folder, video_id)).read()
     facts = table.schema.metadata
-    return VideoTable(facts[SOURCE].decode(), tuple(map(int, facts[SIZE].split())), table.to_pandas())
+    size, pooling = tuple(map(int, facts[SIZE].split())), facts.get(POOLING, b"max").decode()
+    return VideoTable(facts[SOURCE].decode(), size, table.to_pandas(), pooling)
 
 
 def videos_in(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,16 @@ from pipeline.config import Config, Data, Evaluate, Saliency, check_together, po
 from pipeline.config_file import load, to_toml
 from pipeline.errors import AnnotationError, StageError
 from pipeline.metrics import resamples, top_k_hits
+from pipeline.predict import run as predict
+from pipeline.predict.passes import WindowRule
+from pipeline.predict.tables import Report
 from pipeline.recipes import refresh
 from pipeline.recipes.study import read_scored
 from pipeline.recipes.table2 import table2
 from pipeline.report import page, scores
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder, build_base, load_base, read_model
+from pipeline.run.predictions import read_video
 from pipeline.run.stores import open_run
 from pipeline.stages import evaluate, saliency, train_base, train_fusion, train_online
 from pipeline.training import fusion_step, online_clips
@@ -221,6 +226,23 @@ def test_the_table_with_its_own_row_of_the_enlarged_input(single, tmp_path):
     assert contrasts[contrasts.row_b == "e/e-up"].num_seeds.tolist() == [1, 1]
     without = table2(config, tmp_path / "run", only=("e/e",))
     assert without.summary == "4 of 18 results" and outcome.summary == "6 of 20 results"
+
+
+@pytest.mark.parametrize("experiment", ["base", "late-entropy-source"])
+def test_prediction_equals_evaluation(single, experiment, tmp_path):
+    """Windows are scored by softmax, videos by their mean; the entropy is that of the softmax."""
+    config, run = single
+    evaluate.run(config, run)
+    asked = predict.Experiment(run, experiment, device="cpu")
+    files = [Path(config.data.videos) / f"{one}.mp4" for one in TEST]
+    predict.run(asked, files, tmp_path / "out", WindowRule("as-evaluated"), Report(), predict.Workers(1))
+    results = scores.read_results(run, open_folder(run, config).annotations)
+    (wanted,) = [one for one in results if one.name == experiment and "mean over clips" in one.facts["protocol"]]
+    for video_id, expected in zip(wanted.ids, wanted.probabilities, strict=True):
+        found = read_video(tmp_path / "out", video_id)
+        np.testing.assert_allclose(found.table[found.classes].sum(axis=1), 1, rtol=1e-9)
+        np.testing.assert_allclose(found.scores, expected, rtol=1e-6)
+        assert found.table.entropy.between(0, np.log(3) + 1e-6).all()
 
 
 def test_labels_of_a_run_that_was_prepared_for_many_are_refused(tiny_run):

@@ -32,7 +32,7 @@ class VideoTable:
     path: str  # of the video
     size: tuple[int, int]  # (height, width) of its frames, pixels
     table: pd.DataFrame
-    pooling: Literal["max", "mean"] = "max"  # how the scores of windows become that of the video
+    pooling: Literal["max", "mean"]  # how the scores of windows become that of the video
 
     @property
     def video_id(self) -> str:

@@ -92,7 +92,8 @@ class Model:
         objective, saliency = self.settings.objective, self.settings.saliency
 
         def compute(network: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-            return saliency_maps(network, video, names, saliency.method, saliency.precision)
+            how = {"gradient_at": saliency.gradient_at}
+            return saliency_maps(network, video, names, saliency.method, saliency.precision, **how)
 
         if objective is None:
             return compute(self.base, ())[0], None
@@ -139,5 +140,6 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def build_model(settings: Settings, base: BaseWeights, trained: TrainedModel | None, device: str) -> Model:
     """Build the networks of an experiment as `settings.of_run` describes it."""
-    second = trained and build_trained(base, trained.folder, trained.weights)
+    frames = settings.clips.num_frames * (2 if settings.fusion == "concat" else 1)
+    second = trained and build_trained(base, trained.folder, trained.weights, frames)
     return Model(settings, build_base(base), second, device)

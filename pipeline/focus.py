@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,12 @@ from pipeline.errors import VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model
 from pipeline.predict.model import Model, Seen
+from pipeline.predict.own_boxes import read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import find_sources
 from pipeline.predict.tables import thresholds
-from pipeline.predict.timeline import DEFAULT_RULE, Rule, segments
 from pipeline.run.predictions import VideoTable
+from pipeline.run.timeline import DEFAULT_RULE, Rule, segments
 
 __all__ = ["Focus", "Found", "Rule", "WindowRule", "load"]
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Focus:
         threshold: float | str | Mapping[str, float] = "stored",
         rule: Rule = DEFAULT_RULE,
         failed: dict[str, VideoError] | None = None,
+        boxes: str | Path | None = None,
     ) -> Iterator[Found]:
         """Yield what is found in each video, as soon as it is known.
 
@@ -79,8 +82,10 @@ class Focus:
             threshold: as `--threshold`, see `tables.thresholds`; or by class.
             rule: how segments are made.
             failed: takes the errors of videos that cannot be read, by path; None to warn of them.
+            boxes: a table of boxes of your own, where the second network looks; see `own_boxes.read_own_boxes`.
         Raises:
             StageError: a place has no video, or the threshold is none.
+            AnnotationError: a line of `boxes` is wrong.
         """
         settings, maps = self.model.settings, {}
         if isinstance(threshold, Mapping):
@@ -98,11 +103,13 @@ class Focus:
             kept = maps.setdefault(job.video.video_id, [])
             kept += [] if one.saliency is None else [small_map(one.saliency)]
 
+        model = copy(self.model)  # so that several predictions can go on at once
+        model.own_boxes = boxes and read_own_boxes(Path(boxes))
         sources = find_sources([places] if isinstance(places, str | Path) else list(places))
-        for group in groups(settings, plan(settings, sources, windows, note), windows):
-            for job, one in look_at(self.model, group, note, seen):
-                own = maps.pop(job.video.video_id)
-                yield Found(one.path, one.table, job.video, settings.clips, values, rule, own)
+        for group in groups(settings, plan(settings, sources, windows, note, model.own_boxes), windows):
+            for job, one in look_at(model, group, note, seen):
+                shown = maps.pop(job.video.video_id)
+                yield Found(one.path, one.size, one.table, job.video, settings.clips, values, rule, shown)
             maps.clear()
 
 

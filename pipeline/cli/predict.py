@@ -62,7 +62,7 @@ def worker_options(command):
 
 def _report(threshold: str, top_k: int, merge_seconds: float, min_seconds: float, format: str):
     from pipeline.predict.tables import Report
-    from pipeline.predict.timeline import Rule
+    from pipeline.run.timeline import Rule
 
     return Report(threshold, Rule(merge_seconds, min_seconds), top_k, format)
 
@@ -75,9 +75,14 @@ def _report(threshold: str, top_k: int, merge_seconds: float, min_seconds: float
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("predictions"), help="Folder.")
 @window_options
 @worker_options
+@click.option(
+    *("--boxes", "own_boxes"),
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A table of boxes of your own, where the second network looks.",
+)
 @click.option("--films", is_flag=True, help="A film of each video: saliency, box, focused view, scores.")
 @table_options
-def predict(places, run_dir: Path, experiment, overrides, out: Path, windows, work, films, **tables) -> None:
+def predict(places, run_dir: Path, experiment, overrides, out: Path, windows, work, own_boxes, **tables) -> None:
     """Say what happens in videos, when, and where the network looked, with a trained run (--run).
 
     <PLACES> are videos, folders of videos, and .txt files with a path a line. Writes videos.csv, timeline.csv,
@@ -86,7 +91,8 @@ def predict(places, run_dir: Path, experiment, overrides, out: Path, windows, wo
     from pipeline.predict import run
 
     device, workers = work
-    experiment = run.Experiment(run_dir, experiment, overrides, device)
+    experiment = run.Experiment(run_dir, experiment, overrides, device, own_boxes)
+    films = tables.pop("films")
     finish(run.run(experiment, list(places), out, windows, _report(**tables), workers, films))
 
 

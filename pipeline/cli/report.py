@@ -18,10 +18,15 @@ from pipeline.cli.printing import finish
 def report(run_dir: Path, clips: int, experiment: str | None, out: Path | None) -> None:
     """Write one page about the run: results, classes, clips, boxes, learning curves.
 
-    The page needs no network and no other file. It is made from the caches alone: no video, no GPU.
+    Where --run is a folder of predictions: each video's film, boxes, and timeline with a lane a class. The page needs
+    no network and, but for these films, no other file. It is made from the caches alone: no video, no GPU.
     """
-    from pipeline.report import page
+    from pipeline.report import page, predictions
+    from pipeline.run.predictions import is_predictions
 
+    if is_predictions(run_dir):
+        finish(predictions.run(run_dir, out=out))
+        return
     finish(page.run(run_dir, clips, experiment, out))
 
 
@@ -34,10 +39,15 @@ def report(run_dir: Path, clips: int, experiment: str | None, out: Path | None) 
 def show(run_dir: Path, video_id: str, clips: tuple[int, ...], policy: str, out: Path | None) -> None:
     """Write one video as <VIDEO_ID>.png and .mp4: input with saliency and box, the box enlarged, the focused volume.
 
+    Where --run is a folder of predictions, write the video's page, <VIDEO_ID>.html.
     A clip of a training video is a stored augmentation. Made from the caches alone: no video, no GPU.
     """
-    from pipeline.report import show
+    from pipeline.report import predictions, show
+    from pipeline.run.predictions import is_predictions
 
+    if is_predictions(run_dir):
+        finish(predictions.run(run_dir, video_id, out and out / f"{video_id}.html"))
+        return
     finish(show.run(run_dir, video_id, clips, policy, out))
 
 

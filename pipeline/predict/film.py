@@ -13,10 +13,10 @@ from pipeline.config import Clips
 from pipeline.data.clips import PlannedVideo, decode_frames
 from pipeline.data.sampling import eval_theta
 from pipeline.data.video.write import write_video
-from pipeline.predict.timeline import moments
 from pipeline.report.pictures import pooled, under_veil, veil
 from pipeline.report.show import GAP, GROUND, INK, LINE, SOFT, outlined, write
 from pipeline.run.predictions import BOX, VideoTable
+from pipeline.run.timeline import moments
 
 HEIGHT = 288  # pixels of the pictures
 SHOWN = 3  # classes with the highest scores of the moment

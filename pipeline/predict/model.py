@@ -18,6 +18,7 @@ from models.objectives import saliency_maps
 from models.precision import tf32
 from pipeline.data.box_policies import find_box
 from pipeline.data.clips import focused_volume
+from pipeline.predict.own_boxes import OwnBoxes
 from pipeline.predict.settings import Settings
 from pipeline.predict.windows import Window
 from pipeline.run.networks import BaseWeights, TrainedModel, build_base, build_trained
@@ -57,6 +58,8 @@ class Model:
         second: the fusion network; None for Base alone.
         device: torch name, or "auto".
     """
+
+    own_boxes: OwnBoxes | None = None  # where the second network looks, where they are given
 
     def __init__(self, settings: Settings, base: nn.Module, second: nn.Module | None, device: str = "auto"):
         self.settings, self.device = settings, pick_device(device)
@@ -105,7 +108,9 @@ class Model:
     ) -> FirstLook:
         """Find the box of one window and cut its focused volume."""
         settings, clip, focused = self.settings, window.clip, None
-        box, _ = find_box(clip, settings.policy, settings.saliency.box_side, settings.seeds, codes)
+        side = settings.saliency.box_side
+        box = self.own_boxes and self.own_boxes.box_input(clip, window.start, window.end, side)
+        box = box or find_box(clip, settings.policy, side, settings.seeds, codes)[0]
         if self.second is not None:
             focused = window.pixels
             if settings.boxes != "repeat":

@@ -16,6 +16,7 @@ from pipeline.data.clips import PlannedVideo
 from pipeline.data.video.frames import probe, scan
 from pipeline.errors import StageError, VideoError, VideoUnreadable
 from pipeline.predict.model import Model, Seen
+from pipeline.predict.own_boxes import OwnBoxes
 from pipeline.predict.settings import Settings
 from pipeline.predict.sources import Source
 from pipeline.predict.windows import (
@@ -59,9 +60,17 @@ class Job:
 
 
 def plan(
-    settings: Settings, sources: Iterable[Source], rule: WindowRule, failed: Callable[[str, VideoError], None]
+    settings: Settings,
+    sources: Iterable[Source],
+    rule: WindowRule,
+    failed: Callable[[str, VideoError], None],
+    own_boxes: OwnBoxes | None = None,
 ) -> Iterator[Job]:
-    """Yield the jobs of some videos in their order; call `failed` with path and error of one that cannot be used."""
+    """Yield the jobs of some videos in their order; call `failed` with path and error of one that cannot be used.
+
+    Raises:
+        AnnotationError: a box of one's own leaves its video.
+    """
     clips = settings.clips
     for source in sources:
         try:
@@ -80,6 +89,9 @@ def plan(
             continue
         facts = {"weights": [settings.base, settings.weights], "experiment": settings.experiment, "starts": starts}
         facts |= {"protocol": settings.protocol, "video": [source.video_id, video.sha256]}
+        if own_boxes:
+            own_boxes.check_inside(source.video_id, video.source_size)
+            facts |= {"own_boxes": own_boxes.sha256}
         yield Job(video, str(source.path), tuple(starts), fingerprint(facts))
 
 
@@ -129,7 +141,7 @@ def look_at(
                 seen(job, one)
                 rows.append(one._replace(saliency=None))
             if video_id not in lost:
-                yield job, VideoTable(job.path, _table(rows, model.settings.classes))
+                yield job, VideoTable(job.path, job.video.source_size, _table(rows, model.settings.classes))
 
 
 def class_scores(logits: np.ndarray) -> np.ndarray:

@@ -18,11 +18,12 @@ from pipeline.errors import DecoderCrashed, StageError, VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
+from pipeline.predict.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
-from pipeline.predict.sources import find_sources
+from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import is_done, is_predictions, read_facts, videos_in, write_video
+from pipeline.run.predictions import is_done, is_predictions, read_facts, video_path, videos_in, write_video
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import results
 from pipeline.workers.progress import progress
@@ -41,6 +42,7 @@ class Experiment:
     experiment: str | None = None
     overrides: tuple[str, ...] = ()
     device: str = "auto"
+    own_boxes: Path | None = None  # a table of boxes to look at, see `own_boxes`
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ def run(
         StageError: nothing to predict, no such model, or `out` holds other predictions.
     """
     settings = read_settings(experiment.folder, experiment.experiment, experiment.overrides)
+    own = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
     check_classes_are_columns(settings.classes)
     shown = wanted(report, list(settings.classes), settings.stored_thresholds)
     sources = find_sources(places)
-    facts = settings.scored_by() | {"windows": windows.words(settings.clips)}
+    facts = settings.scored_by() | {"windows": windows.words(settings.clips)} | _own_facts(own, sources)
     check_folder(out)
     with locked(out / ".lock", sign=True) as mine:
         if not mine:
@@ -80,14 +83,15 @@ def run(
         _check_is_same(out, facts, [source.video_id for source in sources])
         failed: Failed = {}
         before = {path for path, _, _ in read_failed(out)}
-        looked_up = progress(
-            plan(settings, sources, windows, partial(_note, failed)), len(sources), "look up", "videos"
-        )
+        planned = plan(settings, sources, windows, partial(_note, failed), own)
+        looked_up = progress(planned, len(sources), "look up", "videos")
         grouped = list(groups(settings, looked_up, windows))
         work = _Work(experiment, out, shown.thresholds if films else None)
         todo = [group for group in (_todo(work, group, before) for group in grouped) if group]
         _work_on(work, todo, failed, workers)
         ids = [job.video.video_id for group in grouped for job in group if job.path not in failed]
+        for video_id in set(videos_in(out)) - set(ids):  # of a file that was sound before
+            video_path(out, video_id).unlink()
         write_tables(out, ids, facts, shown, [(path, *reason) for path, reason in sorted(failed.items())])
     rows = sum(len(job.starts) for group in todo for job in group)
     summary = f"{len(ids)} videos, {rows} windows now, {settings.experiment}; thresholds: {shown.thresholds_from}"
@@ -129,7 +133,9 @@ class _Work:
 
 @lru_cache(maxsize=1)
 def _model(experiment: Experiment) -> Model:
-    return load_model(experiment.folder, experiment.experiment, experiment.device, experiment.overrides)
+    model = load_model(experiment.folder, experiment.experiment, experiment.device, experiment.overrides)
+    model.own_boxes = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
+    return model
 
 
 def _work_on(work: _Work, todo: list[list[Job]], failed: Failed, workers: Workers) -> None:
@@ -182,11 +188,21 @@ def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     another = "use another --out"
     if is_predictions(out):
         before = read_facts(out)
-        if wrong := differences({name: before.get(name) for name in facts}, facts):
+        same = [name for name in facts if name != "thresholds_stored"]  # which change tables only
+        if wrong := differences({name: before.get(name) for name in same}, {name: facts[name] for name in same}):
             raise StageError(f"{out} holds other predictions: {wrong[0]}; {another}")
     if others := sorted(set(videos_in(out)) - set(video_ids)):
         names = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
         raise StageError(f"{out} holds predictions of videos that are not asked for now: {names}; {another}")
+
+
+def _own_facts(own: OwnBoxes | None, sources: list[Source]) -> dict:
+    """Return what the record says of boxes of one's own; StageError where none is of these videos."""
+    if own is None:
+        return {}
+    if not own.rows.keys() & {source.video_id for source in sources}:
+        raise StageError(f"{own.path}: no line is of these videos, whose ids are such as {sources[0].video_id}")
+    return {"own_boxes": own.sha256}
 
 
 def _say_failed(out: Path, failed: Failed) -> str:

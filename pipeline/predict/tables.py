@@ -11,9 +11,9 @@ from cache.sealed import write_record
 from pipeline.data.plain_csv import PLAIN_COLUMNS, SCORE
 from pipeline.data.strict_csv import csv_bytes, read_rows, refuse
 from pipeline.errors import StageError
-from pipeline.predict.timeline import DEFAULT_RULE, Rule, segments
 from pipeline.run.outcome import Outcome
 from pipeline.run.predictions import BOX, RECORD, VideoTable, is_predictions, read_facts, read_video
+from pipeline.run.timeline import DEFAULT_RULE, Rule, segments
 
 DEFAULT = 0.5  # threshold of a class where none is known
 FORMATS = {"csv": None, "activitynet": "activitynet.json", "jsonl": "predictions.jsonl"}

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 240, 96  # of the area with the line or the bars
 LEFT, ABOVE, BELOW = 44, 8, 20  # room for the numbers of the axes
+LANE, TALL = 640, 36  # width of a lane of a timeline, height of its scores
 BOTTOM = ABOVE + HEIGHT
 AXIS = f'<line class="axis" x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{BOTTOM}" y2="{BOTTOM}"/>'
 
@@ -64,6 +65,45 @@ def histogram(values: np.ndarray, bins: int = 24) -> Markup:
         parts.append(f'<text class="x" x="{place}" y="{BOTTOM + 15}">{at}</text>')
     label = f"{len(values)} values from {low} to {high - 1}, most often {edges[counts.argmax()]}"
     return _svg(LEFT + WIDTH + 12, BOTTOM + BELOW, "histogram", parts, label)
+
+
+def lane(
+    edges: np.ndarray, scores: np.ndarray, segments: Sequence[tuple[float, float]], threshold: float, seconds: float
+) -> Markup:
+    """Scores in [0, 1] of one class over time, as an area with a line at the threshold; segments as bars below.
+
+    Args:
+        edges: seconds, (E + 1,); a score holds from one edge to the next.
+        scores: (E,); NaN where there is none.
+        segments: start and end, seconds.
+        seconds: length of the axis.
+    """
+
+    def x(at: float) -> float:
+        return LANE * at / seconds
+
+    points = [f"0,{TALL}"]
+    for start, end, score in zip(edges[:-1], edges[1:], np.nan_to_num(scores), strict=True):
+        points += [f"{x(at):.1f},{TALL * (1 - score):.1f}" for at in (start, end)]
+    parts = [f'<polygon class="scores" points="{" ".join([*points, f"{LANE},{TALL}"])}"/>']
+    parts.append(
+        f'<line class="drop" x1="0" x2="{LANE}" y1="{TALL * (1 - threshold):.1f}" y2="{TALL * (1 - threshold):.1f}"/>'
+    )
+    for start, end in segments:
+        place = f'x="{x(start):.1f}" width="{max(x(end) - x(start), 1):.1f}"'
+        what = f"<title>{start:.2f} to {end:.2f} s</title>"
+        parts.append(f'<rect class="segment" {place} y="{TALL + 2}" height="6" data-start="{start:.3f}">{what}</rect>')
+    return _svg(LANE, TALL + 10, "lane", parts, f"{len(segments)} segments in {seconds:.1f} seconds")
+
+
+def boxes_over_time(boxes: np.ndarray, size: tuple[int, int]) -> Markup:
+    """Boxes, int (W, 4): top, left, height, width, outlined in a frame of (height, width) pixels; later ones bolder."""
+    scale, parts = WIDTH / size[1], []
+    for number, box in enumerate(boxes):
+        top, left, height, width = (scale * float(side) for side in box)
+        place = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"'
+        parts.append(f'<rect class="box" {place} opacity="{0.15 + 0.85 * (number + 1) / len(boxes):.2f}"/>')
+    return _svg(WIDTH, round(scale * size[0]), "boxes", parts, f"{len(boxes)} boxes")
 
 
 def tone(value: float) -> str:

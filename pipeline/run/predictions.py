@@ -15,7 +15,7 @@ from cache.sealed import read_record
 RECORD = "predictions.json"
 WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
 MADE_FROM = b"made_from"  # in the metadata of each of these files: the key of what it was made from
-SOURCE = b"path"  # the video's path, as it was given
+SOURCE, SIZE = b"path", b"size"  # of the video: its path as it was given; height and width of its frames
 BOX = ("top", "left", "height", "width")
 FACTS = ("video_id", "start", "end", "entropy", *(f"box_{side}" for side in BOX))
 
@@ -28,6 +28,7 @@ class VideoTable:
     """
 
     path: str  # of the video
+    size: tuple[int, int]  # (height, width) of its frames, pixels
     table: pd.DataFrame
 
     @property
@@ -59,17 +60,18 @@ class VideoTable:
 def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
     """Commit the windows of a video; `made_from` is the key of weights, settings and content of the video."""
     table = pa.Table.from_pandas(found.table, preserve_index=False)
-    table = table.replace_schema_metadata((table.schema.metadata or {}) | {MADE_FROM: made_from, SOURCE: found.path})
+    facts = {MADE_FROM: made_from, SOURCE: found.path, SIZE: "{} {}".format(*found.size)}
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | facts)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    path = _file(folder, found.video_id)
+    path = video_path(folder, found.video_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, buffer.getvalue())
 
 
 def is_done(folder: Path, video_id: str, made_from: str) -> bool:
     """Whether the windows of a video are there, made from just this; a damaged file is not."""
-    path = _file(folder, video_id)
+    path = video_path(folder, video_id)
     try:
         return path.is_file() and pq.read_schema(path).metadata.get(MADE_FROM) == made_from.encode()
     except pa.ArrowException:
@@ -78,8 +80,9 @@ def is_done(folder: Path, video_id: str, made_from: str) -> bool:
 
 def read_video(folder: Path, video_id: str) -> VideoTable:
     """Read the windows of a video."""
-    table = pq.ParquetFile(_file(folder, video_id)).read()
-    return VideoTable(table.schema.metadata[SOURCE].decode(), table.to_pandas())
+    table = pq.ParquetFile(video_path(folder, video_id)).read()
+    facts = table.schema.metadata
+    return VideoTable(facts[SOURCE].decode(), tuple(map(int, facts[SIZE].split())), table.to_pandas())
 
 
 def videos_in(folder: Path) -> list[str]:
@@ -97,5 +100,6 @@ def read_facts(folder: Path) -> dict:
     return read_record(folder / RECORD, "experiment", "weights", "protocol", "classes", "thresholds")
 
 
-def _file(folder: Path, video_id: str) -> Path:
+def video_path(folder: Path, video_id: str) -> Path:
+    """Return where the windows of a video are."""
     return folder / WINDOWS / f"{video_id}.parquet"

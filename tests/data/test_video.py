@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline.data.video import frames
+from pipeline.data.video import container, frames
 from pipeline.data.video.find import find_video
-from pipeline.data.video.frames import probe, read_frames
+from pipeline.data.video.frames import probe, read_frames, scan
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import (
     UnsafePath,
@@ -338,6 +338,34 @@ def test_real_videos(name):
     last = info.num_frames(8) - 1
     ((slot, frame),) = read_frames(SHARED / name, [last], 8, info.timing)
     assert slot == last and frame.shape == (info.height, info.width, 3)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", REAL)
+def test_packets_say_of_real_videos_what_decoding_says(name):
+    assert scan(SHARED / name) == probe(SHARED / name)
+
+
+@pytest.mark.parametrize("degrees, options", [(0, {"bf": "3"}), (90, {})])
+def test_packets_say_what_decoding_says(tmp_path, degrees, options, monkeypatch):
+    """Times at an odd pace, frames out of order in the file, turned frames; without decoding more than one of them."""
+    pts = [0, 3, 4, 9, 12, 13, 20, 21]
+    frames = [numbered_frame(number) for number in range(len(pts))]
+    time_base = {"pts": pts, "time_base": Fraction(1, 30), "rotation": degrees, "options": options}
+    path = write_video(tmp_path / "a.mp4", frames, 30, **time_base)
+    wanted = probe(path)
+    decoded, real = [], container.decoded
+    monkeypatch.setattr(container, "decoded", lambda *all: (decoded.append(one) or one for one in real(*all)))
+    assert scan(path) == wanted and wanted.duration_seconds > Fraction(20, 30) and len(decoded) == 1
+
+
+def test_packets_of_broken_files(tmp_path, plain):
+    (tmp_path / "cut.mp4").write_bytes(plain.read_bytes()[: plain.stat().st_size * 3 // 4])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(VideoTruncated):
+        scan(tmp_path / "cut.mp4")
+    with pytest.raises(VideoEmpty):
+        scan(tmp_path / "empty.mp4")
 
 
 @needs_shared

@@ -1,6 +1,7 @@
 """Prediction equals evaluation, in any company of files; what is written, refused, left out and taken up again."""
 
 import json
+import weakref
 from functools import cache as once
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from click.testing import CliRunner
 
 from cache.sealed import read_sealed
 from pipeline.cli.main import main
+from pipeline.data.clips import PlannedVideo
 from pipeline.errors import StageError
 from pipeline.predict import run as command
 from pipeline.predict.passes import WindowRule, class_scores
 from pipeline.predict.tables import Report, rewrite
+from pipeline.predict.windows import read_windows, starts_by_stride
 from pipeline.run.folder import open_folder
 from pipeline.run.predictions import read_video
 from pipeline.run.stores import boxes_of, open_run
@@ -222,6 +225,40 @@ def test_a_killed_command_goes_on_with_the_same_bits(tiny_run, tmp_path, monkeyp
     predict(tiny_run, [tiny_run.data], tmp_path / "out", WindowRule())
     whole, out = tree(tmp_path / "whole"), tree(tmp_path / "out")
     assert list(whole.values()) == list(out.values()) and len(whole) > 7
+
+
+def test_a_file_that_breaks_later_is_taken_out(tiny_run, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes((tiny_run.data / "T0002.mp4").read_bytes())
+    places = [path, tiny_run.data / "T0003.mp4"]
+    predict(tiny_run, places, tmp_path / "out", WindowRule())
+    path.write_bytes(b"broken")
+    assert predict(tiny_run, places, tmp_path / "out", WindowRule()).num_skipped == 1
+    assert set(pd.read_parquet(tmp_path / "out/windows.parquet").video_id) == {"T0003"}
+
+
+def test_memory_does_not_grow_with_the_video(tiny_run, monkeypatch):
+    """Of source frames, those of a window live, and the one that comes; however long the video is."""
+    living, most = [], []
+
+    def frames(video, indices):
+        for index in sorted(set(indices)):
+            frame = np.zeros((*video.source_size, 3), np.uint8)
+            living.append(weakref.ref(frame))
+            living[:] = [one for one in living if one() is not None]
+            most.append(len(living))
+            yield index, frame
+            del frame
+
+    monkeypatch.setattr("pipeline.predict.windows.decode_frames", frames)
+    clips = tiny_config(tiny_run.data).clips
+    for count in (40, 400):
+        most.clear()
+        video = PlannedVideo("v", Path("v"), Path(), count, 8.0, (60, 90), 8.0, "pts", None, 0, "")
+        for window in read_windows(video, starts_by_stride(count, 4, 2), clips):
+            assert set(window.frames) == set(window.clip.frame_indices)
+            del window
+        assert len(most) == count and max(most) <= 4 + 1
 
 
 def test_two_processes_write_the_same(tiny_run, tmp_path, monkeypatch):

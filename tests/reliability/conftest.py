@@ -28,6 +28,7 @@ TESTS = {
     "T21": "every loss within the plan, and gc beside a first prepare: made anew to the byte",
     "T22": "what others put into a run folder or the file cache survives gc, repair and eviction",
     "T23": "another class list on a run with trained networks: refused by name, nothing touched",
+    "T24": "predict killed at random; finished: equal to the byte",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

@@ -16,7 +16,7 @@ from pipeline.cli.main import main
 from pipeline.config import Config, Data, Evaluate, Saliency, check_together, pooling_of, task_settings
 from pipeline.config_file import load, to_toml
 from pipeline.errors import AnnotationError, StageError
-from pipeline.metrics import top_k_hits
+from pipeline.metrics import resamples, top_k_hits
 from pipeline.recipes import refresh
 from pipeline.recipes.study import read_scored
 from pipeline.recipes.table2 import table2
@@ -105,7 +105,11 @@ def test_scores_and_accuracies_by_hand(single, pooling, tmp_path):
     assert row.top1 == pytest.approx(np.mean(right)) and row.top5 == 1  # of three classes
     assert row.mean_class_accuracy == pytest.approx(np.mean(right))  # one video a class
     scored = read_scored(run / "results" / f"{row.key}.json", open_folder(run, config).annotations).scored
-    assert scored.map == row.top1 and set(np.round(scored.resampled * 3).astype(int)) <= {0, 1, 2, 3}
+    times = resamples(3)
+    drawn = [np.mean(np.repeat(right, column)) for column in times.T]
+    assert scored.map == row.top1
+    np.testing.assert_allclose(scored.resampled, drawn, rtol=1e-9)
+    assert (found.value().low, found.value().high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
 
 
 def test_the_order_of_videos_is_kept_where_float32_probabilities_are_one(single, monkeypatch, tmp_path):

@@ -61,7 +61,18 @@ def test_the_page_leads_from_nothing_to_a_report(folder):
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         outputs[arguments[0]] = result.output
     assert set(outputs) == {
-        *("plan", "prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate", "inspect", "report", "predict")
+        *(
+            "plan",
+            "prepare",
+            "train-base",
+            "saliency",
+            "crops",
+            "train-fusion",
+            "evaluate",
+            "inspect",
+            "report",
+            "predict",
+        )
     }
     assert "3 train videos x 2, 2 test videos x 3" in outputs["plan"]
     assert "5 videos (3 train, 2 test)" in outputs["prepare"]

@@ -66,17 +66,17 @@ class Model:
         self.second = second and second.to(self.device).eval()
         self.chooser = fold(second).to(self.device) if settings.saliency_from == "current" else self.base
 
-    def look(self, windows: Iterable[Window]) -> Iterator[Seen]:
-        """Pass windows through the networks, in batches as the stages take them, as they come.
+    def look(self, windows: Iterable[Window], size: int) -> Iterator[Seen]:
+        """Pass windows through the networks as they come, Base in batches of `size`, the second as at evaluation.
 
         A clip's last digits depend on those beside it: the same windows in the same order give the same bits.
         """
-        saliency, size = self.settings.saliency, self.settings.batch_size
-        looked = (one for batch in batches(windows, saliency.batch_size) for one in self._first_look(batch))
+        looked = (one for batch in batches(windows, size) for one in self._first_look(batch))
         if self.second is None:
             yield from (one.seen for one in looked)
         else:
-            yield from (one for batch in batches(looked, size) for one in self._second_look(batch))
+            seconds = (self._second_look(batch) for batch in batches(looked, self.settings.batch_size))
+            yield from (one for batch in seconds for one in batch)
 
     def _first_look(self, windows: list[Window]) -> list[FirstLook]:
         """Compute Base's logits, find the boxes, and cut the focused volumes."""

@@ -1,6 +1,8 @@
 """One pass over some videos: which windows they have, and what the networks see in them, video by video."""
 
 import logging
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ from pipeline.workers.prefetch import prefetch
 
 log = logging.getLogger(__name__)
 
+AHEAD = {"cpu": 1 << 26, "cuda": 1 << 29}  # bytes of source frames that a batch may hold beyond its first window
 GROUP = 64  # windows of videos that share batches, at least; the last digits of a score depend on them
 
 
@@ -59,6 +62,14 @@ class Job:
     path: str  # as it was given
     starts: tuple[int, ...]  # first frames of the windows
     made_from: str  # key of weights, settings and content
+    as_evaluated: bool = True  # in batches as large as those of the stages
+
+    def most_windows(self, num_frames: int, num_bytes: int) -> int:
+        """Return how many windows of num_frames a batch may have whose source frames, but the first's, fit in bytes."""
+        if self.as_evaluated or len(self.starts) < 2:
+            return sys.maxsize
+        new = min(num_frames, self.starts[1] - self.starts[0]) * math.prod(self.video.source_size) * 3
+        return 1 + num_bytes // new
 
 
 def plan(
@@ -94,7 +105,7 @@ def plan(
         if own_boxes:
             own_boxes.check_inside(source.video_id, video.source_size)
             facts |= {"own_boxes": own_boxes.sha256}
-        yield Job(video, str(source.path), tuple(starts), fingerprint(facts))
+        yield Job(video, str(source.path), tuple(starts), fingerprint(facts), rule.clips == "as-evaluated")
 
 
 def groups(settings: Settings, jobs: Iterable[Job], rule: WindowRule) -> Iterator[list[Job]]:
@@ -136,8 +147,11 @@ def look_at(
                 lost.add(job.video.video_id)
                 failed(job.path, error)
 
-    with closing(prefetch(windows(), model.settings.saliency.batch_size)) as coming:
-        for video_id, looks in groupby(model.look(coming), key=lambda one: one.clip.video_id):
+    most = AHEAD["cpu" if model.device.type == "cpu" else "cuda"]
+    sizes = [job.most_windows(model.settings.clips.num_frames, most) for job in group]
+    size = min(model.settings.saliency.batch_size, *sizes)
+    with closing(prefetch(windows(), size)) as coming:
+        for video_id, looks in groupby(model.look(coming, size), key=lambda one: one.clip.video_id):
             rows, job = [], by_id[video_id]
             for one in looks:
                 seen(job, one)

@@ -15,7 +15,7 @@ from pipeline.cli.main import main
 from pipeline.data.clips import PlannedVideo
 from pipeline.errors import StageError
 from pipeline.predict import run as command
-from pipeline.predict.passes import WindowRule, class_scores
+from pipeline.predict.passes import Job, WindowRule, class_scores
 from pipeline.predict.tables import Report, rewrite
 from pipeline.predict.windows import read_windows, starts_by_stride
 from pipeline.recipes import online
@@ -275,6 +275,15 @@ def test_memory_does_not_grow_with_the_video(tiny_run, monkeypatch):
             assert set(window.frames) == set(window.clip.frame_indices)
             del window
         assert len(most) == count and max(most) <= 4 + 1
+
+
+def test_large_frames_make_small_batches():
+    """Windows of 4 frames, one every 2 or every 9 frames, of 10 x 20 pixels: 1,200 or 2,400 bytes more for each."""
+    video = PlannedVideo("v", Path("v"), Path(), 40, 8.0, (10, 20), 8.0, "pts", None, 0, "")
+    for step, wanted in ((2, [1, 2, 9]), (9, [1, 1, 5])):
+        job = Job(video, "v", tuple(range(0, 36, step)), "", as_evaluated=False)
+        assert [job.most_windows(4, num_bytes) for num_bytes in (1199, 1200, 9600)] == wanted
+    assert Job(video, "v", (0, 2), "").most_windows(4, 1) > 1000  # as evaluated: the batches of the stages
 
 
 def test_two_processes_write_the_same(tiny_run, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from benchmarks import (
     frames_decoded,
     large_index,
     peak_memory,
+    prediction,
     stage_one,
     stored_volumes,
     training_step,
@@ -27,4 +28,6 @@ ROWS = {
     12: large_index.measure,
     13: peak_memory.measure,
     14: training_step.measure,
+    15: prediction.against_plain_script,
+    16: prediction.against_stages,
 }

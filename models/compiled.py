@@ -23,5 +23,5 @@ def compile_network(network: nn.Module, wanted: bool = True) -> nn.Module:
             f"base.compile = true, but torch.compile does not work here ({type(error).__name__}: {why}); "
             "on a CPU it needs a C++ compiler; base.compile = false needs none"
         ) from error
-    network.compile()
+    network.compile(dynamic=False)  # clips have one shape; a smaller last batch is compiled by itself
     return network

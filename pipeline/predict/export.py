@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from cache.commit import write_file
 from cache.errors import DamagedError
-from models.backbones import build
 from models.checkpoint import state_hash
+from models.hf_network import architecture_files, is_folder
 from models.kernels.split_conv import SplitConv3d
 from models.own_network import is_reference, source_file
 from pipeline.errors import StageError
 from pipeline.predict.settings import EXPORTED, Settings, of_run
-from pipeline.run.networks import build_base, build_trained
+from pipeline.run.networks import build_base, build_for, build_trained
 from pipeline.run.outcome import Outcome
 
-WEIGHTS, OWN_CODE = "model.safetensors", "network.py"
+WEIGHTS, OWN_CODE, FOLDER = "model.safetensors", "network.py", "network"
 READER = TypeAdapter(Settings)
 README = """# {experiment}
 
@@ -59,21 +59,25 @@ def run(
         StageError: the folder holds other files, or the packages for ONNX are not installed; and as `of_run`.
     """
     settings, base, trained = of_run(run_dir, experiment, overrides)
-    names = [EXPORTED, WEIGHTS, "README.md", OWN_CODE, "base.onnx", "second.onnx"]
+    names = [EXPORTED, WEIGHTS, "README.md", OWN_CODE, FOLDER, "base.onnx", "second.onnx"]
     if out.exists() and (others := sorted(path.name for path in out.iterdir() if path.name not in names)):
         raise StageError(f"{out} holds other files, such as {others[0]}; use another --out")
     networks = {"base": build_base(base)}
     if trained:
-        networks["second"] = build_trained(base, trained.folder, trained.weights)
+        networks["second"] = build_trained(base, trained.folder, trained.weights, _frames(settings, "second"))
     out.mkdir(parents=True, exist_ok=True)
     (out / EXPORTED).unlink(missing_ok=True)
     if is_reference(settings.network) and settings.network.rpartition(":")[0].endswith(".py"):
         shutil.copyfile(source_file(settings.network), out / OWN_CODE)
         settings = replace(settings, network=f"{OWN_CODE}:{settings.network.rpartition(':')[2]}")
+    if is_folder(settings.network):
+        (out / FOLDER).mkdir(exist_ok=True)
+        for file in architecture_files(settings.network):
+            shutil.copyfile(file, out / FOLDER / file.name)
+        settings = replace(settings, network=f"hf:{FOLDER}")
     write_file(out / WEIGHTS, _weights(networks))
     for name, network in networks.items() if onnx else ():
-        twice = name == "second" and settings.fusion == "concat"
-        write_onnx(network, out / f"{name}.onnx", settings.clips.num_frames * (1 + twice), settings.clips.input_side)
+        write_onnx(network, out / f"{name}.onnx", _frames(settings, name), settings.clips.input_side)
     more = ONNX * onnx + OWN * (out / OWN_CODE).exists()
     text = README.format(**settings.scored_by(), fusion=settings.fusion, folder=out, file=WEIGHTS, more=more)
     write_file(out / "README.md", text.encode())
@@ -116,12 +120,19 @@ def _network(folder: Path, settings: Settings, state: dict[str, Tensor], name: s
     reference = settings.network
     if reference.startswith(f"{OWN_CODE}:"):
         reference = f"{folder}/{reference}"
-    network = build(reference, len(settings.classes), **dict(settings.options))
+    if reference == f"hf:{FOLDER}":
+        reference = f"hf:{folder / FOLDER}"
+    network = build_for(reference, len(settings.classes), settings.options, _frames(settings, name))
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     if (found := state_hash(own)) != weights:
         raise DamagedError(f"{folder / WEIGHTS}: {name} has weights {found[:12]}, config.json says {weights[:12]}")
     network.load_state_dict(own)
     return network
+
+
+def _frames(settings: Settings, name: str) -> int:
+    """Return how many frames the network of this name, "base" or "second", sees."""
+    return settings.clips.num_frames * (2 if name == "second" and settings.fusion == "concat" else 1)
 
 
 def _weights(networks: dict[str, nn.Module]) -> bytes:

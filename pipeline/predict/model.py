@@ -146,5 +146,6 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def build_model(settings: Settings, base: BaseWeights, trained: TrainedModel | None, device: str) -> Model:
     """Build the networks of an experiment as `settings.of_run` describes it."""
-    second = trained and build_trained(base, trained.folder, trained.weights)
+    frames = settings.clips.num_frames * (2 if settings.fusion == "concat" else 1)
+    second = trained and build_trained(base, trained.folder, trained.weights, frames)
     return Model(settings, build_base(base), second, device)

@@ -114,10 +114,16 @@ def build_trained(base: BaseWeights, folder: Path, weights: str, num_frames: int
 
     With num_frames it is one that was trained on so many frames, see `build_fusion`.
     """
-    network = build(base.network, base.num_classes, **dict(base.options))
+    network = build_for(base.network, base.num_classes, base.options, num_frames)
+    load_trained(network, folder, weights)
+    return network
+
+
+def build_for(name: str, num_classes: int, options: Options, num_frames: int = 0) -> nn.Module:
+    """Build a network for clips of num_frames, 0 for those of `build`, with its positions interpolated if need be."""
+    network = build(name, num_classes, **dict(options))
     if num_frames and getattr(network, "num_frames", 0) not in (0, num_frames):
         interpolate_positions(network, num_frames)
-    load_trained(network, folder, weights)
     return network
 
 

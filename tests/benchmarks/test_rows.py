@@ -13,8 +13,8 @@ from pipeline.data.video.frames import read_frames
 from tests.helpers.make_video import numbered_frame, write_video
 
 
-def test_there_are_fourteen_rows():
-    assert sorted(ROWS) == list(range(1, 15))
+def test_there_are_sixteen_rows():
+    assert sorted(ROWS) == list(range(1, 17))
 
 
 @pytest.mark.parametrize("slots", [[0, 1], [9, 10, 11, 14], [3, 17], [23, 24]])

@@ -8,16 +8,20 @@ import torch
 
 import cache
 from models.losses import negative_entropy
+from models.objectives import saliency_maps
 from models.own_network import NetworkError
 from models.saliency import input_saliency
 from models.weights_file import WeightsError
 from pipeline.errors import StageError
+from pipeline.predict import export
+from pipeline.predict.model import Model, build_model
+from pipeline.predict.settings import of_run
 from pipeline.preflight.check_data import check_weights
 from pipeline.preflight.check_network import examine
 from pipeline.run.networks import build_base
 from pipeline.run.stores import open_run
-from pipeline.stages import prepare, saliency, train_base, train_fusion, train_online
-from tests.helpers.tiny_data import CLASSES, change, make_data, run_all, tiny_config
+from pipeline.stages import evaluate, prepare, saliency, train_base, train_fusion, train_online
+from tests.helpers.tiny_data import CLASSES, change, make_data, run_all, run_to_crops, tiny_config
 from tests.helpers.tiny_folders import KINDS, save_folder
 
 
@@ -157,3 +161,28 @@ def test_late_fusion_on_the_fly(config, tmp_path):
     first = train_online.run(config, tmp_path / "run", "late", saliency_from="current").path
     again = change(config, fusion={"concat_positions": "interpolate"})
     assert train_online.run(again, tmp_path / "run", "late", saliency_from="current").path == first
+
+
+def test_predict_and_export_with_positions_interpolated_and_maps_at_patches(config, tmp_path):
+    """Both give the bits of evaluation; the export needs neither run nor folder."""
+    config = change(config, fusion={"concat_positions": "interpolate"}, saliency={"gradient_at": "patches"})
+    run_to_crops(config, tmp_path / "run")
+    train_fusion.run(config, tmp_path / "run", "concat")
+    evaluate.run(config, tmp_path / "run")
+    settings, base, trained = of_run(tmp_path / "run", "concat-entropy-source", ())
+    model = build_model(settings, base, trained, "cpu")
+    export.run(tmp_path / "run", tmp_path / "out", "concat-entropy-source")
+    (tmp_path / "mae").rename(tmp_path / "gone")
+    again, base, second = export.load_exported(tmp_path / "out")
+    video = torch.rand(1, 4, 28, 28, 3)
+    _, expected = saliency_maps(model.base, video, ["entropy"], gradient_at="patches")
+    _, pixels = saliency_maps(model.base, video, ["entropy"])
+    assert (settings.saliency, again.saliency) == (config.saliency, config.saliency)
+    for one in (model, Model(again, base, second, "cpu")):
+        logits, maps = one._logits_and_maps(video)
+        assert logits.shape == (1, 1, 3) and torch.equal(maps, expected["entropy"])
+        assert not torch.allclose(maps, pixels["entropy"])
+        assert one.second.num_frames == 8
+        with torch.no_grad():
+            both = torch.cat([video, video], 1)
+            assert torch.equal(one.second(both), model.second(both))

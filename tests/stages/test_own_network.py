@@ -70,7 +70,9 @@ def test_maps_at_patches_have_a_store_of_their_own(own, tmp_path):
 def test_compiled_it_is_another_base_with_the_same_names(own, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr("models.compiled.torch.compile", lambda function: function)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network.head.weight.requires_grad))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda network, **_: compiled.append(network.head.weight.requires_grad)
+    )
     fast = change(own, base={"compile": True})
     run_to_crops(fast, tmp_path / "run")
     assert compiled == [True, False]  # the training of Base, and its saliency

@@ -25,7 +25,7 @@ from pipeline.preflight.finding import Finding, judged
 from pipeline.run.precision_check import LOWEST_OVERLAP, box_agreement
 from pipeline.training.optimiser import make_optimiser
 from pipeline.workers.device import pick_device
-from pipeline.workers.peak_memory import peak_bytes, reset_peak, resident_bytes
+from pipeline.workers.peak_memory import peak_bytes, reset_peak
 
 REPEATS = 3  # of each timed pass, after one that is not timed
 CLASSES = 10  # where no class list is there yet
@@ -118,7 +118,6 @@ def _cost(name: str, run: Callable[[], Tensor | tuple], device: torch.device) ->
         with sdpa_kernel(SDPBackend.MATH), _Operations() as counter:
             run()
         reset_peak()
-        before = resident_bytes()
         seconds = []
         for _ in range(REPEATS):
             started = time.perf_counter()
@@ -126,8 +125,8 @@ def _cost(name: str, run: Callable[[], Tensor | tuple], device: torch.device) ->
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - started)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes() - before
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()  # of the whole process
     text = (
-        f"{counter.total / 1e9:,.3g} GFLOP, {statistics.median(seconds):.3g} s here, {memory / 1e6:,.0f} MB more memory"
+        f"{counter.total / 1e9:,.3g} GFLOP, {statistics.median(seconds):.3g} s here, peak memory {memory / 1e6:,.0f} MB"
     )
     return Finding(name, "ok", f"{text}, for one clip")

@@ -47,6 +47,8 @@ def test_counts_by_hand(own):
     for name in ("forward pass", "saliency pass"):
         seconds = float(re.search(r"([0-9.e-]+) s here", found[name].text)[1])
         assert 0 < seconds < 10
+        peak = re.search(r"peak memory ([0-9,]+) MB", found[name].text)[1]
+        assert 100 < int(peak.replace(",", "")) < 20_000  # of a process that has loaded PyTorch
     assert found["head_name"].level == found["last_block"].level == "note"
     assert found["batch-norm"].text == "0 of 1 layers are folded into convolutions for saliency"
     assert "of 1 sampled boxes as in float32" in found["bfloat16"].text

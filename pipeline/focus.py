@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Focus:
             places: videos, folders and lists; see `sources.find_sources`.
             windows: which windows are looked at.
             threshold: as `--threshold`, see `tables.thresholds`; or by class.
-            rule: how segments are made.
+            rule: how segments are made; `one_label` is that of the run's task.
             failed: takes the errors of videos that cannot be read, by path; None to warn of them.
             boxes: a table of boxes of your own, where the second network looks; see `own_boxes.read_own_boxes`.
         Raises:
@@ -88,10 +88,11 @@ class Focus:
             AnnotationError: a line of `boxes` is wrong.
         """
         settings, maps = self.model.settings, {}
+        rule = replace(rule, one_label=settings.task == "single_label")
         if isinstance(threshold, Mapping):
             values = pd.Series(threshold)[self.classes]
         else:
-            values, _ = thresholds(str(threshold), self.classes, settings.stored_thresholds)
+            values, _ = thresholds(str(threshold), self.classes, settings.stored_thresholds, rule.one_label)
 
         def note(path: str, error: VideoError) -> None:
             if failed is None:

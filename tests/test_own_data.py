@@ -61,7 +61,18 @@ def test_the_page_leads_from_nothing_to_a_report(folder):
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         outputs[arguments[0]] = result.output
     assert set(outputs) == {
-        *("plan", "prepare", "train-base", "saliency", "crops", "train-fusion", "evaluate", "inspect", "report")
+        *(
+            "plan",
+            "prepare",
+            "train-base",
+            "saliency",
+            "crops",
+            "train-fusion",
+            "evaluate",
+            "inspect",
+            "report",
+            "predict",
+        )
     }
     assert "3 train videos x 2, 2 test videos x 3" in outputs["plan"]
     assert "5 videos (3 train, 2 test)" in outputs["prepare"]
@@ -70,6 +81,9 @@ def test_the_page_leads_from_nothing_to_a_report(folder):
     assert run.num_rows == 3 * 2 + 2 * 3 and run.index.crop_done.all()
     results = pd.read_csv("runs/mine/results.csv")
     assert sorted(results.experiment) == ["base", "concat-entropy-source", "late-entropy-source"]
+    found = pd.read_csv("mine/found/videos.csv")
+    assert sorted(set(found.video_id)) == [f"kitchen0{number}" for number in range(1, 6)]
+    assert set(found.label) == {"pouring", "stirring"} and (folder / "mine/found/films/kitchen03.mp4").is_file()
     page = (folder / "runs/mine/report/index.html").read_text(encoding="utf-8")
     assert "pouring" in page and "kitchen04" in page
 

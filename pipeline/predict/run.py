@@ -73,7 +73,8 @@ def run(
     settings = read_settings(experiment.folder, experiment.experiment, experiment.overrides)
     own = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
     check_classes_are_columns(settings.classes)
-    shown = wanted(report, list(settings.classes), settings.stored_thresholds)
+    one_label = settings.task == "single_label"
+    shown = wanted(report, list(settings.classes), settings.stored_thresholds, one_label)
     sources = find_sources(places)
     facts = settings.scored_by() | {"windows": windows.words(settings.clips)} | _own_facts(own, sources)
     check_folder(out)

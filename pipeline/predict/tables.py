@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -46,10 +46,14 @@ class Report:
     format: str = "csv"
 
 
-def wanted(report: Report, classes: list[str], stored: pd.Series | None) -> Wanted:
-    """Return what the tables show; see `thresholds` for the errors."""
-    values, whence = thresholds(report.threshold, classes, stored)
-    return Wanted(values, whence, report.rule, report.top_k, report.format)
+def wanted(report: Report, classes: list[str], stored: pd.Series | None, one_label: bool) -> Wanted:
+    """Return what the tables show; see `thresholds` for the errors.
+
+    Args:
+        one_label: the classes exclude each other.
+    """
+    values, whence = thresholds(report.threshold, classes, stored, one_label)
+    return Wanted(values, whence, replace(report.rule, one_label=one_label), report.top_k, report.format)
 
 
 def rewrite(out: Path, report: Report) -> Outcome:
@@ -62,7 +66,8 @@ def rewrite(out: Path, report: Report) -> Outcome:
         raise StageError(f"{out}: no predictions; `predict` makes a folder of them, with {RECORD} at the end")
     facts = read_facts(out)
     stored = facts.get("thresholds_stored")
-    shown = wanted(report, facts["classes"], stored and pd.Series(stored)[facts["classes"]])
+    stored, one_label = stored and pd.Series(stored)[facts["classes"]], facts["timeline"]["one_label"]
+    shown = wanted(report, facts["classes"], stored, one_label)
     ids = list(dict.fromkeys(pd.read_csv(out / "timeline.csv", dtype=str, keep_default_na=False).video_id))
     write_tables(out, ids, facts, shown, read_failed(out))
     return Outcome(out / "timeline.csv", f"{len(ids)} videos; thresholds: {shown.thresholds_from}")
@@ -95,9 +100,13 @@ def read_thresholds(path: Path, classes: Iterable[str]) -> pd.Series:
     return pd.Series([found.get(name, DEFAULT) for name in classes], index=classes)
 
 
-def thresholds(text: str, classes: list[str], stored: pd.Series | None) -> tuple[pd.Series, str]:
+def thresholds(
+    text: str, classes: list[str], stored: pd.Series | None, one_label: bool = False
+) -> tuple[pd.Series, str]:
     """Return the thresholds that `--threshold` asks for: "stored", a number for all classes, or a CSV; and whence."""
     if text == "stored":
+        if stored is None and one_label:
+            return pd.Series(0.0, classes), "none are stored with the model: the highest class counts"
         if stored is None:
             return pd.Series(DEFAULT, classes), f"{DEFAULT} for every class: none are stored with the model"
         return stored, "stored with the model"
@@ -149,9 +158,9 @@ def write_tables(
 def labels(found: VideoTable, wanted: Wanted) -> Iterator[tuple]:
     """Yield the highest labels of a video: label, score, threshold, whether the score reaches it."""
     highest = found.scores.sort_values(ascending=False, kind="stable")
-    for label, score in highest.iloc[: wanted.top_k or None].items():
+    for place, (label, score) in enumerate(highest.iloc[: wanted.top_k or None].items()):
         threshold = float(wanted.thresholds[label])
-        yield label, float(score), threshold, bool(score >= threshold)
+        yield label, float(score), threshold, bool(score >= threshold and not (wanted.rule.one_label and place))
 
 
 def _seconds(value: float) -> str:

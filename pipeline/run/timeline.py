@@ -6,7 +6,8 @@
    between (hysteresis): a dip below the threshold does not break it.
 3. Segments of a class are merged over gaps of less than `merge_seconds`, then those shorter than `min_seconds` go.
 4. The score of a segment is its highest moment's.
-5. With one label a moment, as where the classes exclude each other, a moment counts for its highest class only.
+5. With one label a moment, as where the classes exclude each other, a moment counts for its highest class only, and
+   nothing is merged.
 """
 
 from dataclasses import dataclass
@@ -59,10 +60,10 @@ def segments(windows: pd.DataFrame, thresholds: pd.Series, rule: Rule = DEFAULT_
     classes = list(thresholds.index)
     edges, means = moments(*(windows[name].to_numpy(float) for name in ("start", "end")), windows[classes].to_numpy())
     if rule.one_label:
-        means = np.where(means == means.max(1, keepdims=True), means, 0)
-    found = []
+        means = np.where(means == means.max(1, keepdims=True), means, np.nan)
+    found, gap = [], 0.0 if rule.one_label else rule.merge_seconds
     for label, scores, threshold in zip(classes, means.T, thresholds, strict=True):
-        spans = _merged(_runs(scores, threshold), edges, rule.merge_seconds)
+        spans = _merged(_runs(scores, threshold), edges, gap)
         for first, last in spans:
             if edges[last] - edges[first] >= rule.min_seconds:
                 found.append((edges[first], edges[last], label, np.nanmax(scores[first:last])))
@@ -71,7 +72,7 @@ def segments(windows: pd.DataFrame, thresholds: pd.Series, rule: Rule = DEFAULT_
 
 def _runs(scores: np.ndarray, threshold: float) -> list[tuple[int, int]]:
     """Return [first, last) of the runs of moments above the lower threshold that reach the threshold."""
-    above = np.concatenate([[False], scores >= LOW * threshold, [False]])  # NaN is not above
+    above = np.concatenate([[False], scores >= LOW * threshold, [False]])  # NaN is not
     ends = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
     return [(first, last) for first, last in ends.tolist() if np.nanmax(scores[first:last]) >= threshold]
 

@@ -1,5 +1,7 @@
 """Prediction from Python, and its films."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,12 @@ import pytest
 from pipeline import focus
 from pipeline.data.video.frames import probe, read_frames
 from pipeline.errors import StageError
+from pipeline.predict import run as command
 from pipeline.predict.film import HEIGHT
+from pipeline.predict.tables import Report, rewrite
 from pipeline.run.predictions import read_video
-from tests.helpers.tiny_data import CLASSES
+from pipeline.stages import prepare, train_base
+from tests.helpers.tiny_data import CLASSES, change, tiny_config
 from tests.predict.test_predict import TEST, WindowRule, evaluated, files_of, predict
 
 
@@ -73,9 +78,6 @@ def test_a_film_shows_video_box_and_focused_view(tiny_run, model, tmp_path):
 
 
 def test_films_of_the_command_are_made_once(tiny_run, tmp_path):
-    from pipeline.predict import run as command
-    from pipeline.predict.tables import Report
-
     experiment = command.Experiment(tiny_run.path, "base", device="cpu")
     arguments = (experiment, files_of(tiny_run), tmp_path, WindowRule(), Report(), command.Workers())
     command.run(*arguments)
@@ -83,3 +85,28 @@ def test_films_of_the_command_are_made_once(tiny_run, tmp_path):
     assert "0 windows now" not in command.run(*arguments, films=True).summary
     assert sorted(path.name for path in (tmp_path / "films").iterdir()) == sorted(f"{one}.mp4" for one in TEST)
     assert "0 windows now" in command.run(*arguments, films=True).summary
+
+
+def test_one_label_a_moment_where_classes_exclude_each_other(tiny_run, tmp_path):
+    """Every moment of every video has one label; in videos.csv only the highest is above."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_run.data, folder)
+    lines = (folder / "table.csv").read_text().splitlines()
+    first = {line.split(",")[0]: line for line in reversed(lines) if not line.endswith(",,,")}
+    (folder / "table.csv").write_text("\n".join(dict.fromkeys([lines[0], *first.values()])) + "\n")
+    config = change(tiny_config(folder), data={"task": "single_label"})
+    prepare.run(config, tmp_path / "run")
+    train_base.run(config, tmp_path / "run")
+    found = list(focus.load(tmp_path / "run", device="cpu").predict(tiny_run.data))
+    for one in found:
+        assert one.scores.sum() == pytest.approx(1)
+        spans = one.timeline.sort_values("start")
+        assert spans.start.iloc[0] == 0 and spans.end.iloc[-1] == one.windows.end.max()
+        assert (spans.start.to_numpy()[1:] == spans.end.to_numpy()[:-1]).all()
+    experiment = command.Experiment(tmp_path / "run", device="cpu")
+    command.run(experiment, [tiny_run.data], tmp_path / "out", WindowRule(), Report(), command.Workers())
+    table = pd.read_csv(tmp_path / "out/videos.csv")
+    assert (table[table.above].groupby("video_id").size() == 1).all() and table.above.sum() == len(found)
+    before = (tmp_path / "out/timeline.csv").read_bytes()
+    rewrite(tmp_path / "out", Report())
+    assert (tmp_path / "out/timeline.csv").read_bytes() == before

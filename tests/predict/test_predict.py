@@ -18,6 +18,7 @@ from pipeline.predict import run as command
 from pipeline.predict.passes import WindowRule, class_scores
 from pipeline.predict.tables import Report, rewrite
 from pipeline.predict.windows import read_windows, starts_by_stride
+from pipeline.recipes import online
 from pipeline.run.folder import open_folder
 from pipeline.run.predictions import read_video
 from pipeline.run.stores import boxes_of, open_run
@@ -88,6 +89,21 @@ def test_other_boxes_at_evaluation(tiny_copy, tmp_path, boxes):
         wanted = evaluated(tiny_copy, name)
         for video_id in TEST:
             np.testing.assert_array_equal(read_video(tmp_path / fusion, video_id).scores, wanted[video_id])
+
+
+def test_a_model_whose_own_network_chose_the_boxes(tiny_copy, tmp_path):
+    """Trained on the fly with the current network's boxes, which are another's than Base's."""
+    online.run(tiny_copy.config, tiny_copy.path, ("late", "concat"), "entropy", "source", "current")
+    evaluate.run(tiny_copy.config, tiny_copy.path)
+    for fusion in ("late", "concat"):
+        name = f"{fusion}-entropy-source-online-current"
+        predict(tiny_copy, files_of(tiny_copy), tmp_path / fusion, experiment=name)
+        wanted = evaluated(tiny_copy, name)
+        for video_id in TEST:
+            np.testing.assert_array_equal(read_video(tmp_path / fusion, video_id).scores, wanted[video_id])
+    predict(tiny_copy, files_of(tiny_copy), tmp_path / "base", experiment="base")
+    boxes = [pd.read_csv(tmp_path / name / "boxes.csv").drop(columns="video_id") for name in ("base", "late")]
+    assert (boxes[0] != boxes[1]).any(axis=None)
 
 
 def test_lossy_volumes_move_the_scores_by_what_jpeg_moves(tmp_path, tiny_run):

@@ -43,6 +43,8 @@ def test_one_label_a_moment():
     low = pd.Series({"a": 0.1, "b": 0.1})
     assert spans(segments(WINDOWS, low)) == [[0, 6, "a"], [0, 6, "b"]]
     assert spans(segments(WINDOWS, low, Rule(one_label=True))) == [[0, 3, "a"], [3, 4, "b"], [4, 6, "a"]]
+    zero = Rule(merge_seconds=2.0, one_label=True)  # every moment has its label, and no other
+    assert spans(segments(WINDOWS, low * 0, zero)) == [[0, 3, "a"], [3, 4, "b"], [4, 6, "a"]]
 
 
 @pytest.mark.parametrize("count", [1, 3600])

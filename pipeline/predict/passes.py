@@ -157,10 +157,8 @@ def look_at(
                 seen(job, one)
                 rows.append(one._replace(saliency=None))
             if video_id not in lost:
-                yield (
-                    job,
-                    VideoTable(job.path, job.video.source_size, _table(rows, model.settings), model.settings.pooling),
-                )
+                table = _table(rows, model.settings)
+                yield job, VideoTable(job.path, job.video.source_size, table, model.settings.pooling)
 
 
 def class_scores(logits: np.ndarray, task: Task = "multi_label") -> np.ndarray:

@@ -47,9 +47,25 @@ def test_counts_by_hand(own):
     for name in ("forward pass", "saliency pass"):
         seconds = float(re.search(r"([0-9.e-]+) s here", found[name].text)[1])
         assert 0 < seconds < 10
+        peak = re.search(r"peak memory ([0-9,]+) MB", found[name].text)[1]
+        assert 100 < int(peak.replace(",", "")) < 20_000  # of a process that has loaded PyTorch
     assert found["head_name"].level == found["last_block"].level == "note"
     assert found["batch-norm"].text == "0 of 1 layers are folded into convolutions for saliency"
     assert "of 1 sampled boxes as in float32" in found["bfloat16"].text
+
+
+def test_attention_is_counted(own, tmp_path):
+    """Of 4 tokens of 2352 values, in one head: a product for the weights and one with the values."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, n):\n        super().__init__()\n        self.head = nn.Linear(2352, n)\n"
+        "    def forward(self, video):\n        x = video.flatten(2)[:, None]\n"
+        "        x = nn.functional.scaled_dot_product_attention(x * x, x, x)\n"
+        "        return self.head(x.mean((1, 2)))\ndef net(num_classes):\n    return Net(num_classes)\n"
+    )
+    found = {one.check: one for one in examine(own)}
+    forward = 2 * (2 * 4 * 4 * 2352) + 2 * 2352 * 3
+    assert found["forward pass"].text.startswith(f"{forward / 1e9:,.3g} GFLOP, ")
 
 
 def test_a_network_of_ours(tiny_run):

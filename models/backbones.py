@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.activation_checkpointing import run_blocks
 from models.hf_network import build_folder, is_folder
 from models.i3d import IMAGENET_COLOURS, resnet50_i3d, small_i3d
-from models.own_network import build_own, is_reference, per_time
+from models.own_network import NetworkError, build_own, is_reference, per_time
 
 # mean and standard deviation of RGB under torchvision's Kinetics weights, see its VideoClassification transform
 KINETICS_COLOURS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -91,7 +91,10 @@ def build(name: str, num_classes: int, **options) -> nn.Module:
         return build_folder(name, num_classes, options)
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
-    return BACKBONES[name](num_classes, **options)
+    try:
+        return BACKBONES[name](num_classes, **options)
+    except TypeError as error:
+        raise NetworkError(f"base.options of {name}: {error}") from error
 
 
 def head_names(network: nn.Module) -> list[str]:

@@ -9,6 +9,13 @@ from models.precision import Precision, tf32
 from models.saliency import Objective, SaliencyError, cut_graph
 
 
+def last_block(network: nn.Module) -> str:
+    """Return the name of the module that Grad-CAM looks at; NetworkError where a network names none."""
+    if network.last_block:
+        return network.last_block
+    raise NetworkError("Grad-CAM needs the network's attribute last_block, the name of the module that it looks at")
+
+
 def grad_cam(
     network: nn.Module, video: Tensor, objectives: dict[str, Objective], precision: Precision = "float32"
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -22,10 +29,9 @@ def grad_cam(
     """
     if network.training:
         raise ValueError("grad_cam needs a network in eval mode")
-    if not network.last_block:
-        raise NetworkError("Grad-CAM needs the network's attribute last_block, the name of the module that it looks at")
+    block_name = last_block(network)
     autocast = torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    with cut_graph(network, network.last_block) as features, tf32(precision == "tf32"), torch.enable_grad(), autocast:
+    with cut_graph(network, block_name) as features, tf32(precision == "tf32"), torch.enable_grad(), autocast:
         logits = network(video.detach()).float()
     maps = {}
     for name, objective in objectives.items():

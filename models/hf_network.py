@@ -1,5 +1,6 @@
 """Networks from a local folder in the layout of transformers' `save_pretrained`; nothing is ever fetched."""
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from models.weights_file import WeightsError
 PREFIX = "hf:"
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 WEIGHTS = "model.safetensors"
+# of config.json, what [base.options] must not replace: classes, and what says which network it is
+NOT_OPTIONS = ("num_labels", "id2label", "label2id", "model_type", "architectures", "dtype", "torch_dtype")
 
 
 class Family(NamedTuple):
@@ -102,15 +105,17 @@ def build_folder(name: str, num_classes: int, options: Mapping[str, object]) -> 
         NetworkError: transformers, or a file of the folder, is missing; or they describe no network that is known.
     """
     family, config = _config(name)
-    for key, value in options.items():
-        if not hasattr(config, key) or key in ("num_labels", "id2label", "label2id"):
+    for key in options:
+        if key not in config.to_dict() or key in NOT_OPTIONS:
             raise NetworkError(f"base.options.{key}: config.json of {name} has no such setting, or it is not yours")
-        setattr(config, key, value)
-    config.num_labels = num_classes
     try:
+        for key, value in options.items():
+            setattr(config, key, value)
+        config.num_labels = num_classes
         network = _model(family)(config)
-    except (Exception, SystemExit) as error:  # config.json can hold any numbers
-        raise NetworkError(f"network {name}: its config.json makes no network: {error}") from error
+    except (Exception, SystemExit) as error:  # config.json and the options can hold any values
+        changed = f" with base.options {dict(options)}" if options else ""
+        raise NetworkError(f"network {name}: its config.json{changed} makes no network: {error}") from error
     return _as_network(network, family, name)
 
 
@@ -123,8 +128,10 @@ def load_folder(network: nn.Module, name: str, new_head: bool = False) -> list[s
         WeightsError: no safetensors; names, all of which are listed, are missing, unexpected, of another shape or not
             finite; or the folder has another number of classes than the network.
     """
-    family, config = _config(name)
+    family, folder_config = _config(name)
     weights_files(name)  # refuses pickles
+    config = copy.deepcopy(network.config)  # with the options, which may change what there is to load
+    config.num_labels = folder_config.num_labels
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # for the table: they are refused below
     try:
@@ -201,7 +208,13 @@ def _as_network(network: nn.Module, family: Family, name: str) -> nn.Module:
     network.num_frames = config.num_frames if family.positions else 0
     if family.model.startswith("VJEPA2"):
         network.vjepa2.predictor.requires_grad_(False)  # of its first training, not used for classes
-    for part, values in zip(("rgb_scale", "rgb_shift"), _colours(name), strict=True):
+    try:
+        colours = _colours(name)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, NetworkError):
+            raise
+        raise NetworkError(f"{architecture_files(name)[1]} has colours that are no numbers: {error}") from error
+    for part, values in zip(("rgb_scale", "rgb_shift"), colours, strict=True):
         network.register_buffer(part, values, persistent=False)
     network.register_forward_pre_hook(_normalised)
     network.register_forward_hook(_logits)

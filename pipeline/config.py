@@ -233,6 +233,8 @@ def check_together(config: Config) -> Config:
         if 0 < recipe.epochs <= recipe.warmup_epochs:
             expected = f"expected fewer than {name}.epochs, {recipe.epochs}"
             raise ValueError(f"{name}.warmup_epochs: {expected}, got {recipe.warmup_epochs}")
+    if "num_classes" in dict(base.options):
+        raise ValueError("base.options.num_classes: expected no such option, it is the length of the class list")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
     if config.data.task == "single_label":

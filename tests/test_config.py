@@ -240,6 +240,7 @@ def test_overrides():
         ("base.learning_rate=0", ["base.learning_rate"]),
         ("base.learning_rate=nan", ["base.learning_rate", "nan"]),
         ("base.inflate=true", ["base.inflate", "resnet50_i3d", "small_i3d"]),
+        ("base.options.num_classes=3", ["base.options.num_classes", "class list"]),
         ("base.optimizer=adam", ["base.optimizer", "'sgd', 'adamw'", "'adam'"]),
         ("fusion.schedule=linear", ["fusion.schedule", "'steps', 'cosine'", "'linear'"]),
         ("base.warmup_epochs=24", ["base.warmup_epochs", "fewer than base.epochs, 24, got 24"]),

@@ -36,6 +36,8 @@ def protocol(config: Config) -> str:
         text += f", saliency {saliency.method}"
     elif saliency.gradient_at != "pixels":
         text += f", gradient at {saliency.gradient_at}"
+    if config.data.task == "single_label":
+        text += ", one label a video"
     return text + (f", S = {clips.aug_seeds} stored augmentations" if clips.aug_seeds < fusion.epochs else "")
 
 

@@ -12,6 +12,7 @@ from models.backbones import build, count_out_frames, head_names
 from models.checkpoint import WeightsError, load_weights
 from models.clip_length import check_clips
 from models.compiled import compile_network
+from models.grad_cam import last_block
 from models.hf_network import is_folder, label_names, load_folder
 from models.i3d import inflate_2d
 from models.own_network import check_contract, check_rebuilt, is_reference
@@ -61,6 +62,8 @@ def run(config: Config, run_dir: Path) -> Outcome:
             _check_own_network(network, config, len(run.classes))
         if config.saliency.gradient_at == "patches":
             patch_embedding(network)  # refuses a network without one
+        if config.saliency.method == "grad_cam":
+            last_block(network)
         out_frames = _out_frames(network, config)
         if config.base.epochs:
             make_optimiser(network, config.base)  # refuses a recipe that does not fit, before a video is decoded
@@ -137,6 +140,8 @@ def _check_labels(labels: list[str], classes: list[str], config: Config) -> None
     if all(label == f"LABEL_{number}" for number, label in enumerate(labels)):
         log.warning("%s does not name its classes; they are taken to be those of the class list, in its order", name)
         return
+    if sorted(labels) == sorted(classes):
+        raise StageError(f"{name} has the classes of the class list in another order: {', '.join(labels)}")
     number, (label, own) = next(pair for pair in enumerate(zip(labels, classes, strict=True)) if len(set(pair[1])) > 1)
     text = f"{name} calls class {number} {label!r}, the class list {own!r}"
     if not config.base.epochs:

@@ -10,6 +10,7 @@ from torchvision.models import video as torchvision_video
 from models.backbones import build, head_names
 from models.checkpoint import load_weights, to_bytes
 from models.frozen.fold import fold
+from models.own_network import NetworkError
 from models.saliency import input_saliency
 
 TORCHVISION = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b"]
@@ -117,3 +118,9 @@ def test_prepare_and_its_workers_do_not_load_torch():
     code = "import sys; from pipeline.stages import prepare; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "pipeline.stages.prepare" in loaded and "torch" not in loaded
+
+
+@pytest.mark.parametrize("name", ["small_i3d", "r2plus1d_18", "mvit_v2_s"])
+def test_an_option_that_a_network_does_not_have(name):
+    with pytest.raises(NetworkError, match=f"base.options of {name}: .*colour"):
+        build(name, 3, colour=1)

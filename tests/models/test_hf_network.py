@@ -1,5 +1,6 @@
 """Networks from folders of transformers: equal to transformers' own, and every folder that does not fit refused."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -107,6 +108,39 @@ def test_weights_that_do_not_fit_are_listed(folder, change, words):
     with pytest.raises(WeightsError, match=words):
         load_folder(network, f"hf:{folder}")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"num_hidden_layers": 1}, r"videomae.encoder.layer.1.\S+ +unexpected"),
+        ({"num_hidden_layers": 3}, r"videomae.encoder.layer.2.\S+ +missing"),
+        ({"tubelet_size": 1}, r"patch_embeddings.projection.weight +has \(24, 3, 2, 7, 7\), needs \(24, 3, 1, 7, 7\)"),
+    ],
+)
+def test_options_never_drop_or_invent_weights(folder, option, words):
+    with pytest.raises(WeightsError, match=words):
+        load_folder(build(f"hf:{folder}", 3, **option), f"hf:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"hidden_dropout_prob": "abc"}, "its config.json with base.options .*abc.* makes no network"),
+        ({"model_type": "vivit"}, "base.options.model_type: .* or it is not yours"),
+        ({"to_dict": 1}, "base.options.to_dict: .* has no such setting"),
+    ],
+)
+def test_options_that_make_no_network(folder, option, words):
+    with pytest.raises(NetworkError, match=words):
+        build(f"hf:{folder}", 3, **option)
+
+
+@pytest.mark.parametrize("colours", [{"image_mean": "abc", "image_std": [1, 1, 1]}, {"rescale_factor": None}])
+def test_colours_that_are_no_numbers(folder, colours):
+    (folder / "preprocessor_config.json").write_text(json.dumps(colours))
+    with pytest.raises(NetworkError, match=r"preprocessor_config.json has colours that are no numbers"):
+        build(f"hf:{folder}", 3)
 
 
 def test_another_number_of_classes_needs_a_new_head(folder):

@@ -95,6 +95,10 @@ def test_as_it_is_its_classes_must_be_those_of_the_list(config, data, tmp_path, 
         train_base.run(as_it_is, tmp_path / "run")
     train_base.run(config, tmp_path / "run")
     assert "calls class 1 'cat'" in caplog.text
+    file.write_text(json.dumps(settings | {"id2label": dict(enumerate(CLASSES[::-1]))}))
+    for one in (config, as_it_is):
+        with pytest.raises(StageError, match="the class list in another order: blue thing, green thing, red thing"):
+            train_base.run(one, tmp_path / "run")
     file.write_text(json.dumps(settings | {"id2label": {str(one): f"LABEL_{one}" for one in range(3)}}))
     train_base.run(as_it_is, tmp_path / "run")
     assert "does not name its classes" in caplog.text

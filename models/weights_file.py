@@ -86,7 +86,7 @@ def _read_safetensors(path: Path | str, data: bytes) -> dict[str, Tensor]:
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         what = f"is no safetensors file: {error}"
         if data.startswith((b"PK", b"\x80")):
-            what = "is no safetensors file but a pickle; where torch.save wrote it, its name should end in .pt"
+            what = "is no safetensors file but a pickled one; where torch.save wrote it, its name should end in .pt"
         raise WeightsError(f"{path} {what}") from error
 
 

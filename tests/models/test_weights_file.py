@@ -223,8 +223,8 @@ def test_safetensors_are_read_as_strictly(network, tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x80\x02cposix\nsystem\n.", "no safetensors file but a pickle"),
-        (to_bytes({"w": torch.zeros(9)}), "no safetensors file but a pickle"),
+        (b"\x80\x02cposix\nsystem\n.", "no safetensors file but a pickled one"),
+        (to_bytes({"w": torch.zeros(9)}), "no safetensors file but a pickled one"),
         (b"\xff" * 40, "is no safetensors file"),
         (b"", "is no safetensors file"),
     ],

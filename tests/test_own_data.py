@@ -56,7 +56,7 @@ def folder(tmp_path, monkeypatch):
 def test_the_page_leads_from_nothing_to_a_report(folder):
     outputs = {}
     for arguments in make_calls(_block("sh")):
-        arguments = [*arguments, "--seconds", "600"] if arguments[0] == "plan" else arguments
+        arguments = [*arguments, "--seconds", "5"] if arguments[0] == "plan" else arguments
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         outputs[arguments[0]] = result.output

@@ -117,6 +117,8 @@ def test_what_its_attributes_must_say(own, tmp_path, monkeypatch):
         OWN.replace('head_name, last_block, channels_last = "head", "conv", False', "pass")
     )
     prepare.run(own, tmp_path / "run")
+    with pytest.raises(NetworkError, match="last_block"):  # before it is trained
+        train_base.run(change(own, saliency={"method": "grad_cam"}), tmp_path / "run")
     weights = train_base.run(own, tmp_path / "run").path / "weights.pt"
     with pytest.raises(NetworkError, match="last_block"):
         saliency.run(change(own, saliency={"method": "grad_cam"}), tmp_path / "run")

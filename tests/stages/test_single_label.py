@@ -98,6 +98,7 @@ def test_scores_and_accuracies_by_hand(single, pooling, tmp_path):
     config = replace(config, evaluate=Evaluate(pooling))
     table = pd.read_csv(evaluate.run(config, run).path)
     row = table[(table.experiment == "base") & table.protocol.str.contains(f"{pooling} over clips")].iloc[0]
+    assert ", one label a video" in row.protocol
     probabilities = []
     for logits in base_clip_logits(run).values():
         p = np.exp(logits - logits.max(1, keepdims=True))

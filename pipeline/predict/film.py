@@ -72,12 +72,16 @@ def _frames(
         sides = [round(scale * side) for side in (box.top, box.left, box.height, box.width)]
         small = outlined(small, Box(*sides[:2], *(max(1, side) for side in sides[2:])), 1)
         right = np.asarray(Image.fromarray(focused).resize((HEIGHT, HEIGHT), Image.Resampling.BILINEAR))
-        yield _picture(small, right, _lines(found.classes, scores[moment], thresholds, now))
+        yield _picture(small, right, lines_below(found.classes, scores[moment], thresholds, now))
 
 
-def _lines(classes: list[str], scores: np.ndarray, thresholds: pd.Series, seconds: float) -> list[tuple[str, bool]]:
+def lines_below(
+    classes: list[str], scores: np.ndarray, thresholds: pd.Series, seconds: float
+) -> list[tuple[str, bool]]:
     """Return the lines below the pictures, and whether each is marked."""
     highest = np.argsort(-scores, kind="stable")[:SHOWN]
+    if np.isnan(scores).all():  # windows leave gaps where the stride is longer than they are
+        return [(f"{seconds:.1f} s: no window here", False), *[("", False)] * len(highest)]
     shown = [(f"{scores[one]:.2f}  {classes[one]}", bool(scores[one] >= thresholds[classes[one]])) for one in highest]
     return [(f"{seconds:.1f} s", False), *shown]
 

@@ -12,6 +12,7 @@ ARRAYS = "arrays.zarr"  # in the folder of an array product
 TABLES = ("stores", "index", "classes", "videos", "skipped")  # of `cache.tables`
 Codec = Literal["jpeg", "png"]  # of the frames of volumes
 LOSSLESS: tuple[Codec, ...] = ("png",)  # have no quality that could change a byte
+MOST_BOXES = 64  # of a clip
 RUN_LOCK = ".lock"  # in the run folder
 RECORD_OF = {  # table -> the record beside it that has its SHA-256
     **dict.fromkeys(("videos.csv", "labels.csv", "classes.txt"), "tables.json"),

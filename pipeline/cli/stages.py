@@ -118,6 +118,13 @@ def train_fusion(
         raise click.UsageError("--online reads no cache; --refresh-every is for training from the caches")
     if caches and (online or every):
         raise click.UsageError("--caches is for training from caches that stay as they are")
+    from pipeline.run.folder import open_folder
+    from pipeline.run.networks import Variant, build_fusion, load_base
+
+    caches = local_folder(caches)
+    base, current = load_base(open_folder(run_dir, config, caches), config), bool(every) or saliency_from == "current"
+    for one in fusion:  # refuses what the network cannot take before the first of them is trained
+        build_fusion(base, config, Variant(one, cut["focus"], cut["pixels"]), current)
     if online:
         from pipeline.recipes import online as recipe
 
@@ -129,8 +136,7 @@ def train_fusion(
     else:
         from pipeline.stages import train_fusion as stage
 
-        folder = local_folder(caches)
-        outcomes = [stage.run(config, run_dir, one, caches=folder, **cut) for one in fusion]
+        outcomes = [stage.run(config, run_dir, one, caches=caches, **cut) for one in fusion]
     finish(*outcomes)
 
 

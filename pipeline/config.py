@@ -82,6 +82,8 @@ class Data:
     video_memory: GiB = 4.0  # GiB of address space for decoding a video in prepare
     # prepare plans nothing if a larger share of the videos that it finds cannot be decoded
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
+    # ... or if a larger share of the labels begins after the end of its video, as milliseconds do
+    max_past_end: Annotated[float, Interval(ge=0, le=1)] = 0.1
     eval_ids: tuple[Text, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: CountOrNone = 0  # miniature only: videos to generate
     eval_videos: CountOrNone = 0

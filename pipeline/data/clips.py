@@ -32,6 +32,13 @@ class PlannedVideo:
     folder_fps: float | None  # rate of a folder of frames; None = there are none
     num_bytes: int
     sha256: str
+    times: tuple[float, ...] = ()  # seconds of every frame, where they are not the frames' numbers / fps
+
+    def seconds(self, index: int) -> float:
+        """Return when a frame is shown; of index num_frames, when the video ends."""
+        if not self.times:
+            return index / self.fps
+        return self.times[index] if index < len(self.times) else self.times[-1] + 1 / self.fps
 
 
 def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:

@@ -1,5 +1,6 @@
-"""A video as a row of videos.csv, and the rows of the plan that follow from it."""
+"""A video as a row of videos.csv, what is odd about it, and the rows of the plan that follow from it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,8 @@ from pipeline.data.video.find import EXTENSIONS, find_video
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import StageError, VideoError, VideoUnreadable
 
+GAP = 10  # average intervals of frames, and a second, above which the time between two frames is called a gap
+LATE = 0.5  # seconds from the beginning of a file to its first picture that are worth a word
 LOW_ZOOM = 1.5  # source pixels for one of the resized frame; below, a focused volume holds hardly more than upscaling
 
 
@@ -53,7 +56,24 @@ def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None)
         "timing": info.timing,
         "bytes": info.bytes,
         "sha256": info.sha256,
+        "video_stream": info.stream,
+        "first_frame": info.first_frame,
+        "longest_gap": info.longest_gap,
+        "times": () if clips.fps else info.times,
     }
+
+
+def clock_oddities(row: dict) -> Iterator[tuple[str, str]]:
+    """Yield (what is odd, what to do) about the streams and the clock of a video, by its row of videos.csv."""
+    if row.get("video_stream"):
+        fix = "nothing, if the largest is meant; else keep one alone (ffmpeg -i IN -map 0:v:N -c copy OUT)"
+        yield "have several video streams, the largest is taken (video_stream in videos.csv)", fix
+    if row.get("longest_gap", 0) > max(1, GAP / row["source_fps"]):
+        text = "stand still for long, as where a clock jumps (longest_gap in videos.csv, seconds)"
+        yield text, "look at them; where the clock is wrong, write it anew (ffmpeg -i IN -vf setpts=N/FR/TB OUT)"
+    if row.get("first_frame", 0) > LATE:
+        text = "begin with sound, or with pictures before the first key frame (first_frame in videos.csv, seconds)"
+        yield text, "count the times of labels from the first picture that is shown"
 
 
 def plan_rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> pd.DataFrame:

@@ -74,7 +74,7 @@ class BaseClips:
             found = dict(resize_frames(decode_frames(video, indices), theta.resized_size))
             frames = np.stack([found[index] for index in indices])
         with phases.phase("resize"):
-            return crop_and_flip(frames, theta), np.array(indices) / video.fps
+            return crop_and_flip(frames, theta), self.annotations.seconds(video.video_id, indices, video.fps)
 
     def _hold(self) -> list[np.ndarray]:
         """Decode and resize every training video, uint8 (N, h, w, 3) each."""

@@ -92,7 +92,8 @@ class OnlineClips:
         clips, frames = zip(*(self._decode(video, epoch) for video in videos), strict=True)
         with phases.phase("resize"):
             context = np.stack([input_volume(*one) for one in zip(clips, frames, strict=True)])
-        times = [np.array(clip.frame_indices) / video.fps for clip, video in zip(clips, videos, strict=True)]
+        shown = ((clip.video_id, clip.frame_indices, video.fps) for clip, video in zip(clips, videos, strict=True))
+        times = [self.annotations.seconds(*one) for one in shown]
         targets = self.annotations.targets([video.video_id for video in videos], times)
         source = SourceFrames(list(clips), list(frames))
         return OnlineBatch(torch.from_numpy(context), *map(torch.from_numpy, targets), source)

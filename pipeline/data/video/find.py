@@ -3,14 +3,15 @@
 import os
 import re
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
-PLAIN_ID = "[A-Za-z0-9][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
+PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
 
-EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp")
+EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "m2ts", "flv", "wmv", "3gp")
 
 
 def find_video(root: Path, video_id: str) -> Path:
@@ -25,9 +26,7 @@ def find_video(root: Path, video_id: str) -> Path:
     if not is_plain_id(video_id):
         raise UnsafePath(f"video id {video_id!r} is not {PLAIN_ID}")
     root = Path(root).resolve()
-    names = [f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper())]
-    there = [root / name for name in names if os.path.lexists(f"{root}/{name}")]  # ten times as fast as a Path
-    found = [path for path in there if path.is_symlink() or not path.is_dir()]
+    found = [path for path in _candidates(root, video_id) if path.is_symlink() or not path.is_dir()]
     found += [root / video_id] if (root / video_id).is_dir() else []
     if not found:
         raise VideoMissing(f"{root}: no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/")
@@ -43,6 +42,36 @@ def find_video(root: Path, video_id: str) -> Path:
     except OSError as error:
         raise VideoUnreadable(f"{found[0]}: {error.strerror}") from error
     return path
+
+
+def _candidates(root: Path, video_id: str) -> list[Path]:
+    """Return what has the id as its name and one of EXTENSIONS, in any case of letters; one file under two names once.
+
+    What is listed counts: where a disk ignores case, every spelling of a name opens the one file that is listed.
+    """
+    names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
+    if not names:  # added in this very moment, or with an id in another case, on such a disk
+        spelled = (f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper()))
+        names = [name for name in spelled if os.path.lexists(root / name)]
+    found: dict[tuple, Path] = {}
+    for name in sorted(names, key=lambda name: EXTENSIONS.index(name.rpartition(".")[2].lower())):
+        try:
+            stats = os.stat(root / name)
+            found.setdefault((stats.st_dev, stats.st_ino), root / name)
+        except OSError:  # a link to nothing, or in a circle
+            found[name,] = root / name
+    return list(found.values())
+
+
+@lru_cache(maxsize=4)
+def _listed(root: Path, changed_ns: int) -> dict[str, list[str]]:
+    """Return the names of videos by id, read again where the folder's time of change is another one."""
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(root):
+        stem, _, extension = name.rpartition(".")
+        if extension.lower() in EXTENSIONS:
+            found.setdefault(stem, []).append(name)
+    return found
 
 
 def video_kind(path: Path) -> Literal["file", "frames"]:
@@ -65,4 +94,4 @@ def video_kind(path: Path) -> Literal["file", "frames"]:
 
 def is_plain_id(text: str) -> bool:
     """Say whether the text is PLAIN_ID, which is a plain file name on every file system."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."
+    return bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."

@@ -76,6 +76,7 @@ class Data:
     annotations: tuple[Text, ...] = ()  # charades: train csv, test csv; plain: one csv
     classes: Text = ""  # class list, one a line
     videos: Text = ""  # folder of video files or of folders of frames
+    follow_links: bool = False  # of `videos`, to files elsewhere
     source_fps: Rate = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
     video_seconds: Seconds = 600.0  # prepare gives up on a video that takes longer to decode

@@ -8,7 +8,8 @@ import pandas as pd
 from pipeline.data.annotations import Annotations
 
 UNITS = {"frames": None, "hundredths of a second": 100, "milliseconds": 1000}  # in a second; the smallest that fits
-FITS = 0.95  # of the labels that are past the end must lie in their videos for a unit to be named
+FITS = 0.95  # of the labels that are past the end must lie in their videos for a unit to be named,
+SHARE = 0.1  # and such a share of all labels must be past the end
 
 
 class PastTheEnd(NamedTuple):
@@ -16,15 +17,16 @@ class PastTheEnd(NamedTuple):
 
     count: int
     total: int  # labels with times of the videos that are known
-    unit: str  # of UNITS; "" where none fits
+    unit: str  # of UNITS; "" where none fits, or few labels are past the end
     example: str  # the first, in words; "" where the annotation format has no times for it any more
 
     @property
     def text(self) -> str:
         """Say how many, what their unit may be, and the first."""
-        unit = f"; these look like {self.unit}, and times are in seconds" if self.unit else ""
-        example = f": {self.example}" if self.example else ""
-        return f"{self.count} of {self.total} labels begin after the end of their video{unit}{example}"
+        by = UNITS[self.unit] or "the rate of their video" if self.unit else ""
+        unit = f"; these look like {self.unit}, and times are in seconds: divide them by {by}" if self.unit else ""
+        example = f" ({self.example})" if self.example else ""
+        return f"{self.count} of {self.total} labels begin after the end of their video{example}{unit}"
 
 
 def past_the_end(annotations: Annotations, videos: pd.DataFrame) -> PastTheEnd:
@@ -36,15 +38,16 @@ def past_the_end(annotations: Annotations, videos: pd.DataFrame) -> PastTheEnd:
     known = annotations.actions.merge(videos[["video_id", "duration_seconds", "source_fps"]], on="video_id")
     timed = known[np.isfinite(known.end)]
     outside = timed[timed.start >= timed.duration_seconds]
-    lost = min(annotations.notes["past_the_end"], int(known.start.isna().sum()))  # by the lengths in the table itself
+    lost = min(
+        annotations.notes.get("past_the_end", 0), int(known.start.isna().sum())
+    )  # by the lengths in the table itself
     if outside.empty:
         return PastTheEnd(lost, len(timed) + lost, "", "")
     first = outside.iloc[0]
-    example = (
-        f"{first.video_id} ends at {first.duration_seconds:g}, its label {annotations.classes[first.class_index]!r}"
-    )
-    example += f" is from {first.start:g} to {first.end:g}"
-    return PastTheEnd(len(outside) + lost, len(timed) + lost, _unit(outside), example)
+    label = annotations.classes[first.class_index]
+    example = f"{first.video_id} ends at {first.duration_seconds:g} s, its label {label!r} is from {first.start:.10g}"
+    unit = _unit(outside) if len(outside) >= SHARE * len(timed) else ""
+    return PastTheEnd(len(outside) + lost, len(timed) + lost, unit, f"{example} to {first.end:.10g}")
 
 
 def _unit(outside: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from cache.fingerprint import file_sha256
 from pipeline.config import Config
 from pipeline.data.label_files import CHARADES_PAGE
 from pipeline.data.sampling import eval_start, eval_theta, train_clip
-from pipeline.data.video.find import EXTENSIONS, find_video
+from pipeline.data.video.find import EXTENSIONS, find_video, video_folder
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import StageError, VideoError, VideoUnreadable
 
@@ -32,7 +32,7 @@ def check_root(config: Config, video_id: str) -> Path:
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
     """Return one row of videos.csv, the `known` one if the file is as it was, or (reason, detail) for skipped.csv."""
-    root, clips = Path(config.data.videos), config.clips
+    root, clips = video_folder(config.data), config.clips
     try:
         path = find_video(root, video_id)
         if known and path.is_file() and file_sha256(path) == known["sha256"]:

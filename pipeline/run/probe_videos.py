@@ -16,7 +16,7 @@ from pipeline.data.annotations import Annotations
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import DecoderCrashed
 from pipeline.run.folder import read_frame_times
-from pipeline.run.plan_rows import check_root, probe_row
+from pipeline.run.plan_rows import LOW_ZOOM, check_root, clock_oddities, probe_row
 from pipeline.workers.engines import Engine, results
 from pipeline.workers.progress import progress
 from pipeline.workers.shared_paths import SharedDirectory, share_directory
@@ -29,6 +29,7 @@ VIDEO_COLUMNS = (
     *("video_stream", "first_frame", "longest_gap"),
 )
 NEW_COLUMNS = VIDEO_COLUMNS[-3:]  # which the videos.csv of an older run does not get
+NAMED = 3  # videos that a warning names
 BLOCK = 16  # videos a task of a cluster: each task starts a process that decodes them
 
 
@@ -75,6 +76,28 @@ def probe_all(
         else:
             skipped.append([video_id, split, *one])
     return pd.DataFrame(videos, columns=[*VIDEO_COLUMNS, "times"]), skipped
+
+
+def oddities(videos: pd.DataFrame) -> Iterator[str]:
+    """Yield what is odd about rows of videos.csv, each with the first videos of which it is so."""
+    found: dict[str, list[str]] = {}
+    for row in videos.to_dict("records"):
+        for text, fix in clock_oddities(row):
+            found.setdefault(f"of {len(videos)} videos {text}; {fix}", []).append(row["video_id"])
+    splits = videos.groupby("sha256").split.nunique()
+    for one in videos[videos.sha256.isin(splits.index[splits > 1])].sort_values("sha256", kind="stable").itertuples():
+        text = "videos are the same file in training and in evaluation, so that scores are too high"
+        found.setdefault(text, []).append(f"{one.video_id} ({one.split})")
+    for text, some in found.items():
+        yield f"{len(some)} {text}: {_some(some)}"
+    if low := videos.video_id[videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM].tolist():
+        text = f"of {len(videos)} videos are less than {LOW_ZOOM} times as large as the resized frame: their focused"
+        hint = "(zoom_y and zoom_x in videos.csv)"
+        yield f"{len(low)} {text} volumes can hold hardly more than upscaling: {_some(low)} {hint}"
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:NAMED]) + ", ..." * (len(ids) > NAMED)
 
 
 def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:

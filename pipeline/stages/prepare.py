@@ -28,8 +28,8 @@ from pipeline.data.strict_csv import csv_bytes
 from pipeline.errors import StageError, VideoMissing
 from pipeline.run.folder import FRAME_TIMES, check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
-from pipeline.run.plan_rows import LOW_ZOOM, clock_oddities, plan_rows
-from pipeline.run.probe_videos import known_videos, probe_all
+from pipeline.run.plan_rows import plan_rows
+from pipeline.run.probe_videos import known_videos, oddities, probe_all
 from pipeline.workers.engines import LOCAL, Engine
 
 log = logging.getLogger(__name__)
@@ -146,10 +146,6 @@ def _with_nearest_files(missing: list[str], annotated: Iterable[str], folder: st
     return ", ".join(named) + ", ..." * (len(missing) > NAMED)
 
 
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:NAMED]) + ", ..." * (len(ids) > NAMED)
-
-
 def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> None:
     """Refuse a config with other clips than the plan of the run has; with --extend, also where there is no plan."""
     if not extend and not any((run_dir / "plan").glob("part-*.json")):
@@ -231,17 +227,6 @@ def _outcome(
     for split, lost in (("train", "nothing can be trained"), ("test", "nothing can be evaluated")):
         if not (videos.split == split).any():
             log.warning("the plan has no %s video: %s; --extend adds videos", split, lost)
-    odd: dict[str, list[str]] = {}
-    for row in videos.to_dict("records"):
-        for text, fix in clock_oddities(row):
-            odd.setdefault(f"{text}; {fix}", []).append(row["video_id"])
-    for text, some in odd.items():
-        log.warning("%d of %d videos %s: %s", len(some), len(videos), text, _some(some))
-    low = videos.video_id[videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM].tolist()
-    if low:
-        log.warning(
-            "%d of %d videos are less than %.1f times as large as the resized frame: "
-            "their focused volumes can hold hardly more than upscaling: %s (zoom_y and zoom_x in videos.csv)",
-            *(len(low), len(videos), LOW_ZOOM, _some(low)),
-        )
+    for text in oddities(videos):
+        log.warning("%s", text)
     return Outcome(run_dir / "plan", "; ".join(parts), failed)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from pipeline.data.clips import (
     training_videos,
 )
 from pipeline.data.sampling import frame_indices, train_clip
+from pipeline.data.video.find import video_folder
 from pipeline.run.folder import RunFolder
 from pipeline.run.networks import BaseWeights, Variant, build_base
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
@@ -78,7 +78,7 @@ class OnlineClips:
     ):
         self.annotations, self.config, self.device = run.annotations, config, device
         self.variant, self.saliency_from = variant, saliency_from
-        self.videos = training_videos(run.parts, Path(config.data.videos))
+        self.videos = training_videos(run.parts, video_folder(config.data))
         if config.fusion.loader_workers:  # they are forked for every epoch, and inherit what this process has compared
             for video in self.videos:
                 check_unchanged(video)

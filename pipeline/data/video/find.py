@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config import Data
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
 PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
@@ -14,34 +15,51 @@ PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} without '..' and without a last '
 EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "m2ts", "flv", "wmv", "3gp")
 
 
-def find_video(root: Path, video_id: str) -> Path:
-    """Find the file `<root>/<id>.<extension>` or the folder `<root>/<id>/` of frames `<id>-000001.jpg`, resolved.
+class LinkedFolder(type(Path())):
+    """A folder of videos whose links may lead out of it."""
 
+
+def video_folder(data: Data) -> Path:
+    """Return the folder of videos, as a LinkedFolder where its links may lead out of it."""
+    return LinkedFolder(data.videos) if data.follow_links else Path(data.videos)
+
+
+def check_inside(path: Path, root: Path) -> Path:
+    """Return where links lead from a path; UnsafePath where that is not in root, unless root is a LinkedFolder."""
+    real = Path(os.path.realpath(path))  # unlike Path.resolve, it ends where links go in a circle
+    if not real.is_relative_to(os.path.realpath(root)) and not isinstance(root, LinkedFolder):
+        raise UnsafePath(f"{path} leads out of {root}, to {real}; data.follow_links = true follows such links")
+    return real
+
+
+def find_video(root: Path, video_id: str) -> Path:
+    """Find the file `<root>/<id>.<extension>` or the folder `<root>/<id>/` of frames `<id>-000001.jpg`.
+
+    Returns:
+        where links lead from it, or the link itself where that is outside a LinkedFolder.
     Raises:
-        UnsafePath: the id is not PLAIN_ID, or the path leaves root.
+        UnsafePath: the id is not PLAIN_ID, or the path leaves root, which is no LinkedFolder.
         VideoMissing: none of the names exists, or what has the name is neither a file nor a folder.
         VideoAmbiguous: more than one does.
         VideoUnreadable: the file system does not say what it is, as of a link in a circle.
     """
     if not is_plain_id(video_id):
         raise UnsafePath(f"video id {video_id!r} is not {PLAIN_ID}")
-    root = Path(root).resolve()
+    root = root.resolve()
     found = [path for path in _candidates(root, video_id) if path.is_symlink() or not path.is_dir()]
     found += [root / video_id] if (root / video_id).is_dir() else []
     if not found:
         raise VideoMissing(f"{root}: no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/")
     if len(found) > 1:
         raise VideoAmbiguous(f"{root}: {video_id} is {', '.join(path.name for path in found)}; keep one of them")
-    path = Path(os.path.realpath(found[0]))  # unlike Path.resolve, it ends where links go in a circle
-    if not path.is_relative_to(root):
-        raise UnsafePath(f"{found[0]} leads out of {root}, to {path}")
+    path = check_inside(found[0], root)
     if not os.path.lexists(path):
         raise VideoMissing(f"{found[0]} is a link to {path}, which does not exist")
     try:
         video_kind(path)
     except OSError as error:
         raise VideoUnreadable(f"{found[0]}: {error.strerror}") from error
-    return path
+    return path if path.is_relative_to(root) else found[0]
 
 
 def _candidates(root: Path, video_id: str) -> list[Path]:

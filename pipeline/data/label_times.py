@@ -9,6 +9,7 @@ from pipeline.data.annotations import Annotations
 
 UNITS = {"frames": None, "hundredths of a second": 100, "milliseconds": 1000}  # in a second; the smallest that fits
 FITS = 0.95  # of the labels that are past the end must lie in their videos for a unit to be named,
+START = 0.1  # of a video: labels that would all end in it are seconds after all
 SHARE = 0.1  # and such a share of all labels must be past the end
 
 
@@ -51,8 +52,10 @@ def past_the_end(annotations: Annotations, videos: pd.DataFrame) -> PastTheEnd:
 
 
 def _unit(outside: pd.DataFrame) -> str:
+    """Return the unit in which labels that are past the end lie in their videos, and not all at the start."""
     for name, number in UNITS.items():
         seconds = outside.end / (number or outside.source_fps)
-        if (seconds <= 1.05 * outside.duration_seconds + 1).mean() >= FITS:
+        fits = (seconds <= 1.05 * outside.duration_seconds + 1).mean() >= FITS
+        if fits and (seconds / outside.duration_seconds).median() > START:
             return name
     return ""

@@ -68,7 +68,8 @@ def clock_oddities(row: dict) -> Iterator[tuple[str, str]]:
     if row.get("video_stream"):
         fix = "nothing, if the largest is meant; else keep one alone (ffmpeg -i IN -map 0:v:N -c copy OUT)"
         yield "have several video streams, the largest is taken (video_stream in videos.csv)", fix
-    if row.get("longest_gap", 0) > max(1, GAP / row["source_fps"]):
+    gap = row.get("longest_gap", 0)
+    if gap > 1 and gap > GAP / row["source_fps"]:
         text = "stand still for long, as where a clock jumps (longest_gap in videos.csv, seconds)"
         yield text, "look at them; where the clock is wrong, write it anew (ffmpeg -i IN -vf setpts=N/FR/TB OUT)"
     if row.get("first_frame", 0) > LATE:

@@ -60,7 +60,7 @@ def _frames(
     scale = HEIGHT / video.source_size[0]
     width = 2 * round(scale * video.source_size[1] / 2)
     for index, frame in decode_frames(video, range(video.num_frames)):
-        now = (index + 0.5) / video.fps
+        now = (video.seconds(index) + video.seconds(index + 1)) / 2
         nearest = int(np.abs(centres - now).argmin())
         box, moment = boxes[nearest], min(np.searchsorted(edges, now, "right") - 1, len(scores) - 1)
         focused = frame[box.top : box.bottom, box.left : box.right]

@@ -7,7 +7,7 @@ from cache.layout import MOST_BOXES
 from pipeline.config import LATER, Config, Focus, Saliency, without_later
 
 OF_SIDES = ("scale", "nested")  # rules that take box_sides in place of box_side
-KEPT = ("box_rule", "num_boxes", "box_sides", "box_margin", "box_jitter")  # how a model's boxes were chosen
+KEPT = ("box_rule", "num_boxes", "box_margin", "box_jitter")  # how a model's boxes were chosen, beside their sides
 
 
 def check_boxes(config: Config) -> Config:
@@ -42,11 +42,16 @@ def rule_settings(saliency: Saliency) -> dict:
 
 
 def as_trained(saliency: Saliency, boxes: Mapping) -> Saliency:
-    """Return the settings with the rule of a trained model, whose record has `rule_settings`; box_side stays."""
+    """Return the settings with the rule and the sides of a trained model, whose record has `rule_settings`."""
     found = {name: boxes.get(name, LATER[name]) for name in KEPT} | {"box_sides": tuple(boxes.get("box_sides", ()))}
     if found["box_rule"] == "nested":
         found["num_boxes"] = 1
-    return replace(saliency, **found)
+    return replace(saliency, **found, box_side=boxes.get("size", [saliency.box_side])[0])
+
+
+def is_same_rule(boxes: Mapping, others: Mapping) -> bool:
+    """Whether the settings of two stores of boxes, of one policy, differ at most in the maps that they are found in."""
+    return all(boxes.get(name) == others.get(name) for name in (*KEPT, "size", "box_sides", "own_boxes"))
 
 
 def boxes_name(policy: Focus, saliency: Saliency) -> str:

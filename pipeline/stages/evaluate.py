@@ -12,7 +12,7 @@ from cache.errors import StaleCacheError
 from cache.fingerprint import fingerprint
 from cache.sealed import read_record, write_record
 from models.fusion import video_scores
-from pipeline.box_settings import KEPT, boxes_name
+from pipeline.box_settings import boxes_name, is_same_rule
 from pipeline.config import Config, Focus, Policy, pooling_of, task_settings
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
@@ -170,9 +170,8 @@ def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | 
         made_from = {}
         if boxes != "repeat":
             made_from = box_stores(stores, model, boxes).crops_settings(part, boxes, pixels)
-        rule = made_from.get("boxes", {})
-        as_before = boxes == boxes_train and all(rule.get(one) == model.boxes.get(one) for one in (*KEPT, "own_boxes"))
-        name = model.name + ("" if as_before else f"-eval-{boxes_name(boxes, config.saliency)}")
+        as_trained = boxes == boxes_train and is_same_rule(made_from.get("boxes", {}), model.boxes)
+        name = model.name + ("" if as_trained else f"-eval-{boxes_name(boxes, config.saliency)}")
         facts = {"experiment": name, "fusion": fusion, "boxes_train": boxes_train, "boxes_eval": boxes}
         facts |= {"pixels": pixels, "seed": model.seed, "weights": model.weights}
     facts["oracle"] = facts["boxes_eval"] == "cross_entropy"

@@ -40,6 +40,11 @@ def _without_clips(settings: dict) -> dict:
     return {k: _without_clips(v) if isinstance(v, dict) else v for k, v in settings.items() if k != "clips"}
 
 
+def boxes_name(policy: str, rule: str, num_boxes: int) -> str:
+    """What boxes of a policy are called: "entropy" for one box of a fixed size, "entropy-top2", "entropy-scale"."""
+    return policy if rule == "fixed" else f"{policy}-top{num_boxes}" if rule == "top-k" else f"{policy}-{rule}"
+
+
 @dataclass(frozen=True, eq=False)
 class Store:
     """One product made with one set of settings."""
@@ -50,9 +55,11 @@ class Store:
 
     @property
     def name(self) -> str:
-        """Objective of maps, policy of boxes, POLICY/PIXELS of crops, else the product; not always unique."""
+        """Objective of maps, policy and rule of boxes, BOXES/PIXELS of crops, else the product; not always unique."""
         settings = self.lineage.get("boxes" if self.product == "crops" else self.product, {})
         name = settings.get("objective") or settings.get("policy") or self.product
+        if rule := settings.get("box_rule"):
+            name = boxes_name(name, rule, settings.get("num_boxes", 1))
         return f"{name}/{self.lineage['crops']['pixels']}" if self.product == "crops" else name
 
     def answers(self, selector: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cache.catalog import boxes_name
 from cache.layout import MOST_BOXES
 from pipeline.config import LATER, Config, Focus, Saliency, without_later
 
@@ -54,11 +55,9 @@ def is_same_rule(boxes: Mapping, others: Mapping) -> bool:
     return all(boxes.get(name) == others.get(name) for name in (*KEPT, "size", "box_sides", "own_boxes"))
 
 
-def boxes_name(policy: Focus, saliency: Saliency) -> str:
-    """Return how experiments call the boxes of a policy: "entropy", with several boxes or sides "entropy-top2"."""
-    if saliency.box_rule == "fixed" or policy == "repeat":
-        return policy
-    return f"{policy}-top{saliency.num_boxes}" if saliency.box_rule == "top-k" else f"{policy}-{saliency.box_rule}"
+def named(policy: Focus, saliency: Saliency) -> str:
+    """Return how experiments and stores call the boxes of a policy, see `cache.catalog.boxes_name`."""
+    return policy if policy == "repeat" else boxes_name(policy, saliency.box_rule, saliency.num_boxes)
 
 
 def boxes_words(saliency: Saliency) -> str:

@@ -1,11 +1,16 @@
 """Several boxes a clip through all stages: stores, volumes, both fusions, evaluation by the rule of the training."""
 
+import base64
+import io
 import json
+import re
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import cache
 from models.fusion import late_fusion
@@ -16,6 +21,7 @@ from pipeline.errors import AnnotationError, StageError
 from pipeline.predict import run as predict
 from pipeline.predict.passes import WindowRule
 from pipeline.predict.tables import Report
+from pipeline.report import page, show
 from pipeline.run.networks import Variant, build_trained, read_model
 from pipeline.run.predictions import read_video
 from pipeline.run.stores import open_run
@@ -145,7 +151,7 @@ def test_predictions_equal_the_evaluation(twice, tmp_path, fusion):
     name = f"{fusion}-entropy-top2-source"
     experiment = predict.Experiment(twice.path, name, ("fusion.batch_size=2",), "cpu")
     places = [twice.data / f"{video_id}.mp4" for video_id in VIDEOS if VIDEOS[video_id][0] == "test"]
-    predict.run(experiment, places, tmp_path, WindowRule("as-evaluated"), Report(), predict.Workers())
+    predict.run(experiment, places, tmp_path, WindowRule("as-evaluated"), Report(), predict.Workers(), True)
     wanted, stores = evaluated(twice, name), open_run(twice.path, twice.config)
     (part,) = stores.run.parts_of("test")
     for video_id, scores in wanted.items():
@@ -156,6 +162,35 @@ def test_predictions_equal_the_evaluation(twice, tmp_path, fusion):
         assert found.boxes[list(EDGES)].to_numpy().tolist() == stored.reshape(-1, 4).tolist()
         assert found.boxes.start.tolist() == np.repeat(found.windows.start, 2).tolist()
     assert len(pd.read_csv(tmp_path / "boxes.csv")) == 2 * part.num_rows
+    film = next(frames_of(tmp_path / "films/T0003.mp4"))
+    assert film.shape[1] == 432 + 2 * (8 + 288)  # 60 x 90 source pixels at 288 rows, then each box in a square
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        yield from (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+
+
+def test_report_and_show_draw_every_box(twice, tmp_path):
+    page.run(twice.path, 2, "late-entropy-top2-source", tmp_path / "page.html")
+    text, run = (tmp_path / "page.html").read_text(), cache.open(twice.path, boxes="entropy-top2")
+    assert "Boxes: entropy-top2/source" in text
+    for card in re.findall(r'<article class="card".*?</article>', text, re.DOTALL):
+        video_id, clip = re.search(r"<h3>(\S+) <small>clip (\d)", card).groups()
+        row = run.index[(run.index.video_id == video_id) & (run.index.clip_index == int(clip))].row.item()
+        boxes = run.boxes(row)
+        for number, box in enumerate(boxes.itertuples(), 1):
+            place = (box.box_input_left, box.box_input_top, box.box_input_width, box.box_input_height)
+            style = ";".join(f"--{name}:{value / 28:.5f}" for name, value in zip("ltwh", place, strict=True))
+            assert f'<div class="outline" style="{style}"><b>{number}</b></div>' in card
+            _, rest = card.split(f"enlarged {number}</figcaption>")
+            assert f'{style}"><div' in card.split(f"enlarged {number}</figcaption>")[0].rpartition("<figure")[2]
+            content = re.search(r"--f:url\(data:image/webp;base64,([^)]+)\)", rest).group(1)
+            film = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
+            assert np.abs(film - np.concatenate(list(run.focus(row)[number - 1]), 1)).mean() < 6
+            assert f"box {number} {box.box_source_height} \N{MULTIPLICATION SIGN} {box.box_source_width} of" in card
+    show.run(twice.path, "T0003", (1,), "entropy-top2", tmp_path)
+    assert Image.open(tmp_path / "T0003.png").size == (88 + 4 * 232, 26 + 5 * 232 + 8)
 
 
 @pytest.mark.parametrize("policy, rule", [("entropy", TOP2), ("random", NESTED | {"box_jitter": 3}), ("motion", TOP2)])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cache.errors import StoreAmbiguousError
 from cache.fingerprint import canonical, fingerprint
-from cache.layout import PRODUCTS
+from cache.layout import PRODUCTS, boxes_name
 from cache.plan import Part
 from cache.stores.product_folder import ProductDir, read_product
 
@@ -38,11 +38,6 @@ def _lineage(product: str, settings: dict) -> dict[str, dict]:
 
 def _without_clips(settings: dict) -> dict:
     return {k: _without_clips(v) if isinstance(v, dict) else v for k, v in settings.items() if k != "clips"}
-
-
-def boxes_name(policy: str, rule: str, num_boxes: int) -> str:
-    """What boxes of a policy are called: "entropy" for one box of a fixed size, "entropy-top2", "entropy-scale"."""
-    return policy if rule == "fixed" else f"{policy}-top{num_boxes}" if rule == "top-k" else f"{policy}-{rule}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cache.catalog import boxes_name
-from cache.layout import MOST_BOXES
+from cache.layout import MOST_BOXES, boxes_name
 from pipeline.config import LATER, Config, Focus, Saliency, without_later
 
 OF_SIDES = ("scale", "nested")  # rules that take box_sides in place of box_side
@@ -56,7 +55,7 @@ def is_same_rule(boxes: Mapping, others: Mapping) -> bool:
 
 
 def named(policy: Focus, saliency: Saliency) -> str:
-    """Return how experiments and stores call the boxes of a policy, see `cache.catalog.boxes_name`."""
+    """Return how experiments and stores call the boxes of a policy, see `cache.layout.boxes_name`."""
     return policy if policy == "repeat" else boxes_name(policy, saliency.box_rule, saliency.num_boxes)
 
 

@@ -15,7 +15,7 @@ LOSSLESS: tuple[Codec, ...] = ("png",)  # have no quality that could change a by
 MOST_BOXES = 64  # of a clip
 RUN_LOCK = ".lock"  # in the run folder
 RECORD_OF = {  # table -> the record beside it that has its SHA-256
-    **dict.fromkeys(("videos.csv", "labels.csv", "classes.txt"), "tables.json"),
+    **dict.fromkeys(("videos.csv", "labels.csv", "classes.txt", "frame_times.csv"), "tables.json"),
     "skipped.csv": "skipped.json",
     "results.csv": "results.json",
     "metrics.csv": "training.json",

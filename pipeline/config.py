@@ -81,12 +81,15 @@ class Data:
     annotations: tuple[Text, ...] = ()  # charades: train csv, test csv; plain: one csv
     classes: Text = ""  # class list, one a line
     videos: Text = ""  # folder of video files or of folders of frames
+    follow_links: bool = False  # of `videos`, to files elsewhere
     source_fps: Rate = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
     video_seconds: Seconds = 600.0  # prepare gives up on a video that takes longer to decode
     video_memory: GiB = 4.0  # GiB of address space for decoding a video in prepare
     # prepare plans nothing if a larger share of the videos that it finds cannot be decoded
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
+    # ... or if a larger share of the labels begins after the end of its video, as milliseconds do
+    max_past_end: Annotated[float, Interval(ge=0, le=1)] = 0.1
     eval_ids: tuple[Text, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: CountOrNone = 0  # miniature only: videos to generate
     eval_videos: CountOrNone = 0

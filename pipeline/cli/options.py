@@ -44,7 +44,7 @@ folder_option = click.option("--run", "run_name", help="Run folder.  [default: r
 
 def _run_folder(config_name: str, config, run_name: str | None) -> Path:
     """Return the folder that --run names, or else runs/<name of the config>; refuse where it may be an older one."""
-    found, by_file = Path(run_name or f"runs/{config.name}"), Path("runs", Path(config_name).stem)
+    found, by_file = Path(run_name or f"runs/{config.name}").expanduser(), Path("runs", Path(config_name).stem)
     if not run_name and by_file.exists() and not found.exists():
         raise click.UsageError(
             f"{by_file} is there, {found}, by the name in {config_name}, is not; say which with --run (make: RUN=)"
@@ -61,7 +61,8 @@ def run_option(command: Callable) -> Callable:
     def wrapped(config_name: str, run_name: str | None, **options) -> None:
         from pipeline.config_file import load
 
-        command(run_dir=Path(run_name) if run_name else _run_folder(config_name, load(config_name), None), **options)
+        run_dir = Path(run_name).expanduser() if run_name else _run_folder(config_name, load(config_name), None)
+        command(run_dir=run_dir, **options)
 
     return wrapped
 
@@ -186,7 +187,7 @@ def local_folder(place: str | None) -> Path | None:
     from cache.remote.fetch import is_url
     from cache.remote.mirror import mirror
 
-    return place and (mirror(place) if is_url(place) else Path(place))
+    return place and (mirror(place) if is_url(place) else Path(place).expanduser())
 
 
 caches_option = click.option("--caches", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")

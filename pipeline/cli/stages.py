@@ -120,6 +120,13 @@ def train_fusion(
     if caches and (online or every):
         raise click.UsageError("--caches is for training from caches that stay as they are")
     config, (cut["focus"],) = with_table(config, cut["focus"])
+    from pipeline.run.folder import open_folder
+    from pipeline.run.networks import Variant, build_fusion, load_base
+
+    caches = local_folder(caches)
+    base, current = load_base(open_folder(run_dir, config, caches), config), bool(every) or saliency_from == "current"
+    for one in fusion:  # refuses what the network cannot take before the first of them is trained
+        build_fusion(base, config, Variant(one, cut["focus"], cut["pixels"]), current)
     if online:
         from pipeline.recipes import online as recipe
 
@@ -131,8 +138,7 @@ def train_fusion(
     else:
         from pipeline.stages import train_fusion as stage
 
-        folder = local_folder(caches)
-        outcomes = [stage.run(config, run_dir, one, caches=folder, **cut) for one in fusion]
+        outcomes = [stage.run(config, run_dir, one, caches=caches, **cut) for one in fusion]
     finish(*outcomes)
 
 

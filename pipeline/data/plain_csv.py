@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.annotations import Annotations, judge
-from pipeline.data.strict_csv import SPLITS, csv_bytes, parse_seconds, parse_video_id, read_classes, read_rows, refuse
+from pipeline.data.strict_csv import (
+    SPLITS,
+    composed,
+    csv_bytes,
+    parse_seconds,
+    parse_video_id,
+    read_classes,
+    read_rows,
+    refuse,
+)
 
 PLAIN_COLUMNS = ("video_id", "split", "start", "end", "label")
 SCORE = ("score",)  # of a timeline that `predict` wrote and a person corrected; not read
@@ -21,7 +30,7 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
         AnnotationError: anything that is not exactly the format.
     """
     classes = read_classes(classes_txt)
-    indices = {name: index for index, name in enumerate(classes)}
+    indices = {composed(name): index for index, name in enumerate(classes)}
     splits, places, actions, seen, bare = {}, {}, [], set(), set()
     for line, row in read_rows(table_csv, PLAIN_COLUMNS, SCORE):
         row.pop(*SCORE, None)
@@ -40,13 +49,13 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
             bare.add(video_id)
             if row["start"] or row["end"]:
                 refuse(table_csv, line, "label", "", "a label, or neither start nor end")
-        elif row["label"] not in indices:
+        elif composed(row["label"]) not in indices:
             refuse(table_csv, line, "label", row["label"], f"one of the {len(classes)} lines of {classes_txt}")
         elif row["start"] or row["end"]:
             times = (parse_seconds(table_csv, line, name, row[name]) for name in ("start", "end"))
-            actions.append((video_id, indices[row["label"]], *times, line))
+            actions.append((video_id, indices[composed(row["label"])], *times, line))
         else:
-            actions.append((video_id, indices[row["label"]], 0.0, np.inf, line))
+            actions.append((video_id, indices[composed(row["label"])], 0.0, np.inf, line))
     videos = [(table_csv, line, video_id, splits[video_id], np.nan) for video_id, line in places.items()]
     return judge(videos, actions, classes)
 
@@ -55,10 +64,16 @@ def labels_csv(annotations: Annotations) -> bytes:
     """Write all labels in our plain format. Impossible times become 1, 0, which reads back as impossible."""
     found = {video_id: {} for video_id in annotations.videos["video_id"]}  # the inner keys are an ordered set
     for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
-        times = (f"{value:.9f}".rstrip("0").rstrip(".") for value in (start, end))
+        times = map(_text, (start, end))
         times = ("1", "0") if np.isnan(start) else ("", "") if end == np.inf else times
         found[video_id][*times, annotations.classes[index]] = None
     videos = annotations.videos[["video_id", "split"]].itertuples(index=False, name=None)
     return csv_bytes(
         PLAIN_COLUMNS, [[*video, *label] for video in videos for label in found[video[0]] or [("", "", "")]]
     )
+
+
+def _text(seconds: float) -> str:
+    """Write seconds so that they read back the same: with nine digits after the point where these are enough."""
+    short = f"{seconds:.9f}".rstrip("0").rstrip(".")
+    return short if float(short) == seconds else repr(seconds)

@@ -60,12 +60,10 @@ def _frames(
     scale = HEIGHT / video.source_size[0]
     width = 2 * round(scale * video.source_size[1] / 2)
     for index, frame in decode_frames(video, range(video.num_frames)):
-        now = (index + 0.5) / video.fps
+        now = (video.seconds(index) + video.seconds(index + 1)) / 2
         nearest = int(np.abs(centres - now).argmin())
-        own, moment = (
-            [Box(*edges) for edges in boxes[nearest].tolist()],
-            min(np.searchsorted(edges, now, "right") - 1, len(scores) - 1),
-        )
+        own = [Box(*sides) for sides in boxes[nearest].tolist()]
+        moment = min(np.searchsorted(edges, now, "right") - 1, len(scores) - 1)
         focused = [frame[box.top : box.bottom, box.left : box.right] for box in own]
         if maps:
             frame = frame.copy()
@@ -76,12 +74,16 @@ def _frames(
             sides = [round(scale * side) for side in (box.top, box.left, box.height, box.width)]
             small = outlined(small, Box(*sides[:2], *(max(1, side) for side in sides[2:])), 1)
         squares = [Image.fromarray(one).resize((HEIGHT, HEIGHT), Image.Resampling.BILINEAR) for one in focused]
-        yield _picture([small, *map(np.asarray, squares)], _lines(found.classes, scores[moment], thresholds, now))
+        yield _picture([small, *map(np.asarray, squares)], lines_below(found.classes, scores[moment], thresholds, now))
 
 
-def _lines(classes: list[str], scores: np.ndarray, thresholds: pd.Series, seconds: float) -> list[tuple[str, bool]]:
+def lines_below(
+    classes: list[str], scores: np.ndarray, thresholds: pd.Series, seconds: float
+) -> list[tuple[str, bool]]:
     """Return the lines below the pictures, and whether each is marked."""
     highest = np.argsort(-scores, kind="stable")[:SHOWN]
+    if np.isnan(scores).all():  # windows leave gaps where the stride is longer than they are
+        return [(f"{seconds:.1f} s: no window here", False), *[("", False)] * len(highest)]
     shown = [(f"{scores[one]:.2f}  {classes[one]}", bool(scores[one] >= thresholds[classes[one]])) for one in highest]
     return [(f"{seconds:.1f} s", False), *shown]
 

@@ -9,6 +9,7 @@ from cache.commit import write_file
 from cache.sealed import seal
 from pipeline.config import Config
 from pipeline.data.clips import training_videos
+from pipeline.data.video.find import video_folder
 from pipeline.errors import StageError
 from pipeline.predict.model import build_model
 from pipeline.predict.passes import Job, WindowRule, groups, look_at
@@ -36,7 +37,7 @@ def run(config: Config, run_dir: Path, precision: float | None = None) -> list[O
         StageError: the plan has no training video.
     """
     run = open_folder(run_dir, config)
-    videos = training_videos(run.parts, Path(config.data.videos))
+    videos = training_videos(run.parts, video_folder(config.data))
     if not videos:
         raise StageError("the plan has no training video, from which thresholds could be learnt")
     videos = [

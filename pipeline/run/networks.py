@@ -239,12 +239,12 @@ def build_fusion(base: BaseWeights, config: Config, variant: Variant, current: b
     if config.fusion.concat_positions != "interpolate":
         raise StageError(
             f"{base.network} takes {network.num_frames} frames alone, and temporal concatenation gives it {longer}: "
-            "take late fusion, or --set fusion.concat_positions=interpolate for its position embeddings"
+            "take late fusion (--fusion late), or --set fusion.concat_positions=interpolate for its position embeddings"
         )
     if current:
         raise StageError(
-            f"{base.network} takes one number of frames, {longer} where it is trained, {config.clips.num_frames} for "
-            "its saliency: take the saliency of Base, or late fusion"
+            f"{base.network} takes one number of frames, {longer} where it is trained and {config.clips.num_frames} "
+            "for its saliency: take the saliency of Base, or late fusion"
         )
     interpolate_positions(network, longer)
     return network

@@ -27,8 +27,9 @@ from pipeline.data.clips import (
     input_volume,
     training_videos,
 )
-from pipeline.data.own_boxes import OwnRow, clip_seconds, read_own_boxes
+from pipeline.data.own_boxes import OwnRow, read_own_boxes
 from pipeline.data.sampling import frame_indices, train_clip
+from pipeline.data.video.find import video_folder
 from pipeline.run.folder import RunFolder
 from pipeline.run.networks import BaseWeights, Variant, build_base
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
@@ -81,7 +82,7 @@ class OnlineClips:
     ):
         self.annotations, self.config, self.device = run.annotations, config, device
         self.variant, self.saliency_from = variant, saliency_from
-        self.videos = training_videos(run.parts, Path(config.data.videos))
+        self.videos = training_videos(run.parts, video_folder(config.data))
         if config.fusion.loader_workers:  # they are forked for every epoch, and inherit what this process has compared
             for video in self.videos:
                 check_unchanged(video)
@@ -99,9 +100,10 @@ class OnlineClips:
         clips, frames = zip(*(self._decode(video, epoch) for video in videos), strict=True)
         with phases.phase("resize"):
             context = np.stack([input_volume(*one) for one in zip(clips, frames, strict=True)])
-        times = [np.array(clip.frame_indices) / video.fps for clip, video in zip(clips, videos, strict=True)]
+        shown = ((clip.video_id, clip.frame_indices, video.fps) for clip, video in zip(clips, videos, strict=True))
+        times = [self.annotations.seconds(*one) for one in shown]
         targets = self.annotations.targets([video.video_id for video in videos], times)
-        seconds = [clip_seconds(clip, video.fps) for clip, video in zip(clips, videos, strict=True)]
+        seconds = [self.annotations.clip_seconds(clip, video.fps) for clip, video in zip(clips, videos, strict=True)]
         source = SourceFrames(list(clips), list(frames), seconds)
         return OnlineBatch(torch.from_numpy(context), *map(torch.from_numpy, targets), source)
 

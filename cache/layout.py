@@ -37,6 +37,11 @@ def record_path(folder: Path, unit: int) -> Path:
     return folder / "done" / f"{unit:06d}.json"
 
 
+def boxes_name(policy: str, rule: str, num_boxes: int) -> str:
+    """What boxes of a policy are called: "entropy" for one box of a fixed size, "entropy-top2", "entropy-scale"."""
+    return policy if rule == "fixed" else f"{policy}-top{num_boxes}" if rule == "top-k" else f"{policy}-{rule}"
+
+
 def is_file_name(name) -> bool:
     """Whether a name is a relative path as this package makes them: no "..", nothing absolute, empty, hidden or odd."""
     return isinstance(name, str) and bool(_FILE_NAME.fullmatch(name))

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cache.layout import MOST_BOXES
+from cache.layout import MOST_BOXES, boxes_name
 from pipeline.config import LATER, Config, Focus, Saliency, without_later
 
 OF_SIDES = ("scale", "nested")  # rules that take box_sides in place of box_side
-KEPT = ("box_rule", "num_boxes", "box_sides", "box_margin", "box_jitter")  # how a model's boxes were chosen
+KEPT = ("box_rule", "num_boxes", "box_margin", "box_jitter")  # how a model's boxes were chosen, beside their sides
 
 
 def check_boxes(config: Config) -> Config:
@@ -42,18 +42,21 @@ def rule_settings(saliency: Saliency) -> dict:
 
 
 def as_trained(saliency: Saliency, boxes: Mapping) -> Saliency:
-    """Return the settings with the rule of a trained model, whose record has `rule_settings`; box_side stays."""
+    """Return the settings with the rule and the sides of a trained model, whose record has `rule_settings`."""
     found = {name: boxes.get(name, LATER[name]) for name in KEPT} | {"box_sides": tuple(boxes.get("box_sides", ()))}
     if found["box_rule"] == "nested":
         found["num_boxes"] = 1
-    return replace(saliency, **found)
+    return replace(saliency, **found, box_side=boxes.get("size", [saliency.box_side])[0])
 
 
-def boxes_name(policy: Focus, saliency: Saliency) -> str:
-    """Return how experiments call the boxes of a policy: "entropy", with several boxes or sides "entropy-top2"."""
-    if saliency.box_rule == "fixed" or policy == "repeat":
-        return policy
-    return f"{policy}-top{saliency.num_boxes}" if saliency.box_rule == "top-k" else f"{policy}-{saliency.box_rule}"
+def is_same_rule(boxes: Mapping, others: Mapping) -> bool:
+    """Whether the settings of two stores of boxes, of one policy, differ at most in the maps that they are found in."""
+    return all(boxes.get(name) == others.get(name) for name in (*KEPT, "size", "box_sides", "own_boxes"))
+
+
+def named(policy: Focus, saliency: Saliency) -> str:
+    """Return how experiments and stores call the boxes of a policy, see `cache.layout.boxes_name`."""
+    return policy if policy == "repeat" else boxes_name(policy, saliency.box_rule, saliency.num_boxes)
 
 
 def boxes_words(saliency: Saliency) -> str:

@@ -87,6 +87,28 @@ def stage_options(command: Callable) -> Callable:
     return wrapped
 
 
+class Boxes(click.Choice):
+    """Whose boxes: a policy by name, or FILE.csv, a table of the user's; see `with_table`."""
+
+    def convert(self, value, param, context):
+        return value if str(value).endswith(".csv") else super().convert(value, param, context)
+
+
+def boxes_option(*names: str, policies: tuple[str, ...], **options) -> Callable:
+    """An option whose value is of `Boxes`."""
+    return click.option(*names, type=Boxes(policies), metavar="|".join((*policies, "FILE.csv")), **options)
+
+
+def with_table(config, *boxes: str | None):
+    """Return the config with the table that some boxes name in `saliency.own_boxes`, and the boxes as policies."""
+    tables = {one for one in boxes if one and one.endswith(".csv")}
+    if len(tables) > 1:
+        raise click.UsageError(f"boxes of one table at a time, got {', '.join(sorted(tables))}")
+    if tables:
+        config = replace(config, saliency=replace(config.saliency, own_boxes=tables.pop()))
+    return config, tuple("own" if one and one.endswith(".csv") else one for one in boxes)
+
+
 def profile_option(command: Callable) -> Callable:
     """--profile: where the time of a stage went, on standard error at the end."""
 

@@ -79,11 +79,6 @@ class OwnBoxes:
         return [OwnRow(row.score * time, clip.theta.to_input(row.box)) for time, row in shared if time > 0]
 
 
-def clip_seconds(clip: Clip, fps: float) -> tuple[float, float]:
-    """Return the seconds at which a clip begins and ends, at the plan's frames a second."""
-    return clip.frame_indices[0] / fps, (clip.frame_indices[-1] + 1) / fps
-
-
 def read_own_boxes(path: Path) -> OwnBoxes:
     """Read a CSV with the header `video_id,start,end,top,left,height,width`, to which `,score` may be added.
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_sealed
-from pipeline.box_settings import as_trained, boxes_name, num_boxes
+from pipeline.box_settings import as_trained, named, num_boxes
 from pipeline.config import (
     OBJECTIVES,
     POLICIES,
@@ -175,7 +175,7 @@ def _settings(
     elif model:
         model.check_count(saliency)
     if boxes_eval and boxes_eval != boxes and boxes != "repeat":
-        name, boxes, saliency_from = f"{name}{EVALUATED}{boxes_name(boxes_eval, saliency)}", boxes_eval, "base"
+        name, boxes, saliency_from = f"{name}{EVALUATED}{named(boxes_eval, saliency)}", boxes_eval, "base"
     folder, weights = (model.folder, model.weights) if model else (base.folder, base.sha256)
     # as `clip_scores.box_stores`: random boxes are those of the model's own seed
     seed = model.seed if model and boxes == "random" else config.seed

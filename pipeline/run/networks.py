@@ -20,7 +20,7 @@ from models.checkpoint import load_weights, state_hash, to_bytes
 from models.clip_length import interpolate_positions
 from models.hf_network import architecture_files, is_folder, weights_files
 from models.own_network import is_reference, source_file
-from pipeline.box_settings import boxes_name, num_boxes
+from pipeline.box_settings import as_trained, named, num_boxes
 from pipeline.config import (
     Config,
     Focus,
@@ -167,7 +167,7 @@ class Variant(NamedTuple):
 
     def named(self, saliency: Saliency) -> str:
         """Return the experiment's name, with which folders and results begin: "late-entropy-source"."""
-        boxes = boxes_name(self.boxes, saliency)
+        boxes = named(self.boxes, saliency)
         return f"{self.fusion}-{boxes}" if self.boxes == "repeat" else f"{self.fusion}-{boxes}-{self.pixels}"
 
 
@@ -191,10 +191,9 @@ class TrainedModel:
         """How many boxes a training clip had."""
         return self.boxes.get("num_boxes", 1)
 
-    @property
-    def own_boxes_sha256(self) -> str:
-        """The identity of the table that the training boxes came from; "" where they are none of the user's."""
-        return self.boxes.get("own_boxes", "")
+    def boxes_name(self, saliency: Saliency) -> str:
+        """Return what its training boxes are called; see `box_settings.named`."""
+        return named(self.variant.boxes, as_trained(saliency, self.boxes))
 
     def check_count(self, saliency: Saliency) -> None:
         """Raise StageError where its temporal concatenation was trained with another number of boxes."""

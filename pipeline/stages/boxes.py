@@ -12,7 +12,7 @@ from cache.plan import Part
 from cache.stores.zarr_store import ZarrStore
 from pipeline.config import MAPS, Policy
 from pipeline.data.box_policies import find_boxes
-from pipeline.data.own_boxes import OwnBoxes, OwnRow, clip_seconds, read_own_boxes
+from pipeline.data.own_boxes import OwnBoxes, OwnRow, read_own_boxes
 from pipeline.errors import StageError
 from pipeline.run.stores import Stores
 from pipeline.run.unit_commits import Store, Unit, UnitWork
@@ -59,7 +59,7 @@ def _check_own_boxes(stores: Stores, own: OwnBoxes) -> None:
         for row in range(part.num_rows):
             clip = part.clip(row)
             sizes[clip.video_id] = clip.theta.source_size
-            bare += not own.at(clip, *clip_seconds(clip, part.fps[row]))
+            bare += not own.at(clip, *stores.run.annotations.clip_seconds(clip, part.fps[row]))
         total += part.num_rows
     own.check_videos(sizes, stores.run.annotations.videos.video_id)
     if bare:
@@ -111,7 +111,8 @@ class BoxWork(UnitWork):
         if self.policy != "own":
             return [None] * len(rows)
         clips = [(part.clip(row), part.fps[row]) for row in rows]
-        return [self.own_boxes.at(clip, *clip_seconds(clip, fps)) for clip, fps in clips]
+        times = (self.stores.run.annotations.clip_seconds(clip, fps) for clip, fps in clips)
+        return [self.own_boxes.at(clip, *time) for (clip, _), time in zip(clips, times, strict=True)]
 
     @cached_property
     def own_boxes(self) -> OwnBoxes:

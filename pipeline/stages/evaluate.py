@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from cache.errors import StaleCacheError
 from cache.fingerprint import fingerprint
 from cache.sealed import read_record, write_record
 from models.fusion import video_scores
-from pipeline.box_settings import KEPT, boxes_name
+from pipeline.box_settings import is_same_rule, named
 from pipeline.config import Config, Focus, Policy, pooling_of, task_settings
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
@@ -123,9 +124,17 @@ def _result(
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = stores.run.path / "results" / f"{facts['key']}.json"
-    if not current_world().broadcast(path.exists() and _is_current(stores, model, facts["boxes_eval"], ids, path)):
-        _evaluate(stores, model, facts, ids, path)
+    boxes = _policy(model, boxes_eval)
+    if not current_world().broadcast(path.exists() and _is_current(stores, model, boxes, ids, path)):
+        _evaluate(stores, model, boxes, facts, ids, path)
     return path
+
+
+def _policy(model: TrainedModel | None, boxes_eval: Focus | None) -> Focus | Literal["none"]:
+    """Return where a model looks at evaluation."""
+    if model is None:
+        return "none"
+    return "repeat" if model.variant.boxes == "repeat" else boxes_eval or model.variant.boxes
 
 
 def _stores_for(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None) -> Stores:
@@ -166,16 +175,16 @@ def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | 
         made_from = stores.base_settings(part)
     else:
         fusion, boxes_train, pixels = model.variant
-        boxes = "repeat" if boxes_train == "repeat" else boxes_eval or boxes_train
+        boxes = _policy(model, boxes_eval)
         made_from = {}
         if boxes != "repeat":
             made_from = box_stores(stores, model, boxes).crops_settings(part, boxes, pixels)
-        rule = made_from.get("boxes", {})
-        as_before = boxes == boxes_train and all(rule.get(one) == model.boxes.get(one) for one in (*KEPT, "own_boxes"))
-        name = model.name + ("" if as_before else f"-eval-{boxes_name(boxes, config.saliency)}")
-        facts = {"experiment": name, "fusion": fusion, "boxes_train": boxes_train, "boxes_eval": boxes}
+        as_trained = boxes == boxes_train and is_same_rule(made_from.get("boxes", {}), model.boxes)
+        name = model.name + ("" if as_trained else f"-eval-{named(boxes, config.saliency)}")
+        facts = {"experiment": name, "fusion": fusion, "boxes_train": model.boxes_name(config.saliency)}
+        facts |= {"boxes_eval": named(boxes, config.saliency)}
         facts |= {"pixels": pixels, "seed": model.seed, "weights": model.weights}
-    facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
+    facts["oracle"] = _policy(model, boxes_eval) == "cross_entropy"
     facts["protocol"], facts["eval_clips"] = protocol(config), config.clips.eval_clips
     identity = {"made_from": made_from, "labels": run.labels_sha256, "ids": ids, **facts}
     identity |= task_settings(config)
@@ -183,9 +192,11 @@ def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | 
     return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
 
 
-def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list[str], path: Path) -> None:
+def _evaluate(
+    stores: Stores, model: TrainedModel | None, boxes: Focus, facts: dict, ids: list[str], path: Path
+) -> None:
     """Score one model on the given videos and write its result files; the JSON, which counts, comes last."""
-    annotations, boxes = stores.run.annotations, facts["boxes_eval"]
+    annotations = stores.run.annotations
     by_clip, windowed = scores_by_video(stores, model, boxes, set(ids))
     scored = [video_id for video_id in ids if video_id in by_clip]
     if not scored:

@@ -30,7 +30,7 @@ ClipScores = tuple[Part, int, np.ndarray]  # plan part, local row, logits float3
 def as_trained_stores(stores: Stores, model: TrainedModel | None) -> Stores:
     """Return the stores whose boxes are chosen by the rule that a model was trained with; for Base, by "fixed"."""
     saliency = as_trained(stores.config.saliency, model.boxes if model else {})
-    own = model.own_boxes_sha256 if model else ""
+    own = model.boxes.get("own_boxes", "") if model else ""
     if saliency == stores.config.saliency and not own:
         return stores
     return Stores(stores.run, replace(stores.config, saliency=saliency), stores.base_weights, own)

@@ -27,7 +27,7 @@ from pipeline.data.clips import (
     input_volume,
     training_videos,
 )
-from pipeline.data.own_boxes import OwnRow, clip_seconds, read_own_boxes
+from pipeline.data.own_boxes import OwnRow, read_own_boxes
 from pipeline.data.sampling import frame_indices, train_clip
 from pipeline.data.video.find import video_folder
 from pipeline.run.folder import RunFolder
@@ -103,7 +103,7 @@ class OnlineClips:
         shown = ((clip.video_id, clip.frame_indices, video.fps) for clip, video in zip(clips, videos, strict=True))
         times = [self.annotations.seconds(*one) for one in shown]
         targets = self.annotations.targets([video.video_id for video in videos], times)
-        seconds = [clip_seconds(clip, video.fps) for clip, video in zip(clips, videos, strict=True)]
+        seconds = [self.annotations.clip_seconds(clip, video.fps) for clip, video in zip(clips, videos, strict=True)]
         source = SourceFrames(list(clips), list(frames), seconds)
         return OnlineBatch(torch.from_numpy(context), *map(torch.from_numpy, targets), source)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.layout import LOSSLESS
 from cache.plan import Part
-from cache.stores.product_folder import ProductDir, is_started, open_product
+from cache.stores.product_folder import ProductDir, find_product, is_started, open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
@@ -35,10 +35,13 @@ class Stores:
     """The stores of a run for one config and one Base, each opened once.
 
     A method `<product>_settings` says what a store of a plan part is made from: plain JSON, the source of its key.
+
+    Args:
+        to_write: make what is not there; else nothing is written, and a store that is not there has no row.
     """
 
-    def __init__(self, run: RunFolder, config: Config, base: BaseWeights):
-        self.run, self.config, self.base_weights = run, config, base
+    def __init__(self, run: RunFolder, config: Config, base: BaseWeights, to_write: bool = False):
+        self.run, self.config, self.base_weights, self.to_write = run, config, base, to_write
         self._open: dict[tuple, ZarrStore | VolumeStore] = {}
 
     def base_settings(self, part: Part) -> dict:
@@ -112,13 +115,13 @@ class Stores:
             ArraySpec("entropy", (), "f4", "unit"),
             ArraySpec("frame_crc", (part.num_frames,), "u4", "unit"),
         ]
-        return ZarrStore.create(self._product("base", part, self.base_settings(part)), specs)
+        return self._arrays("base", part, self.base_settings(part), specs)
 
     @_kept
     def maps(self, part: Part, objective: str) -> ZarrStore:
         """Open codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
         specs = [ArraySpec("codes", part.input_size, "u2", "row"), ArraySpec("scale", (), "f4", "unit")]
-        return ZarrStore.create(self._product("maps", part, self.maps_settings(part, objective)), specs)
+        return self._arrays("maps", part, self.maps_settings(part, objective), specs)
 
     @_kept
     def boxes(self, part: Part, policy: Policy) -> ZarrStore:
@@ -129,7 +132,7 @@ class Stores:
             ArraySpec("box_source", (4,), "i4", "unit"),
             ArraySpec("saliency_share", (), "f4", "unit"),
         ]
-        return ZarrStore.create(self._product("boxes", part, self.boxes_settings(part, policy)), specs)
+        return self._arrays("boxes", part, self.boxes_settings(part, policy), specs)
 
     @_kept
     def context(self, part: Part) -> VolumeStore:
@@ -153,16 +156,20 @@ class Stores:
         return {entry["video_id"] for units in records for entries in units.values() for entry in entries}
 
     def _product(self, product: str, part: Part, settings: dict) -> ProductDir:
-        return open_product(self.run.source, product, part, settings)
+        return (open_product if self.to_write else find_product)(self.run.source, product, part, settings)
+
+    def _arrays(self, product: str, part: Part, settings: dict, specs: list[ArraySpec]) -> ZarrStore:
+        directory = self._product(product, part, settings)
+        return ZarrStore.create(directory, specs) if self.to_write else ZarrStore.open(directory)
 
 
-def open_stores(run: RunFolder, config: Config) -> Stores:
-    """Open the stores of a run for the config's Base, which must be trained; see `load_base`."""
-    return Stores(run, config, load_base(run, config))
+def open_stores(run: RunFolder, config: Config, to_write: bool = False) -> Stores:
+    """Open the stores of a run for the config's Base, which must be trained; see `load_base` and `Stores`."""
+    return Stores(run, config, load_base(run, config), to_write)
 
 
 def open_run(run_dir: Path, config: Config, caches: Path | None = None) -> Stores:
-    """Open a run folder and its stores; see `open_folder` and `open_stores`."""
+    """Open a run folder and its stores to read them; see `open_folder` and `open_stores`."""
     return open_stores(open_folder(run_dir, config, caches), config)
 
 
@@ -171,5 +178,6 @@ def boxes_of(stores: Stores, part: Part, policy: Policy) -> np.ndarray:
     store = stores.boxes(part, policy)
     done = store.product.rows_done()
     values = np.zeros((part.num_rows, 4), np.int32)
-    values[done] = store.read_rows("box_input", np.flatnonzero(done))
+    if done.any():
+        values[done] = store.read_rows("box_input", np.flatnonzero(done))
     return values

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import cache
 from cache.errors import DamagedError, StaleCacheError, StorageError
 from cache.sealed import read_sealed, seal
 from models.checkpoint import WeightsError
@@ -302,3 +303,26 @@ def test_eval_ids_and_extend_reach_their_stages(own_videos):
     assert code == 0 and len(list((run / "plan").glob("*.json"))) == 3
     code, output = call("prepare", *common, "--eval-ids", "nobody")
     assert code == 4 and "nobody not in the annotations" in output
+
+
+def test_readers_touch_nothing_of_the_run_they_read(tiny_copy, tmp_path):
+    """So a run that others made can be read by who must not write into it: not even a lock is missed."""
+    for lock in [*tiny_copy.path.rglob("locks"), *tiny_copy.path.rglob(".lock")]:
+        shutil.rmtree(lock) if lock.is_dir() else lock.unlink()
+    before = {path: path.stat().st_mtime_ns for path in [tiny_copy.path, *tiny_copy.path.rglob("*")]}
+    config, out = config_file(tiny_copy, fusion={"epochs": 1, "drop_epochs": ()}), tmp_path / "out"
+    theirs = ("--config", config, "--run", tmp_path / "own", "--caches", tiny_copy.path)
+    code, output = call("train-fusion", *theirs, "--boxes", "random")
+    assert code == 4 and "of crops are not done" in output and "run crops first" in output
+    for command in (("train-fusion", *theirs), ("evaluate", *theirs), ("status",), ("verify",), ("gc", "--dry")):
+        run = () if "--run" in command else ("--run", tiny_copy.path)
+        assert call(*command, *run)[0] == 0, command
+    for command in (("report", "--out", out / "a.html"), ("show", "T0002", "--out", out), ("inspect",)):
+        assert call(*command, "--config", config, "--run", tiny_copy.path)[0] == 0
+    run = cache.open(tiny_copy.path)
+    assert run.saliency(0).any() and run.focus(0).any() and run.logits(0).any() and len(run.index)
+    new = {path for path in tiny_copy.path.rglob("*") if path not in before}
+    assert new <= {tiny_copy.path / ".lock"}  # of `gc`, where the folder may be written
+    assert {path: path.stat().st_mtime_ns for path in before if path != tiny_copy.path} == {
+        path: time for path, time in before.items() if path != tiny_copy.path
+    }

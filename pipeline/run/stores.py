@@ -111,16 +111,16 @@ class Stores:
         """Open logits float32 (T_out, C), entropy float32, frame_crc uint32 (T,) of the decoded source frames."""
         shape = (self.base_weights.out_frames, self.base_weights.num_classes)
         specs = [
-            ArraySpec("logits", shape, "f4", "unit"),
+            ArraySpec("logits", shape, "f4", "unit", ("out_frame", "class")),
             ArraySpec("entropy", (), "f4", "unit"),
-            ArraySpec("frame_crc", (part.num_frames,), "u4", "unit"),
+            ArraySpec("frame_crc", (part.num_frames,), "u4", "unit", ("frame",)),
         ]
         return self._arrays("base", part, self.base_settings(part), specs)
 
     @_kept
     def maps(self, part: Part, objective: str) -> ZarrStore:
         """Open codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
-        specs = [ArraySpec("codes", part.input_size, "u2", "row"), ArraySpec("scale", (), "f4", "unit")]
+        specs = [ArraySpec("codes", part.input_size, "u2", "row", ("y", "x")), ArraySpec("scale", (), "f4", "unit")]
         return self._arrays("maps", part, self.maps_settings(part, objective), specs)
 
     @_kept
@@ -128,8 +128,8 @@ class Stores:
         """Open box_input, box_source int32 (top, left, height, width) and saliency_share float32, the box's share of
         the map."""
         specs = [
-            ArraySpec("box_input", (4,), "i4", "unit"),
-            ArraySpec("box_source", (4,), "i4", "unit"),
+            ArraySpec("box_input", (4,), "i4", "unit", ("edge",)),
+            ArraySpec("box_source", (4,), "i4", "unit", ("edge",)),
             ArraySpec("saliency_share", (), "f4", "unit"),
         ]
         return self._arrays("boxes", part, self.boxes_settings(part, policy), specs)

@@ -82,6 +82,8 @@ class Data:
     video_memory: GiB = 4.0  # GiB of address space for decoding a video in prepare
     # prepare plans nothing if a larger share of the videos that it finds cannot be decoded
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
+    train_splits: tuple[Text, ...] = ("train",)  # names in the annotations; videos of no split named here are left out
+    eval_splits: tuple[Text, ...] = ("test",)
     eval_ids: tuple[Text, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: CountOrNone = 0  # miniature only: videos to generate
     eval_videos: CountOrNone = 0
@@ -220,6 +222,9 @@ def check_together(config: Config) -> Config:
     for name, rate in (("data.source_fps", config.data.source_fps), ("clips.fps", config.clips.fps)):
         if 0 < rate < 0.001:
             raise ValueError(f"{name}: expected 0 or at least 0.001, got {rate}")
+    if both := set(config.data.train_splits) & set(config.data.eval_splits):
+        expected = "expected other splits than data.train_splits, for videos that were trained on prove nothing"
+        raise ValueError(f"data.eval_splits: {expected}, got {min(both)!r}")
     if inner > outer:
         raise ValueError(f"clips.input_side: expected at most clips.resized_side, {outer}, got {inner}")
     if side > inner:

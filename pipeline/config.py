@@ -32,9 +32,8 @@ LATER = {
     **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
     **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
-    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False},
+    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False, "pool_boxes": "max"},
     **{"box_rule": "fixed", "num_boxes": 1, "box_sides": (), "box_margin": 0.0, "box_jitter": 0, "own_boxes": ""},
-    **{"pool_boxes": "max"},
 }
 
 
@@ -90,6 +89,8 @@ class Data:
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
     # ... or if a larger share of the labels begins after the end of its video, as milliseconds do
     max_past_end: Annotated[float, Interval(ge=0, le=1)] = 0.1
+    train_splits: tuple[Text, ...] = ("train",)  # names in the annotations; videos of no split named here are left out
+    eval_splits: tuple[Text, ...] = ("test",)
     eval_ids: tuple[Text, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
     train_videos: CountOrNone = 0  # miniature only: videos to generate
     eval_videos: CountOrNone = 0
@@ -195,9 +196,7 @@ class FusionTraining(Training):
     drop_epochs: tuple[CountOrNone, ...] = (15,)
     batch_size: Count = 8
     fuse: Literal["logits", "scores"] = "logits"
-    pool_boxes: Literal["max", "mean"] = (
-        "max"  # of late fusion, over the logits of a clip's boxes, where it has several
-    )
+    pool_boxes: Literal["max", "mean"] = "max"  # of late fusion, over the logits of several boxes
     # of a network with position embeddings for T_in frames, where concatenation gives it 2 T_in
     concat_positions: Literal["keep", "interpolate"] = "keep"
 
@@ -237,6 +236,9 @@ def check_together(config: Config) -> Config:
     for name, rate in (("data.source_fps", config.data.source_fps), ("clips.fps", config.clips.fps)):
         if 0 < rate < 0.001:
             raise ValueError(f"{name}: expected 0 or at least 0.001, got {rate}")
+    if both := set(config.data.train_splits) & set(config.data.eval_splits):
+        expected = "expected other splits than data.train_splits, for videos that were trained on prove nothing"
+        raise ValueError(f"data.eval_splits: {expected}, got {min(both)!r}")
     if inner > outer:
         raise ValueError(f"clips.input_side: expected at most clips.resized_side, {outer}, got {inner}")
     if side > inner:

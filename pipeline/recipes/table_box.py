@@ -62,6 +62,7 @@ def _validation_config(config: Config, run_dir: Path, folder: Path) -> Config:
     actions = annotations.actions[annotations.actions.video_id.isin(videos.video_id)]
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "validation.csv", labels_csv(replace(annotations, videos=videos, actions=actions)))
-    data = replace(config.data, format="plain", annotations=(str(folder / "validation.csv"),), eval_ids=())
+    plain = {"format": "plain", "train_splits": ("train",), "eval_splits": ("test",), "eval_ids": ()}
+    data = replace(config.data, annotations=(str(folder / "validation.csv"),), **plain)
     # the share of labels past the end was small enough in all videos
     return replace(config, data=replace(data, classes=str(run_dir / "classes.txt"), max_past_end=1.0))

@@ -261,6 +261,7 @@ NEED_NO_PLAN = {
     "table-cache",
     "compare-saliency",
     *("predict", "timeline", "export"),  # need other arguments; see tests/predict
+    "convert",  # has no run
 }
 
 

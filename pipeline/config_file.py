@@ -12,11 +12,12 @@ import tomli_w
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.box_settings import check_boxes
 from pipeline.config import LATER, NETWORKS, Config, check_together
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
-READER = TypeAdapter(Annotated[Config, AfterValidator(check_together)])
+READER = TypeAdapter(Annotated[Config, AfterValidator(check_together), AfterValidator(check_boxes)])
 KEYS = get_type_hints(Config)
 SECTIONS = {name: list(get_type_hints(kind)) for name, kind in KEYS.items() if is_dataclass(kind)}
 # what was expected, by pydantic's name of the error
@@ -160,7 +161,7 @@ def _mistakes(errors: list[ErrorDetails]) -> list[str]:
     """One sentence for each unknown setting and each wrong value."""
     mistakes, expected = [], {}
     for error in errors:
-        if error["type"] == "value_error":  # raised by `check_together`
+        if error["type"] == "value_error":  # raised by `check_together` or `check_boxes`
             return [str(error["ctx"]["error"])]
         if not error["loc"]:  # of the whole text, not of a setting
             return [f"cannot be read, such as text that is not UTF-8: {error['msg']}"]

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from cache.geometry import Clip
 from cache.plan import Part
 from pipeline.config import Task
 from pipeline.data.strict_csv import refuse
@@ -47,6 +48,11 @@ class Annotations:
         """Return when frames of a video are shown, by their numbers at the plan's rate, float64 (T,)."""
         known = self.frame_times.get(video_id)
         return np.array(frames) / fps if known is None else known[list(frames)]
+
+    def clip_seconds(self, clip: Clip, fps: float) -> tuple[float, float]:
+        """Return when a clip begins and ends, at the plan's frames a second."""
+        first, last = self.seconds(clip.video_id, (clip.frame_indices[0], clip.frame_indices[-1]), fps).tolist()
+        return first, last + 1 / fps
 
     def frame_targets(self, video_id: str, times_seconds: np.ndarray) -> np.ndarray:
         """Return uint8 (T, C): 1 where start <= t <= end for an action of the class. KeyError: an unknown id.

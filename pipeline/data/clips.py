@@ -180,10 +180,22 @@ def input_volume(clip: Clip, frames: Mapping[int, np.ndarray]) -> np.ndarray:
     return np.stack([found[index] for index in clip.frame_indices])
 
 
+def focused_volumes(
+    clip: Clip, boxes_input: list[Box], pixels: Pixels, frames: Mapping[int, np.ndarray], frames_input: np.ndarray
+) -> np.ndarray:
+    """Cut the focused volumes of a clip, each frame of a box once; see `focused_volume`.
+
+    Returns:
+        uint8 (T, H_in, W_in, 3), of k boxes (k, T, H_in, W_in, 3).
+    """
+    volumes = [focused_volume(clip, box, pixels, frames, frames_input) for box in boxes_input]
+    return volumes[0] if len(volumes) == 1 else np.stack(volumes)
+
+
 def focused_volume(
     clip: Clip, box_input: Box, pixels: Pixels, frames: Mapping[int, np.ndarray], frames_input: np.ndarray
 ) -> np.ndarray:
-    """Cut the focused volume of a clip (eq. 2), each frame once.
+    """Cut the focused volume of one box of a clip (eq. 2), each frame once.
 
     Args:
         pixels: cut from the "source" frames, or enlarged from the "input".

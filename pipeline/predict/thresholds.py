@@ -27,7 +27,7 @@ AS_EVALUATED = WindowRule("as-evaluated")
 
 @holds_run
 def run(config: Config, run_dir: Path, precision: float | None = None) -> list[Outcome]:
-    """Store thresholds with Base and every model of a run whose boxes do not know the labels: thresholds.json.
+    """Store thresholds with Base and every model of a run that finds its boxes without labels or a table of the user's.
 
     The networks have been trained on these videos, so their scores are surer there than on new ones.
 
@@ -46,7 +46,7 @@ def run(config: Config, run_dir: Path, precision: float | None = None) -> list[O
     ]
     base, outcomes = load_base(run, config), []
     models = [read_model(path.parent) for path in sorted((run_dir / "models").glob("*/model.json"))]
-    ours = [one for one in models if one.base == base.sha256 and one.variant.boxes != "cross_entropy"]
+    ours = [one for one in models if one.base == base.sha256 and one.variant.boxes not in ("cross_entropy", "own")]
     for name, folder in [("base", base.folder), *((one.folder.name, one.folder) for one in ours)]:
         model = build_model(*of_config(config, run_dir, name), config.device)
         jobs = [Job(one, str(one.path), tuple(starts_as_evaluated(one.num_frames, config.clips)), "") for one in videos]

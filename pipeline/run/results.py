@@ -8,6 +8,7 @@ from cache.commit import locked
 from cache.fingerprint import canonical
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_recorded_file, write_record
+from pipeline.box_settings import boxes_words
 from pipeline.config import Config, pooling_of
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.metrics import mean_average_precision
@@ -31,7 +32,7 @@ def protocol(config: Config) -> str:
     clips, fusion, saliency = config.clips, config.fusion, config.saliency
     text = (
         f"T_in {clips.num_frames} at {clips.fps:g} fps, {clips.resize} resize to {clips.resized_side}, "
-        f"input {clips.input_side}, box {saliency.box_side}, {clips.eval_clips} clips, {pooling_of(config)} over clips"
+        f"input {clips.input_side}, {boxes_words(saliency)}, {clips.eval_clips} clips, {pooling_of(config)} over clips"
     )
     if saliency.method != "input_gradient":
         text += f", saliency {saliency.method}"

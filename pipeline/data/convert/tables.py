@@ -82,6 +82,8 @@ def convert(kind: str, sources: list[str], told: Told, names: Path | None = None
     notes += [f"{(table.start < 0).sum()} labels start before 0: they start at 0"] * bool((table.start < 0).any())
     table["start"] = table.start.clip(lower=0)
     table = table[(table.label != "") | ~table.video_id.isin(table.video_id[table.label != ""])].copy()
+    if table.empty:
+        raise StageError(f"{', '.join(sources)}: no video is left; {'; '.join(notes)}")
     table["label"], classes = _name_classes(table, read_names(names) if names else {}, notes)
     labels = list(dict.fromkeys(_row(row) for row in table.itertuples()))  # an ordered set
     notes += [f"left out {len(table) - len(labels)} labels: the same as another"] * (len(labels) < len(table))
@@ -153,9 +155,10 @@ def _name_classes(table: pd.DataFrame, names: dict[str, str], notes: list[str]) 
     if names:
         wrong, expected = ~labels.isin({"", *names.keys(), *names.values()}), f"one of the {len(names)} of --names"
     else:
-        wrong, expected = ~labels.map(str.isprintable), "printable text"
+        wrong, expected = ~(labels + table.name).map(str.isprintable), "printable text"
     if wrong.any():
-        raise AnnotationError(f"{table.place[wrong].iloc[0]}: class {labels[wrong].iloc[0]!r}; expected {expected}")
+        text = (table.name[wrong].iloc[0] if not names else "") or labels[wrong].iloc[0]
+        raise AnnotationError(f"{table.place[wrong].iloc[0]}: class {text!r}; expected {expected}")
     if names:
         return labels.map(lambda text: names.get(text, text)), list(dict.fromkeys(names.values()))
     told = table.name[labels != ""].groupby(labels).agg(lambda texts: " ".join(texts.mode().iloc[0].split()))

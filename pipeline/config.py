@@ -6,17 +6,20 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval, Predicate
 
-from cache.layout import Codec
+from cache.layout import MOST_BOXES, Codec
 
 Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
-Policy = Literal[Objective, "random", "center"]  # where to cut; an objective: where its saliency map is highest
+MapOf = Literal[Objective, "motion"]  # what stage 1 can make maps of; "motion": where frames change, without a network
+# where to cut: where a map is highest, at random, in the middle, or where a table of the user's says
+Policy = Literal[MapOf, "random", "center", "own"]
+BoxRule = Literal["fixed", "top-k", "scale", "nested"]  # how many boxes a clip has, and of which sides
 Focus = Literal[Policy, "repeat"]  # "repeat": no box, the second volume is V_in again
 Pixels = Literal["source", "input"]  # cut the focused volume from the source video, or from V_in, enlarged
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
 Task = Literal["multi_label", "single_label"]  # any number of labels a video, sigmoid; exactly one, softmax
-OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
+OBJECTIVES, MAPS, POLICIES, FOCI = get_args(Objective), get_args(MapOf), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get_args(Codec)
 
@@ -29,7 +32,8 @@ LATER = {
     **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
     **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
-    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False},
+    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False, "pool_boxes": "max"},
+    **{"box_rule": "fixed", "num_boxes": 1, "box_sides": (), "box_margin": 0.0, "box_jitter": 0, "own_boxes": ""},
 }
 
 
@@ -76,12 +80,15 @@ class Data:
     annotations: tuple[Text, ...] = ()  # charades: train csv, test csv; plain: one csv
     classes: Text = ""  # class list, one a line
     videos: Text = ""  # folder of video files or of folders of frames
+    follow_links: bool = False  # of `videos`, to files elsewhere
     source_fps: Rate = 0.0  # rate of frame folders (official Charades frames: 24); 0 = there are none
     missing_videos: Literal["skip", "refuse"] = "refuse"
     video_seconds: Seconds = 600.0  # prepare gives up on a video that takes longer to decode
     video_memory: GiB = 4.0  # GiB of address space for decoding a video in prepare
     # prepare plans nothing if a larger share of the videos that it finds cannot be decoded
     max_skipped: Annotated[float, Interval(ge=0, le=1)] = 0.2
+    # ... or if a larger share of the labels begins after the end of its video, as milliseconds do
+    max_past_end: Annotated[float, Interval(ge=0, le=1)] = 0.1
     train_splits: tuple[Text, ...] = ("train",)  # names in the annotations; videos of no split named here are left out
     eval_splits: tuple[Text, ...] = ("test",)
     eval_ids: tuple[Text, ...] = ()  # videos moved to the evaluation split, whatever the annotations say
@@ -157,10 +164,16 @@ class Base(Training):
 class Saliency:
     """Stage 1: saliency maps and boxes."""
 
-    objectives: tuple[Objective, ...] = ("entropy",)  # none = Base's logits alone
+    objectives: tuple[MapOf, ...] = ("entropy",)  # none = Base's logits alone
     method: Literal["input_gradient", "grad_cam"] = "input_gradient"
     gradient_at: Literal["pixels", "patches"] = "pixels"  # "patches": of a transformer, enlarged to the input
-    box_side: Side = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side
+    box_side: Side = 128  # B_h = B_w, pixels of the input frame; at most clips.input_side; of "fixed" and "top-k"
+    box_rule: BoxRule = "fixed"  # see pipeline/data/box_policies.py; all in input pixels
+    num_boxes: Annotated[int, Interval(ge=1, le=MOST_BOXES)] = 1  # of "top-k"
+    box_sides: tuple[Side, ...] = ()  # of "scale", which chooses one, and "nested", which takes all
+    box_margin: Annotated[float, Interval(ge=0, le=10)] = 0.0  # added on every side of a box, as a share of its side
+    box_jitter: Annotated[int, Interval(ge=0, le=8192)] = 0  # pixels by which boxes of training clips move, at most
+    own_boxes: Text = ""  # the table of the policy "own", see pipeline/data/own_boxes.py
     batch_size: Count = 8
     threads: Processes = 1  # torch threads of each worker
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -183,6 +196,7 @@ class FusionTraining(Training):
     drop_epochs: tuple[CountOrNone, ...] = (15,)
     batch_size: Count = 8
     fuse: Literal["logits", "scores"] = "logits"
+    pool_boxes: Literal["max", "mean"] = "max"  # of late fusion, over the logits of several boxes
     # of a network with position embeddings for T_in frames, where concatenation gives it 2 T_in
     concat_positions: Literal["keep", "interpolate"] = "keep"
 

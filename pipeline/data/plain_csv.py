@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.data.annotations import Annotations, judge
 from pipeline.data.strict_csv import (
+    composed,
     csv_bytes,
     parse_seconds,
     parse_split,
@@ -32,7 +33,7 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
         AnnotationError: anything that is not exactly the format.
     """
     classes = read_classes(classes_txt)
-    indices = {name: index for index, name in enumerate(classes)}
+    indices = {composed(name): index for index, name in enumerate(classes)}
     splits, places, actions, seen, bare = {}, {}, [], set(), set()
     for line, row in read_rows(table_csv, PLAIN_COLUMNS, SCORE, TIMES, ansi=True):
         row.pop(*SCORE, None)
@@ -50,14 +51,14 @@ def read_plain(table_csv: Path, classes_txt: Path) -> Annotations:
             bare.add(video_id)
             if row["start"] or row["end"]:
                 refuse(table_csv, line, "label", "", "a label, or neither start nor end")
-        elif row["label"] not in indices:
+        elif composed(row["label"]) not in indices:
             hint = "" if row["label"].isascii() else "; or is it an encoding other than UTF-8?"
             refuse(table_csv, line, "label", row["label"], f"one of the {len(classes)} lines of {classes_txt}{hint}")
         elif row["start"] or row["end"]:
             times = (parse_seconds(table_csv, line, name, row[name]) for name in TIMES)
-            actions.append((video_id, indices[row["label"]], *times, line))
+            actions.append((video_id, indices[composed(row["label"])], *times, line))
         else:
-            actions.append((video_id, indices[row["label"]], 0.0, np.inf, line))
+            actions.append((video_id, indices[composed(row["label"])], 0.0, np.inf, line))
     videos = [(table_csv, line, video_id, splits[video_id], np.nan) for video_id, line in places.items()]
     return judge(videos, actions, classes)
 
@@ -66,7 +67,7 @@ def labels_csv(annotations: Annotations) -> bytes:
     """Write all labels in our plain format. Impossible times become 1, 0, which reads back as impossible."""
     found = {video_id: {} for video_id in annotations.videos["video_id"]}  # the inner keys are an ordered set
     for video_id, index, start, end in annotations.actions.itertuples(index=False, name=None):
-        times = (seconds_text(value) for value in (start, end))
+        times = map(seconds_text, (start, end))
         times = ("1", "0") if np.isnan(start) else ("", "") if end == np.inf else times
         found[video_id][*times, annotations.classes[index]] = None
     videos = annotations.videos[["video_id", "split"]].itertuples(index=False, name=None)

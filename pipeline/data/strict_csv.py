@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,8 @@ from pipeline.data.video.find import PLAIN_ID, is_plain_id, spreadsheet_hint
 from pipeline.errors import AnnotationError
 
 SPLITS = ("train", "test")
-SECONDS = re.compile(r"[0-9]{1,7}(\.[0-9]{1,40})?(e-[0-9]{1,3})?")
+SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?")  # 1e-05, as programs write it, too
+MOST_SECONDS = 1e9
 CLOCK = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9](\.[0-9]{1,40})?)")
 MAX_BYTES = 2**28
 DELIMITERS = (",", ";", "\t")
@@ -68,7 +70,13 @@ def _rows(path: Path, reader, header: list[str], skipped: int) -> Iterable[tuple
                 empty = empty or (line, row)
                 continue
             if empty:
-                refuse(path, empty[0], "all", "", f"{len(header)} columns, got {len(empty[1])} empty ones")
+                refuse(
+                    path,
+                    empty[0],
+                    "all",
+                    "",
+                    f"{len(header)} columns, got {len(empty[1])} empty ones; only the last lines may be blank",
+                )
             if len(row) != len(header):
                 more = len(row) > len(header)
                 hint = '; put double quotes around a text that holds a comma: "a, b"' if more else ""
@@ -100,17 +108,18 @@ def _with_points(path: Path, rows: list[tuple[int, dict]], times: tuple[str, ...
 
 def read_classes(path: Path, code: str = "") -> list[str]:
     """Read a class a line: a name, after `code`, in which "{}" stands for the number of the class, from 0."""
-    names = []
+    names, seen = [], {}
     text = read_text(path).replace("\r\n", "\n")
-    text = text if "\n" in text else text.replace("\r", "\n")
-    text = text.removesuffix("\n")  # other breaks, such as U+2028, belong to a name
+    text = text if "\n" in text.strip("\r\n") else text.replace("\r", "\n")
+    text = text.rstrip("\n")  # other breaks, such as U+2028, belong to a name
     for index, line in enumerate(text.split("\n") if text else []):
         start = code.format(index)
         name = line.removeprefix(start)
         if not line.startswith(start) or not name or name != name.strip().strip("\ufeff"):  # a byte order mark
             refuse(path, index + 1, "class", line, f"{start and f'{start!r} and '}a name without blanks around it")
-        if name in names:
-            refuse(path, index + 1, "class", line, f"no name twice; line {names.index(name) + 1} has it, too")
+        if (same := composed(name)) in seen:
+            refuse(path, index + 1, "class", line, f"no name twice; line {seen[same]} has it, too")
+        seen[same] = index + 1
         names.append(name)
     if not names:
         refuse(path, 1, "class", "", "one class a line")
@@ -156,9 +165,15 @@ def parse_seconds(path: Path, line: int, column: str, text: str) -> float:
     """Read seconds, or hours, minutes and seconds; 1:30 is refused, for it may be minutes or hours."""
     if clock := CLOCK.fullmatch(text):
         return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
-    if not SECONDS.fullmatch(text):
-        refuse(path, line, column, text, "seconds such as 12 or 12.34, or hh:mm:ss such as 00:01:30.5")
+    if not SECONDS.fullmatch(text) or float(text) >= MOST_SECONDS:
+        expected = f"seconds such as 12 or 12.34, below {MOST_SECONDS:g}, or hh:mm:ss such as 00:01:30.5"
+        refuse(path, line, column, text, expected)
     return float(text)
+
+
+def composed(text: str) -> str:
+    """Return a name with its accents as one character each (NFC), so that names are the same however they are typed."""
+    return unicodedata.normalize("NFC", text)
 
 
 def refuse(path: Path, line: int, column: str, value: object, expected: str) -> NoReturn:
@@ -166,8 +181,9 @@ def refuse(path: Path, line: int, column: str, value: object, expected: str) -> 
 
 
 def seconds_text(seconds: float) -> str:
-    """Write seconds with at most nine decimals; "inf" and "nan" stay."""
-    return f"{seconds:.9f}".rstrip("0").rstrip(".")
+    """Write seconds so that they read back the same: with at most nine decimals where these are enough."""
+    short = f"{seconds:.9f}".rstrip("0").rstrip(".")
+    return short if float(short) == seconds else repr(float(seconds))
 
 
 def csv_bytes(columns: tuple[str, ...], rows: list[list]) -> bytes:

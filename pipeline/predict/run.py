@@ -15,11 +15,11 @@ import pandas as pd
 from cache.commit import locked
 from cache.fingerprint import differences
 from cache.folder_checks import check_folder
+from pipeline.data.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.errors import DecoderCrashed, StageError, VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
-from pipeline.predict.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables

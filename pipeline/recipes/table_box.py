@@ -9,6 +9,7 @@ from cache.commit import write_file
 from pipeline.config import Config
 from pipeline.config_file import check
 from pipeline.data.plain_csv import labels_csv
+from pipeline.errors import StageError
 from pipeline.recipes.experiments import ATTENTION, BASE, ensure_prepared
 from pipeline.recipes.study import INTERVAL_NOTE, compare, difference, of_rows, run_study, spread
 from pipeline.recipes.tables import Table, write_tables
@@ -52,9 +53,16 @@ def _validation_config(config: Config, run_dir: Path, folder: Path) -> Config:
     annotations = read_labels(run_dir)
     videos = annotations.videos[annotations.videos.split == "train"].copy()
     videos["split"] = ["test" if held_out(video_id) else "train" for video_id in videos.video_id]
+    if (found := videos.split.nunique()) < 2:
+        which = "all" if found and videos.split.iat[0] == "test" else "none"
+        rule = (
+            f"a fifth of the training videos, by a hash of their ids, is evaluated here, {which} of its {len(videos)}"
+        )
+        raise StageError(f"{run_dir}: {rule}; table-box needs more of them, ten or so: prepare --extend adds some")
     actions = annotations.actions[annotations.actions.video_id.isin(videos.video_id)]
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "validation.csv", labels_csv(replace(annotations, videos=videos, actions=actions)))
     plain = {"format": "plain", "train_splits": ("train",), "eval_splits": ("test",), "eval_ids": ()}
     data = replace(config.data, annotations=(str(folder / "validation.csv"),), **plain)
-    return replace(config, data=replace(data, classes=str(run_dir / "classes.txt")))
+    # the share of labels past the end was small enough in all videos
+    return replace(config, data=replace(data, classes=str(run_dir / "classes.txt"), max_past_end=1.0))

@@ -72,9 +72,7 @@ def test_times(tmp_path, text, seconds):
     assert rows(plain(tmp_path, f"{HEADER}\na,train,{text},500000,wave\n")) == [("a", "wave", seconds, 500_000)]
 
 
-@pytest.mark.parametrize(
-    "text", ["1:30", "00:60:00", "00:00:60", "0:1:2", "00:00:01,5", "-00:00:01", "1e5", "1:00:00:00"]
-)
+@pytest.mark.parametrize("text", ["1:30", "00:60:00", "00:00:60", "0:1:2", "00:00:01,5", "-00:00:01", "1:00:00:00"])
 def test_times_with_two_readings_or_none(tmp_path, text):
     with pytest.raises(AnnotationError, match=r"labels\.csv, line 2, column start: .*hh:mm:ss such as 00:01:30\.5"):
         plain(tmp_path, f'{HEADER}\na,train,"{text}",500000,wave\n')

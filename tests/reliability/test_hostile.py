@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.charades_csv import read_charades
+from pipeline.data.own_boxes import read_own_boxes
 from pipeline.data.plain_csv import read_plain
 from pipeline.data.video.find import is_plain_id
 from pipeline.errors import AnnotationError
@@ -123,6 +124,50 @@ def test_hostile_ids_and_tables(tmp_path, count):
     assert {name: tree(tmp_path)[name] for name in before if "data/" not in name}
     what = "hostile ids and tables refused with file, line and column"
     count("T9", what, right, tried, f"pandas defaults: {plain} of {tried} taken without a word")
+
+
+BOXES = "video_id,start,end,top,left,height,width"
+BAD_BOXES = {
+    "column missing": "v,0,1,0,0,5",
+    "column too many": "v,0,1,0,0,5,5,1",
+    "unknown video": "w,0,1,0,0,5,5",
+    "end before start": "v,2,1,0,0,5,5",
+    "no time": "v,1,1,0,0,5,5",
+    "empty time": "v,,,0,0,5,5",
+    "negative time": "v,-1,1,0,0,5,5",
+    "nan": "v,0,nan,0,0,5,5",
+    "1e400": "v,0,1e400,0,0,5,5",
+    "negative pixel": "v,0,1,-1,0,5,5",
+    "part of a pixel": "v,0,1,0.5,0,5,5",
+    "no height": "v,0,1,0,0,0,5",
+    "an empty edge": "v,0,1,0,,5,5",
+    "below the picture": "v,0,1,36,0,5,5",
+    "right of the picture": "v,0,1,0,56,5,5",
+    "higher than the picture": "v,0,1,0,0,41,5",
+    "a number of 5000 digits": f"v,0,1,0,0,5,{'0' * 9}{'9' * 5000}",
+    "other digits": "v,0,1,0,0,5,\u0665",
+    "underscore": "v,0,1,0,0,5,1_0",
+    "a formula": "v,0,1,0,0,5,=1+1",
+}
+BAD_SCORES = ["nan", "inf", "-1", "0", "", "1_0", "1e400", "0x1", "\u0661", " 1", "1" * 400]
+
+
+def test_hostile_tables_of_boxes(tmp_path, count):
+    """Of a run with the video "v", 40 x 60 source pixels."""
+    path, right, plain, tried = tmp_path / "boxes.csv", 0, 0, 0
+    cases = {f"id {one!r}": f'{BOXES}\n"{one}",0,1,0,0,5,5\n'.encode() for one in BAD_IDS}
+    cases |= {name: f"{BOXES}\n{line}\n".encode() for name, line in BAD_BOXES.items()}
+    cases |= {f"score {one!r}": f"{BOXES},score\nv,0,1,0,0,5,5,{one}\n".encode() for one in BAD_SCORES}
+    cases |= {name: content.replace(HEADER.encode(), BOXES.encode()) for name, content in BAD_BYTES.items()}
+    for name, content in cases.items():
+        path.write_bytes(content)
+        refusal = attempt(lambda: read_own_boxes(path).check_videos({"v": (40, 60)}, ()))
+        tried += 1
+        right += refusal.startswith(str(path)) and "line " in refusal and "expected" in refusal
+        assert refusal, name
+        plain += pandas_takes(path)
+    baseline = f"pandas defaults: {plain} of {tried} taken without a word"
+    count("T9", "hostile tables of boxes refused with file, line and column", right, tried, baseline)
 
 
 def test_odd_ids_that_are_right_are_kept_as_text(tmp_path, count):

@@ -11,7 +11,7 @@ from typing import Literal
 from pipeline.config import Data
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
-PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
+PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} with a letter or digit, without '..' and without a last '.'"
 
 # what a spreadsheet makes of ids: 150E6 becomes 1.50E+08, mar-7 becomes 07.Mrz, -abc becomes #NAME?
 MONTH = "(jan|ene|f[eé][bv]|m[aä]r|mrz|a[bpv]r|ma[iy]|jui?[nl]|ago|aug|ao[uû]|sep|o[ck]t|nov|d[eéi][cz])[a-z]{0,2}[.]?"
@@ -122,7 +122,8 @@ def video_kind(path: Path) -> Literal["file", "frames"]:
 
 def is_plain_id(text: str) -> bool:
     """Say whether the text is PLAIN_ID, which is a plain file name on every file system."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."
+    plain = re.fullmatch(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)
+    return bool(plain) and ".." not in text and text[-1] != "."
 
 
 def spreadsheet_hint(text: str) -> str:

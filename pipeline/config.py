@@ -15,6 +15,7 @@ Pixels = Literal["source", "input"]  # cut the focused volume from the source vi
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
+World = Literal["cards", "two-far", "sizes", "plain", "photos"]  # of the miniature, see pipeline/data/README.md
 Task = Literal["multi_label", "single_label"]  # any number of labels a video, sigmoid; exactly one, softmax
 OBJECTIVES, POLICIES, FOCI = get_args(Objective), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
@@ -29,6 +30,7 @@ LATER = {
     **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
     **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
+    **{"world": "cards", "photos": "", "clutter": ()},
     **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False},
 }
 
@@ -86,6 +88,9 @@ class Data:
     train_videos: CountOrNone = 0  # miniature only: videos to generate
     eval_videos: CountOrNone = 0
     data_seed: Seed = 0
+    world: World = "cards"
+    photos: Text = ""  # of the world of this name: a folder of PNG files with alpha, sub-folders are classes
+    clutter: tuple[Text, ...] = ()  # ... videos for its background
 
 
 @dataclass(frozen=True)
@@ -237,7 +242,13 @@ def check_together(config: Config) -> Config:
         raise ValueError("base.options.num_classes: expected no such option, it is the length of the class list")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
+    if (config.data.world == "photos") != bool(config.data.photos):
+        raise ValueError("data.photos: expected a folder with data.world photos, and only there")
     if config.data.task == "single_label":
+        if config.data.world == "two-far":
+            raise ValueError(
+                "data.world: expected another than two-far with data.task single_label, for it has two cards"
+            )
         for section in ("base", "fusion"):
             if (found := getattr(config, section).video_targets) != "video":
                 raise ValueError(

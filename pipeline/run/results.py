@@ -10,13 +10,14 @@ from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.config import Config, pooling_of
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.metrics import mean_average_precision
+from pipeline.run.costs import COST_COLUMNS, cost_cells, read_costs
 from pipeline.run.folder import RunFolder
 
 TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
 COLUMNS = (
     *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
     *("map_official", "map_windowed", "num_videos", "num_missing", "num_classes", "boxes_on_target", "protocol", "key"),
-    *("superseded", "top1", "top5", "mean_class_accuracy"),
+    *("superseded", "top1", "top5", "mean_class_accuracy", *COST_COLUMNS),
 )
 
 
@@ -47,8 +48,9 @@ def rebuild(run: RunFolder) -> None:
     `superseded` says why a result is no longer one of this run: its "labels" or its evaluation "videos" are others now.
     """
     with locked(run.path / "results" / ".lock", wait=True):  # the table and its record belong together
-        paths = sorted(run.path.glob(RESULTS))
+        paths, costs = sorted(run.path.glob(RESULTS)), read_costs(run.path)
         results = [read_record(path) | {"superseded": _superseded(run, path)} for path in paths]
+        results = [result | cost_cells(costs.get(result["key"])) for result in results]
         results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
         rows = [[result.get(name, "") for name in COLUMNS] for result in results]
         write_record(run.path / "results.json", {}, {"results.csv": csv_bytes(COLUMNS, rows)})

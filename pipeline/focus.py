@@ -12,11 +12,11 @@ import pandas as pd
 
 from pipeline.config import Clips
 from pipeline.data.clips import PlannedVideo
+from pipeline.data.own_boxes import read_own_boxes
 from pipeline.errors import VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model
 from pipeline.predict.model import Model, Seen
-from pipeline.predict.own_boxes import read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import find_sources
 from pipeline.predict.tables import thresholds

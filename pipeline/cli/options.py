@@ -4,6 +4,7 @@ import errno
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import click
 
 from pipeline.cli.printing import echo
 from pipeline.config import BACKENDS
-from pipeline.errors import EXIT_STOPPED, EXIT_STORAGE
+from pipeline.errors import EXIT_REFUSED, EXIT_STOPPED, EXIT_STORAGE
 from pipeline.workers.rank import is_first_process
 
-STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+# the disk, the network that it is on, or its permissions refuse; what is merely not there is a bug, or refused by name
+STORAGE_ERRNOS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
+}
+NO_TEMPORARY = "No usable temporary directory"  # of `tempfile`
 
 
 class Commands(click.Group):
@@ -27,9 +33,12 @@ class Commands(click.Group):
             raise
         except Exception as error:
             name, code = type(error).__name__, getattr(error, "exit_code", None)
-            if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            if isinstance(error, OSError) and (error.errno in STORAGE_ERRNOS or NO_TEMPORARY in str(error)):
                 name, code = "StorageError", EXIT_STORAGE
+                if NO_TEMPORARY in str(error):
+                    error = f"{error.strerror}; set TMPDIR to a folder that may be written"
             if code is None:
+                _refuse_old_libraries(error)
                 raise
             echo(f" {name}: {error}", err=True, mark="error:", colour="red")
             sys.exit(code)
@@ -38,13 +47,24 @@ class Commands(click.Group):
             sys.exit(EXIT_STOPPED)
 
 
+def _refuse_old_libraries(error: Exception) -> None:
+    """Say which libraries are missing or too old, which is then the likely reason of an error that nobody expected."""
+    from pipeline.workers.versions import PackageNotFoundError, install_command, missing_or_old
+
+    with suppress(PackageNotFoundError):
+        if bad := missing_or_old():
+            what = f"{'; '.join(bad.values())}: {install_command(bad)}"
+            echo(f" {type(error).__name__}: {error}; {what}", err=True, mark="error:", colour="red")
+            sys.exit(EXIT_REFUSED)
+
+
 config_option = click.option("--config", "config_name", default="miniature", help="TOML file or its name.")
 folder_option = click.option("--run", "run_name", help="Run folder.  [default: runs/<name of the config>]")
 
 
 def _run_folder(config_name: str, config, run_name: str | None) -> Path:
     """Return the folder that --run names, or else runs/<name of the config>; refuse where it may be an older one."""
-    found, by_file = Path(run_name or f"runs/{config.name}"), Path("runs", Path(config_name).stem)
+    found, by_file = Path(run_name or f"runs/{config.name}").expanduser(), Path("runs", Path(config_name).stem)
     if not run_name and by_file.exists() and not found.exists():
         raise click.UsageError(
             f"{by_file} is there, {found}, by the name in {config_name}, is not; say which with --run (make: RUN=)"
@@ -61,7 +81,8 @@ def run_option(command: Callable) -> Callable:
     def wrapped(config_name: str, run_name: str | None, **options) -> None:
         from pipeline.config_file import load
 
-        command(run_dir=Path(run_name) if run_name else _run_folder(config_name, load(config_name), None), **options)
+        run_dir = Path(run_name).expanduser() if run_name else _run_folder(config_name, load(config_name), None)
+        command(run_dir=run_dir, **options)
 
     return wrapped
 
@@ -84,6 +105,28 @@ def stage_options(command: Callable) -> Callable:
             command(config, run_dir, **options)
 
     return wrapped
+
+
+class Boxes(click.Choice):
+    """Whose boxes: a policy by name, or FILE.csv, a table of the user's; see `with_table`."""
+
+    def convert(self, value, param, context):
+        return value if str(value).endswith(".csv") else super().convert(value, param, context)
+
+
+def boxes_option(*names: str, policies: tuple[str, ...], **options) -> Callable:
+    """An option whose value is of `Boxes`."""
+    return click.option(*names, type=Boxes(policies), metavar="|".join((*policies, "FILE.csv")), **options)
+
+
+def with_table(config, *boxes: str | None):
+    """Return the config with the table that some boxes name in `saliency.own_boxes`, and the boxes as policies."""
+    tables = {one for one in boxes if one and one.endswith(".csv")}
+    if len(tables) > 1:
+        raise click.UsageError(f"boxes of one table at a time, got {', '.join(sorted(tables))}")
+    if tables:
+        config = replace(config, saliency=replace(config.saliency, own_boxes=tables.pop()))
+    return config, tuple("own" if one and one.endswith(".csv") else one for one in boxes)
 
 
 def profile_option(command: Callable) -> Callable:
@@ -164,7 +207,7 @@ def local_folder(place: str | None) -> Path | None:
     from cache.remote.fetch import is_url
     from cache.remote.mirror import mirror
 
-    return place and (mirror(place) if is_url(place) else Path(place))
+    return place and (mirror(place) if is_url(place) else Path(place).expanduser())
 
 
 caches_option = click.option("--caches", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")

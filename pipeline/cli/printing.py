@@ -92,7 +92,7 @@ def print_results(path: Path) -> None:
         echo(f"{'Accuracies and mAP' if single else 'mAP'} in per cent; {text}")
     if not current.all():
         others = f"{(~current).sum()} more in {path} are superseded"
-        echo(f"{others}: they were scored with other labels or videos than the run has now")
+        echo(f"{others}: made with other labels, videos or networks than the run has now")
 
 
 def print_truth(config, run_dir: Path) -> None:

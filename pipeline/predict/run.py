@@ -1,6 +1,7 @@
 """The command `predict`: videos in, a folder of tables out; resumed by video, on one process or several."""
 
 import logging
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,22 +15,33 @@ import pandas as pd
 from cache.commit import locked
 from cache.fingerprint import differences
 from cache.folder_checks import check_folder
+from pipeline.data.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.errors import DecoderCrashed, StageError, VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
-from pipeline.predict.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import is_done, is_predictions, read_facts, read_video, video_path, videos_in, write_video
+from pipeline.run.predictions import (
+    WINDOWS,
+    is_done,
+    is_predictions,
+    read_facts,
+    read_video,
+    video_path,
+    videos_in,
+    write_video,
+)
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import results
 from pipeline.workers.progress import progress
 
 log = logging.getLogger(__name__)
 
+FILMS = "films"  # a folder beside the tables
+TEMPORARY = re.compile(r"\..+\.(mp4|[0-9a-f]{32})\.tmp")  # as `cache.commit` and `film` name a file that is not whole
 SHOWN = 3  # failed videos that are named at the end
 Failed = dict[str, tuple[str, str]]  # by path: the name of the error and its text
 
@@ -85,6 +97,7 @@ def run(
         if not mine:
             raise StageError(f"{out}: another process predicts into this folder; wait for it, or use another --out")
         _check_is_same(out, facts, [source.video_id for source in sources])
+        _remove_temporary(out)
         failed: Failed = {}
         before = {path for path, _, _ in read_failed(out)}
         planned = plan(settings, sources, windows, partial(_note, failed), own, look_above)
@@ -119,7 +132,7 @@ class _Work:
         return film and is_done(self.out, job.video.video_id, job.made_from)
 
     def _film(self, job: Job) -> Path:
-        return self.out / "films" / f"{job.video.video_id}.mp4"
+        return self.out / FILMS / f"{job.video.video_id}.mp4"
 
     def do(self, group: list[Job], failed: Failed, ticks: Iterator | None = None) -> None:
         """Predict the videos of a group and write what was found in them."""
@@ -189,6 +202,14 @@ def _todo(work: _Work, group: list[Job], failed_before: set[str]) -> list[Job]:
     """Return what is to do of a group: all of it, but where only those are missing that failed before."""
     missing = [job for job in group if not work.is_done(job)]
     return missing if all(job.path in failed_before for job in missing) else group
+
+
+def _remove_temporary(out: Path) -> None:
+    """Delete what killed processes left under temporary names; none writes now, for the folder is locked."""
+    for folder in (out, out / WINDOWS, out / FILMS):
+        for path in folder.glob(".*.tmp"):
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink()
 
 
 def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from cache.geometry import Box, Theta
 from cache.plan import Part
 from pipeline.config import Config
-from pipeline.data.box_policies import find_box
+from pipeline.data.box_policies import find_boxes
 from pipeline.data.clips import source_frames
 from pipeline.data.label_files import read_annotations
 from pipeline.data.miniature.truth import Cards, ceiling, frame_number, on_target, read_cards, read_print
@@ -40,11 +40,12 @@ def prove(run: RunFolder, config: Config, num_cards: int = 300, kind: Kind | Non
 def share_on_target(run: RunFolder, config: Config, policy: str) -> float:
     """Share of evaluation clips whose "random" or "center" box holds all cards."""
     cards, hits = read_cards(Path(config.data.videos)), []
-    side, seeds = config.saliency.box_side, (config.clips.plan_seed, config.seed)
+    seeds = config.clips.plan_seed, config.seed
     for part in run.parts_of("test"):
         for row in range(part.num_rows):
-            box, _ = find_box(part.clip(row), policy, side, seeds, None)
-            hits.append(on_target(cards, part, row, (box.top, box.left, box.height, box.width)))
+            boxes = [box for box, _ in find_boxes(part.clip(row), policy, config.saliency, seeds)]
+            edges = [(box.top, box.left, box.height, box.width) for box in boxes]
+            hits.append(on_target(cards, part, row, edges))
     return float(np.mean(hits))
 
 

@@ -63,14 +63,21 @@ def held_out_config(config: Config, run_dir: Path, folder: Path, share: float = 
     videos = annotations.videos[annotations.videos.split == "train"].copy()
     videos = videos[[in_share(video_id, share) for video_id in videos.video_id]]
     videos["split"] = ["test" if held_out(video_id) else "train" for video_id in videos.video_id]
-    if share < 1 and (lost := {"train", "test"} - set(videos.split)):
-        what = "train on" if "train" in lost else "evaluate"
-        raise StageError(f"a share of {share:g} of the training videos has none to {what}; take a larger one")
+    if (found := videos.split.nunique()) < 2:
+        which = "all" if found and videos.split.iat[0] == "test" else "none"
+        rule = (
+            f"a fifth of the training videos, by a hash of their ids, is evaluated here, {which} of its {len(videos)}"
+        )
+        more = "table-box needs more of them, ten or so: prepare --extend adds some"
+        more = more if share == 1 else "a larger --share takes more of them"
+        raise StageError(f"{run_dir}: {rule}; {more}")
     actions = annotations.actions[annotations.actions.video_id.isin(videos.video_id)]
     folder.mkdir(parents=True, exist_ok=True)
     content = labels_csv(replace(annotations, videos=videos, actions=actions))
     if share < 1 and (folder / "config.toml").exists() and (folder / "validation.csv").read_bytes() != content:
-        raise StageError(f"{folder} was made with another share, or other labels; delete it")
+        raise StageError(f"{folder} was made with another --share, or other labels; delete it")
     write_file(folder / "validation.csv", content)
-    data = replace(config.data, format="plain", annotations=(str(folder / "validation.csv"),), eval_ids=())
-    return replace(config, data=replace(data, classes=str(run_dir / "classes.txt")))
+    plain = {"format": "plain", "train_splits": ("train",), "eval_splits": ("test",), "eval_ids": ()}
+    data = replace(config.data, annotations=(str(folder / "validation.csv"),), **plain)
+    # the share of labels past the end was small enough in all videos
+    return replace(config, data=replace(data, classes=str(run_dir / "classes.txt"), max_past_end=1.0))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.config import POLICIES, Config, Training
+from pipeline.config import Config, Training
 from pipeline.metrics import Contrast
 from pipeline.recipes import costs
 from pipeline.recipes.experiments import ATTENTION, TABLE_2, UPSCALED, Row, ensure_prepared, seed_configs
@@ -18,11 +18,10 @@ from pipeline.recipes.tables import Table, write_tables
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import open_run
 
-OTHERS = tuple(name for name in ("center", "motion", "own") if name in POLICIES)  # boxes that need no gradient
-ROWS = {
-    **{row.name: row for row in (*TABLE_2, *UPSCALED) if row.fusion == "late" and row.name in ("base", "repeat")},
+GIVEN = ("center", "motion", "own")  # boxes that need no gradient; "own" where the config has a table of them
+TAUGHT = {
+    **{row.name: row for row in TABLE_2 if row.fusion == "late" and row.name in ("base", "repeat")},
     **{"upscaled": next(row for row in UPSCALED if row.fusion == "late"), "source": ATTENTION},
-    **{name: Row(name, "late", name, name, "source") for name in OTHERS},
 }
 WHAT = {
     **{"base": "looks once", "repeat": "looks twice at the same frames"},
@@ -50,20 +49,21 @@ def worth_it(
     started, skipped = time.monotonic(), ensure_prepared(config, run_dir)
     folder = run_dir.with_name(f"{run_dir.name}-worth")
     short = held_out_config(config, run_dir, folder, share)
+    rows = rows_of(short)
     short = replace(short, base=shorter(short.base, epochs), fusion=shorter(short.fusion, epochs))
 
     def run_seed(one: Config, folder: Path) -> tuple[Mapping[Row, Path | None], int]:
-        paths, left_out = of_rows(list(ROWS.values()))(one, folder)
+        paths, left_out = of_rows(list(rows.values()))(one, folder)
         costs.run(one, folder, [path for path in paths.values() if path])
         return paths, left_out
 
     study = run_study(short, folder, num_seeds, run_seed)
-    found = {name: study.results[row] for name, row in ROWS.items()}
+    found = {name: study.results[row] for name, row in rows.items()}
     lines = [_line(name, found, study.metric) for name in found]
     sizes = np.median(np.concatenate([_sizes(one, folder) for one in seed_configs(short, folder, num_seeds)]), axis=0)
     text = answer(found, sizes, short.saliency.box_side, UNITS[study.metric])
     ids = next(iter(found["source"].values())).ids
-    trainings = num_seeds * len(ROWS)
+    trainings = num_seeds * len(rows)
     took = f"This took {(time.monotonic() - started) / 60:.1f} min: {trainings} trainings of at most "
     took += (
         f"{max(short.base.epochs, short.fusion.epochs)} epochs, where they were missing; {len(ids)} held-out videos."
@@ -75,6 +75,12 @@ def worth_it(
         run_dir, {"worth-it": Table("Is it worth it?", lines, notes)}, max(skipped, study.num_skipped)
     )
     return replace(outcome, summary=text)
+
+
+def rows_of(config: Config) -> dict[str, Row]:
+    """Return what is trained, by the name in the table."""
+    given = GIVEN if config.saliency.own_boxes else GIVEN[:2]
+    return TAUGHT | {name: Row(name, "late", name, name, "source") for name in given}
 
 
 def shorter(recipe: Recipe, epochs: int | None) -> Recipe:
@@ -94,7 +100,7 @@ def answer(found: Mapping[str, BySeed], sizes: np.ndarray, box_side: int, unit: 
     box cut from the source against the same box enlarged from the input.
 
     Args:
-        found: results by the names of ROWS.
+        found: results by the names of `rows_of`.
         sizes: median height and width of the boxes and of the frames, source pixels.
         box_side: of the boxes in the input.
         unit: of the metric, in words.
@@ -110,8 +116,8 @@ def answer(found: Mapping[str, BySeed], sizes: np.ndarray, box_side: int, unit: 
         few = min(sizes[:2]) < ENOUGH * box_side
         text += f"{'because' if few else 'though'} boxes cover {box} of {frame} source pixels"
     text += "."
-    for name in OTHERS:
-        if (other := compare(found[name], found["source"])).low > 0:
+    for name in GIVEN:
+        if name in found and (other := compare(found[name], found["source"])).low > 0:
             text += f" Boxes by {name} do better than the gradient's: {_said(other)}."
     return text
 

@@ -155,7 +155,7 @@ def _gallery(page: Page, chosen: Result | None, base: Result | None, annotations
     page.values |= {"present": present, "crops": crops}
     if chosen and not repeat and crops and crops.name != f"{policy}/{pixels}":
         what = f"The crops {policy}/{pixels} of {chosen.name} are not stored, shown are {crops.name}."
-        page.lacks(what, f"crops --boxes {policy} --pixels {pixels}")
+        page.lacks(what, f"crops --boxes {policy.partition('-')[0]} --pixels {pixels}")
     if not len(table):
         page.lacks("No clip has its context and focused volume stored: no pictures.", "saliency", "crops")
     elif split == "train":
@@ -169,7 +169,7 @@ def _boxes(page: Page) -> None:
     highest = max((float(density.max()) for density in maps), default=0)
     shown = []
     for one, density in zip(stores, maps, strict=True):
-        sides = np.rint(np.sqrt(one.box_source[:, 2:].astype(float).prod(1))).astype(int)
+        sides = np.rint(np.sqrt(one.box_source.reshape(-1, 4)[:, 2:].astype(float).prod(1))).astype(int)
         values = {"sizes": box_maps.sizes(one, size), "histogram": charts.histogram(sides)}
         values["picture"] = data_uri(heat(density, highest), lossless=True)
         shown.append({"name": one.name, "count": len(one.rows)} | values)

@@ -44,7 +44,7 @@ class Result:
     """One result file.
 
     Attributes:
-        facts: its JSON.
+        facts: its JSON, and `superseded` of results.csv.
         base_weights: SHA-256 of the Base behind it, "" where its model is gone.
         ids: its V videos.
         scores: float64 (V, C), by which they are ranked.
@@ -139,7 +139,10 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
     for path in sorted((run_dir / "models").glob("*/model.json")):
         model = read_record(path, "weights", "base")
         weights[model["weights"]] = model["base"]
-    found, costs = [], read_costs(run_dir)
+    found, why, costs = [], {}, read_costs(run_dir)
+    if (run_dir / "results.csv").exists():
+        table = read_csv(run_dir / "results.csv", ("key",))
+        why = dict(zip(table.key, table.superseded, strict=True)) if "superseded" in table else {}
     for path in sorted(run_dir.glob(RESULTS)):
         facts, ids, scores = read_result(path)
         facts |= {"cost": cost_cells(costs.get(facts["key"]))}
@@ -147,6 +150,7 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
         names = pd.read_csv(BytesIO(table), dtype=str, keep_default_na=False)["class"].tolist()
         check_classes(names, annotations.classes, f"{path} has scores of")
         base = facts["weights"] if facts["fusion"] == "none" else weights.get(facts["weights"], "")
+        facts["superseded"] = why.get(facts["key"], "")
         found.append(Result(facts, base, tuple(ids), scores, annotations.video_targets(ids)))
     return sorted(found, key=lambda one: (not one.is_base, one.facts["seed"], -(one.facts[one.metric] or 0), one.name))
 
@@ -178,7 +182,7 @@ def class_gains(result: Result, base: Result, classes: list[str]) -> list[ClassG
 
 
 def best(results: list[Result], experiment: str | None = None) -> Result | None:
-    """The fusion result that the page is about: the one asked for, or the highest that is no oracle.
+    """The fusion result that the page is about: the one asked for, or the highest, no oracle and not superseded.
 
     Raises:
         StageError: no result has this name or key; lists those there are.
@@ -189,7 +193,7 @@ def best(results: list[Result], experiment: str | None = None) -> Result | None:
             names = ", ".join(dict.fromkeys(one.name for one in results if not one.is_base))
             raise StageError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
     else:
-        fitting = [one for one in results if not one.is_base and not one.facts["oracle"]]
+        fitting = [one for one in results if not (one.is_base or one.facts["oracle"] or one.facts.get("superseded"))]
     with_base = [one for one in fitting if base_of(one, results)]
     return max(with_base or fitting, key=lambda one: (len(one.ids), one.facts[one.metric] or 0), default=None)
 

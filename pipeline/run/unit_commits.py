@@ -12,8 +12,10 @@ from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 from pipeline.config import Config
+from pipeline.data.video.find import video_folder
 from pipeline.errors import DecoderCrashed
-from pipeline.run.stores import Stores, open_run
+from pipeline.run.folder import open_folder
+from pipeline.run.stores import Stores, open_stores
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
@@ -84,13 +86,13 @@ class UnitWork:
 
     @cached_property
     def stores(self) -> Stores:
-        """The run's stores, opened once."""
-        return open_run(self.run_dir, self.config)
+        """The run's stores, opened once, to write them."""
+        return open_stores(open_folder(self.run_dir, self.config), self.config, to_write=True)
 
     @property
     def videos(self) -> Path:
         """The folder that the plan's paths of videos are relative to."""
-        return Path(self.config.data.videos)
+        return video_folder(self.config.data)
 
     def __getstate__(self) -> dict:
         """Travel as fields; one with `metadata={"travels": False}` stays at its default."""

@@ -7,18 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.objectives import saliency_maps
 from models.operations import count_operations
 from models.precision import tf32
-from pipeline.config import OBJECTIVES, Config
+from pipeline.box_settings import num_boxes
+from pipeline.config import OBJECTIVES, Config, Fusion
 from pipeline.data.clips import resized_frames
 from pipeline.errors import VideoError
 from pipeline.run.costs import Cost
-from pipeline.run.networks import build_base, build_fusion
+from pipeline.run.networks import Variant, build_base, build_fusion, fused_frames
 from pipeline.run.stores import Stores
 from pipeline.workers.device import cpu_threads, median_seconds, pick_device
 
@@ -40,13 +41,14 @@ def measure(stores: Stores, results: Iterable[dict]) -> dict[str, Cost]:
         decode = _decode_seconds(stores)
         for facts in results:
             fusion, boxes = facts["fusion"], facts["boxes_eval"]
+            number = 1 if boxes == "repeat" else num_boxes(config.saliency)
             names = ["look"] if boxes in OBJECTIVES else []
             names += ["base"] if fusion != "concat" or names else []  # concatenation reads no logits of Base
             if fusion != "none":
                 names.append("second")
-                if fusion not in passes:
-                    passes[fusion] = _second_pass(stores, fusion, device)
-            found = {name: passes[fusion if name == "second" else name] for name in names}
+                if (fusion, number) not in passes:
+                    passes[fusion, number] = _second_pass(stores, fusion, number, device)
+            found = {name: passes[(fusion, number) if name == "second" else name] for name in names}
             seconds = {name: value for name, (_, value) in found.items()} | (
                 {} if decode is None else {"decode": decode}
             )
@@ -55,7 +57,7 @@ def measure(stores: Stores, results: Iterable[dict]) -> dict[str, Cost]:
     return costs
 
 
-def _base_passes(stores: Stores, device: torch.device) -> dict[str, tuple[float, float]]:
+def _base_passes(stores: Stores, device: torch.device) -> dict:
     """GFLOP and seconds a video of Base's forward pass, and of what its gradient takes more."""
     config = stores.config
     network, video = (
@@ -74,17 +76,20 @@ def _base_passes(stores: Stores, device: torch.device) -> dict[str, tuple[float,
     return {"base": base, "look": (both[0] - base[0], max(0.0, both[1] - base[1]))}
 
 
-def _second_pass(stores: Stores, fusion: str, device: torch.device) -> tuple[float, float]:
-    """GFLOP and seconds a video of the second network, as `evaluate` calls it."""
+def _second_pass(stores: Stores, fusion: Fusion, number: int, device: torch.device) -> tuple[float, float]:
+    """GFLOP and seconds a video of the second network, as `evaluate` calls it, with this number of boxes a clip."""
     config = stores.config
-    network: nn.Module = build_fusion(stores.base_weights, config, fusion).to(device).eval()
-    clips = _noise(config, device, config.fusion.batch_size, 2 if fusion == "concat" else 1)
+    network = build_fusion(stores.base_weights, config, Variant(fusion, "repeat" if number == 1 else "entropy"))
+    network = network.to(device).eval()
+    clips = _noise(config, device, config.fusion.batch_size, fused_frames(1, fusion, number))
 
     def forward() -> None:
         with torch.inference_mode(), tf32(False):
             network(clips)
 
-    return _cost(forward, len(clips), config, device)
+    gflop, seconds = _cost(forward, len(clips), config, device)
+    looks = number if fusion == "late" else 1  # late fusion looks at each box by itself
+    return looks * gflop, looks * seconds
 
 
 def _cost(run, num_clips: int, config: Config, device: torch.device) -> tuple[float, float]:

@@ -204,7 +204,26 @@ def test_what_cannot_be_read_now_is_nobodys_proof(tiny_copy, monkeypatch, troubl
     assert call("gc", "--run", tiny_copy.path)[0] == 0 and not stray.exists() and list(verify(tiny_copy.path)) == []
 
 
-def _refuse(patch, refused):
+@pytest.mark.parametrize(
+    "what", ["models", "crops", "results", "crops/*", "plan/part-000-train.json", "crops/*/volumes/*"]
+)
+def test_what_cannot_be_listed_or_looked_at_is_named(what, tiny_copy, monkeypatch):
+    """By verify and gc, neither as sound nor as lost: some ways to ask for a file answer no where they cannot tell."""
+    refused = sorted(tiny_copy.path.glob(what))[0]
+    before = tree(tiny_copy.path)
+    with monkeypatch.context() as patch:
+        _refuse(patch, refused, "stat", "lstat")
+        code, output = call("verify", "--fast", "--repair", "--run", tiny_copy.path)
+        swept, swept_output = call("gc", "--run", tiny_copy.path)
+    assert tree(tiny_copy.path) == before
+    if what.startswith("plan"):  # listed, and its content can be read
+        assert (code, swept) == (0, 0)
+    else:
+        assert code == 5 and f"unknown: {refused}" in output and "0 damaged" in output
+        assert swept == (0 if what.endswith("volumes/*") else 5) and "deleted 0 files" in swept_output
+
+
+def _refuse(patch, refused, *asked):
     """Make one file or folder unreadable, as where a server is away; permissions do not bind root."""
 
     def refusing(function):
@@ -217,4 +236,5 @@ def _refuse(patch, refused):
 
     patch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
     patch.setattr("builtins.open", refusing(open))
-    patch.setattr(os, "scandir", refusing(os.scandir))
+    for name in ("scandir", *asked):
+        patch.setattr(os, name, refusing(getattr(os, name)))

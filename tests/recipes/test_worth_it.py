@@ -12,7 +12,7 @@ from pipeline.errors import StageError
 from pipeline.metrics import Scored
 from pipeline.recipes import table_box, worth_it
 from pipeline.recipes.study import Result
-from pipeline.recipes.worth_it import OTHERS, answer, shorter
+from pipeline.recipes.worth_it import answer, shorter
 from tests.helpers.tiny_data import VIDEOS
 
 SIZES = np.array([137.0, 241, 272, 480])
@@ -21,7 +21,7 @@ SPREAD = np.repeat([-0.01, 0.01], 50)  # over resamples: an interval of two poin
 
 def found(**values):
     """Results of one seed, whose differences are those of the values, give or take a point."""
-    values = dict.fromkeys(OTHERS, 0.0) | values
+    values = dict.fromkeys(("center", "motion"), 0.0) | values
     wobble = {"source": SPREAD}
     return {name: {0: Result({}, Scored(one, one + wobble.get(name, 0)))} for name, one in values.items()}
 
@@ -66,7 +66,7 @@ def test_of_a_tiny_run(tiny_copy, monkeypatch):
     assert {VIDEOS[name][0] for name in videos.video_id} == {"train"} and len(videos) == 4
     with (tiny_copy.path / "report" / "worth-it.csv").open(newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
-    assert list(lines) == ["base", "repeat", "upscaled", "source", *OTHERS]
+    assert list(lines) == ["base", "repeat", "upscaled", "source", "center", "motion"]
     assert all(line["num_seeds"] == "1" and float(line["gflop"]) > 0 for line in lines.values())
     assert lines["base"]["delta_base"] == "" and float(lines["base"]["delta_repeat"]) == pytest.approx(
         -float(lines["repeat"]["delta_base"])
@@ -74,7 +74,7 @@ def test_of_a_tiny_run(tiny_copy, monkeypatch):
     text = (tiny_copy.path / "report" / "worth-it.md").read_text()
     assert outcome.summary in text and "2 held-out videos" in text and "A video costs" in text
     monkeypatch.setattr(table_box, "in_share", lambda video_id, share: False)
-    with pytest.raises(StageError, match=r"a share of 0\.5 of the training videos has none to train on"):
+    with pytest.raises(StageError, match=r"none of its 0; a larger --share takes more"):
         worth_it.worth_it(tiny_copy.config, tiny_copy.path, share=0.5)
 
 

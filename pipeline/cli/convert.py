@@ -45,8 +45,10 @@ def convert(sources, kind: str, out: Path, names: Path | None, prefix: str, vide
         echo(note)
     if videos:
         first = Path(sources[0] if Path(sources[0]).exists() else sources[0].partition("=")[2])
-        linked = made.link_videos(tables, root or (first if first.is_dir() else first.parent), videos)
+        linked, symbolic = made.link_videos(tables, root or (first if first.is_dir() else first.parent), videos)
         echo(f"{linked} of {len(tables.files)} videos linked into {videos}")
+        if symbolic:
+            echo("the links are symbolic: set data.follow_links = true")
     ids = {row[0]: row[1] for row in tables.labels}
     counts = ", ".join(f"{list(ids.values()).count(split)} {split}" for split in dict.fromkeys(ids.values()))
     labels = sum(bool(row[4]) for row in tables.labels)

@@ -149,7 +149,8 @@ def read_text(path: Path, ansi: bool = False) -> str:
 
 def parse_split(path: Path, line: int, text: str) -> str:
     """Read the name of a split: any, but not train or test with capitals, which would be another."""
-    if text.strip() != text or not text or (text.lower() in SPLITS and text not in SPLITS):
+    plain = text and text.strip() == text and text.isprintable()
+    if not plain or (text.lower() in SPLITS and text not in SPLITS):
         refuse(path, line, "split", text, f"a name, such as {', '.join(SPLITS)}")
     return text
 

@@ -1,5 +1,6 @@
 """Converters: the examples of the README, to the letter; and each rule with a small table of its own."""
 
+import errno
 import json
 import os
 import re
@@ -124,15 +125,15 @@ def test_a_folder_a_class(tmp_path):
         ["test", "train"]
     ] * 2
     assert splits["z"] == "train" and convert("folders", [str(tmp_path / "in")], Told()) == tables
-    assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == 5
-    assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == 5  # again: they are there
+    assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == (5, False)
+    assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == (5, False)  # again: they are there
     assert sorted(os.listdir(tmp_path / "videos")) == ["2.mp4", "__b_.c.mov", "pour_1.mp4", "stir_1.mp4", "z.avi"]
     assert os.path.samefile(tmp_path / "in/stir/1.mp4", tmp_path / "videos/stir_1.mp4")
     with pytest.raises(StageError, match=r"labels\.csv is there already; move it away"):
         write(tables, tmp_path / "labels.csv")
     (tmp_path / "videos/2.mp4").unlink()
     (tmp_path / "videos/2.mp4").write_text("another")
-    with pytest.raises(StageError, match=r"2\.mp4, a link to .*File exists"):
+    with pytest.raises(StageError, match=r"2\.mp4 is there and is not .*2\.MP4; use another --videos"):
         link_videos(tables, tmp_path / "in", tmp_path / "videos")
     assert (tmp_path / "videos/2.mp4").read_text() == "another"
 
@@ -250,8 +251,21 @@ def test_links_stay_below_the_root(tmp_path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "root/list").write_text("../a.mp4 0\n")
     tables = convert("path-label", [str(tmp_path / "root/list")], Told())
-    with pytest.raises(StageError, match=r"a\.mp4 leads out of .*root, to .*--root says"):
+    with pytest.raises(StageError, match=r"a\.mp4 is not in .*root; --root says"):
         link_videos(tables, tmp_path / "root", tmp_path / "videos")
+
+
+def test_links_to_another_disk_are_symbolic(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    (tmp_path / "clips/wave").mkdir(parents=True)
+    (tmp_path / "clips/wave/a.mp4").touch()
+    monkeypatch.setattr(os, "link", refuse)
+    arguments = ["--from", "folders", str(tmp_path / "clips"), "--out", str(tmp_path / "labels.csv")]
+    result = CliRunner().invoke(main, ["convert", *arguments, "--videos", str(tmp_path / "videos")])
+    assert result.exit_code == 0 and "the links are symbolic: set data.follow_links = true" in result.output
+    assert (tmp_path / "videos/a.mp4").readlink() == tmp_path.resolve() / "clips/wave/a.mp4"
 
 
 @pytest.mark.parametrize(

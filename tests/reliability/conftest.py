@@ -29,6 +29,7 @@ TESTS = {
     "T22": "what others put into a run folder or the file cache survives gc, repair and eviction",
     "T23": "another class list on a run with trained networks: refused by name, nothing touched",
     "T24": "predict killed at random; finished: equal to the byte",
+    "T25": "hostile variants of every table format, by a seeded rule: refused, or left out, in one line that names it",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

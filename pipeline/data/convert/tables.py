@@ -82,6 +82,8 @@ def convert(kind: str, sources: list[str], told: Told, names: Path | None = None
     notes += [f"{(table.start < 0).sum()} labels start before 0: they start at 0"] * bool((table.start < 0).any())
     table["start"] = table.start.clip(lower=0)
     table = table[(table.label != "") | ~table.video_id.isin(table.video_id[table.label != ""])].copy()
+    if table.empty:
+        raise StageError(f"{', '.join(sources)}: no video is left; {'; '.join(notes)}")
     table["label"], classes = _name_classes(table, read_names(names) if names else {}, notes)
     labels = list(dict.fromkeys(_row(row) for row in table.itertuples()))  # an ordered set
     notes += [f"left out {len(table) - len(labels)} labels: the same as another"] * (len(labels) < len(table))
@@ -153,9 +155,10 @@ def _name_classes(table: pd.DataFrame, names: dict[str, str], notes: list[str]) 
     if names:
         wrong, expected = ~labels.isin({"", *names.keys(), *names.values()}), f"one of the {len(names)} of --names"
     else:
-        wrong, expected = ~labels.map(str.isprintable), "printable text"
+        wrong, expected = ~(labels + table.name).map(str.isprintable), "printable text"
     if wrong.any():
-        raise AnnotationError(f"{table.place[wrong].iloc[0]}: class {labels[wrong].iloc[0]!r}; expected {expected}")
+        text = (table.name[wrong].iloc[0] if not names else "") or labels[wrong].iloc[0]
+        raise AnnotationError(f"{table.place[wrong].iloc[0]}: class {text!r}; expected {expected}")
     if names:
         return labels.map(lambda text: names.get(text, text)), list(dict.fromkeys(names.values()))
     told = table.name[labels != ""].groupby(labels).agg(lambda texts: " ".join(texts.mode().iloc[0].split()))
@@ -206,30 +209,34 @@ def write(tables: Tables, out: Path) -> None:
     classes.write_text("".join(f"{name}\n" for name in tables.classes), encoding="utf-8")
 
 
-def link_videos(tables: Tables, root: Path, folder: Path) -> int:
-    """Link each video's file into a folder under its id, as `prepare` looks for it; return how many files there were.
+def link_videos(tables: Tables, root: Path, folder: Path) -> tuple[int, bool]:
+    """Link each video's file into a folder under its id, as `prepare` looks for it.
 
-    These are hard links: names of the same files, which take no space.
+    Hard links are names of the same files; where the disk has none, as to another disk, they are symbolic.
+
+    Returns:
+        how many files there were; whether some links are symbolic, so that data.follow_links is needed.
 
     Args:
         root: folder that the paths of the source start in.
     Raises:
-        StageError: another file has the name, or the folder is on another disk.
+        StageError: another file has the name, or a path leads out of root.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    linked = 0
+    linked, symbolic = 0, False
     for video_id, path in tables.files.items():
         file, link = root / path, folder / f"{video_id}{Path(path).suffix.lower()}"
         if not file.is_file():
             continue  # `prepare` names what is missing
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise StageError(f"{file} leads out of {root}, to {file.resolve()}; --root says where the paths start")
+        if not Path(os.path.abspath(file)).is_relative_to(os.path.abspath(root)):
+            raise StageError(f"{file} is not in {root}; --root says where the paths start")
         if not (link.exists() and os.path.samefile(file, link)):
             try:
                 os.link(file.resolve(), link)
-            except OSError as error:
-                raise StageError(
-                    f"{link}, a link to {file}: {error.strerror}; expected a new folder on the same disk"
-                ) from error
+            except FileExistsError:
+                raise StageError(f"{link} is there and is not {file}; use another --videos") from None
+            except OSError:
+                link.symlink_to(file.resolve())
+                symbolic = True
         linked += 1
-    return linked
+    return linked, symbolic

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -74,8 +75,10 @@ def _candidates(root: Path, video_id: str) -> list[Path]:
 
     What is listed counts: where a disk ignores case, every spelling of a name opens the one file that is listed.
     """
-    names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
-    if not names:  # added in this very moment, or with an id in another case, on such a disk
+    names = []
+    with suppress(OSError):  # a folder that is not there, or whose files may be opened but not listed
+        names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
+    if not names:  # also: added in this very moment, or with an id in another case, on such a disk
         spelled = (f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper()))
         names = [name for name in spelled if os.path.lexists(root / name)]
     found: dict[tuple, Path] = {}

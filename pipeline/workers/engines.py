@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import ProcessPoolExecutor
@@ -134,6 +135,7 @@ def in_new_process(call: Callable, *arguments):
 @contextmanager
 def _ctrl_c_for_this_process() -> Iterator[None]:
     """Processes that are started meanwhile never see the Ctrl-C of the terminal: this one ends them."""
+    resource_tracker.ensure_running()  # before Python 3.12 it unblocks the signal when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -29,6 +29,7 @@ TESTS = {
     "T22": "what others put into a run folder or the file cache survives gc, repair and eviction",
     "T23": "another class list on a run with trained networks: refused by name, nothing touched",
     "T24": "predict killed at random; finished: equal to the byte",
+    "T25": "every command on every harmed file of a run folder: named or made anew, no traceback",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

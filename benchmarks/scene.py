@@ -99,7 +99,9 @@ def make(
     (data / "base.pth").write_bytes(to_bytes(state))
     config = Config(
         name="benchmark",
-        data=Data("plain", (str(data / "table.csv"),), str(data / "classes.txt"), str(data)),
+        data=Data(
+            format="plain", annotations=(str(data / "table.csv"),), classes=str(data / "classes.txt"), videos=str(data)
+        ),
         clips=replace(Clips(num_frames=16, aug_seeds=1, videos_per_unit=1), **clips),
         base=Base(epochs=0, network=network, init=str(data / "base.pth")),
         saliency=Saliency(batch_size=1, threads=torch.get_num_threads()),

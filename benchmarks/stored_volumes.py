@@ -14,7 +14,7 @@ from benchmarks.scene import REAL, Scene, make
 from benchmarks.timing import both_sides
 from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
-from pipeline.data.box_policies import find_box
+from pipeline.data.box_policies import find_boxes
 from pipeline.data.pixels import cut_source
 from pipeline.stages import crops
 
@@ -77,7 +77,7 @@ class _Volumes:
 
     def _cut(self, row: int) -> np.ndarray:
         clip, path = self.part.clip(row), self.scene.videos / self.part.rows.video_path.iat[row]
-        box, _ = find_box(clip, "center", self.scene.config.saliency.box_side, 0, None)
+        ((box, _),) = find_boxes(clip, "center", self.scene.config.saliency, (0, 0))
         frames = clip_frames(path, sorted(set(clip.frame_indices)), self.scene.config.clips.fps)
         found = {index: cut_source(frame, clip.theta, box, clip.theta.input_size) for index, frame in frames}
         return np.stack([found[index] for index in clip.frame_indices])

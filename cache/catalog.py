@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cache.errors import StoreAmbiguousError
 from cache.fingerprint import canonical, fingerprint
-from cache.layout import PRODUCTS
+from cache.layout import PRODUCTS, boxes_name
 from cache.plan import Part
 from cache.stores.product_folder import ProductDir, read_product
 
@@ -50,9 +50,11 @@ class Store:
 
     @property
     def name(self) -> str:
-        """Objective of maps, policy of boxes, POLICY/PIXELS of crops, else the product; not always unique."""
+        """Objective of maps, policy and rule of boxes, BOXES/PIXELS of crops, else the product; not always unique."""
         settings = self.lineage.get("boxes" if self.product == "crops" else self.product, {})
         name = settings.get("objective") or settings.get("policy") or self.product
+        if rule := settings.get("box_rule"):
+            name = boxes_name(name, rule, settings.get("num_boxes", 1))
         return f"{name}/{self.lineage['crops']['pixels']}" if self.product == "crops" else name
 
     def answers(self, selector: str) -> bool:

@@ -12,9 +12,10 @@ ARRAYS = "arrays.zarr"  # in the folder of an array product
 TABLES = ("stores", "index", "classes", "videos", "skipped")  # of `cache.tables`
 Codec = Literal["jpeg", "png"]  # of the frames of volumes
 LOSSLESS: tuple[Codec, ...] = ("png",)  # have no quality that could change a byte
+MOST_BOXES = 64  # of a clip
 RUN_LOCK = ".lock"  # in the run folder
 RECORD_OF = {  # table -> the record beside it that has its SHA-256
-    **dict.fromkeys(("videos.csv", "labels.csv", "classes.txt"), "tables.json"),
+    **dict.fromkeys(("videos.csv", "labels.csv", "classes.txt", "frame_times.csv"), "tables.json"),
     "skipped.csv": "skipped.json",
     "results.csv": "results.json",
     "metrics.csv": "training.json",
@@ -34,6 +35,11 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-
 def record_path(folder: Path, unit: int) -> Path:
     """The commit record of a unit, in the folder of its product."""
     return folder / "done" / f"{unit:06d}.json"
+
+
+def boxes_name(policy: str, rule: str, num_boxes: int) -> str:
+    """What boxes of a policy are called: "entropy" for one box of a fixed size, "entropy-top2", "entropy-scale"."""
+    return policy if rule == "fixed" else f"{policy}-top{num_boxes}" if rule == "top-k" else f"{policy}-{rule}"
 
 
 def is_file_name(name) -> bool:

@@ -81,7 +81,7 @@ class Run:
         return base.read("logits", local)
 
     def focus(self, row: int) -> np.ndarray:
-        """The focused volume of a row, uint8 (T, S, S, 3) RGB."""
+        """The focused volume of a row, uint8 (T, S, S, 3) RGB; with k boxes a clip (k, T, S, S, 3)."""
         crops, local = self._place("crops", row)
         return crops.volume(local)
 
@@ -89,6 +89,13 @@ class Run:
         """The context volume V_in of a row, uint8 (T, S, S, 3) RGB."""
         context, local = self._place("context", row)
         return context.volume(local)
+
+    def boxes(self, row: int) -> pd.DataFrame:
+        """The boxes of a row, one line each, with the columns of `index` that are of boxes; that has the first one."""
+        boxes, local = self._place("boxes", row)
+        edges = [boxes.read(name, local).reshape(-1, 4) for name in ("box_input", "box_source")]
+        table = pd.DataFrame(np.concatenate(edges, axis=1), columns=_BOX_COLUMNS)
+        return table.assign(saliency_share=boxes.read("saliency_share", local).reshape(-1))
 
     def locate(self, row: int) -> tuple[int, int]:
         """(number of the part, local row) of a global row."""
@@ -104,7 +111,7 @@ class Run:
 
         Columns: row, part, those of the plan, box_input_* and box_source_* (Int32, missing where not done),
         saliency_share and entropy, minus the sum of p log p (float32, NaN where not done), saliency_done (a map is
-        stored) and crop_done (bool).
+        stored) and crop_done (bool). Of several boxes a clip it has the first one; `boxes` has all.
         """
         return pd.concat([self._index_of(part) for part in self.parts], ignore_index=True)
 
@@ -190,9 +197,10 @@ def _rows_done(directory: ProductDir | None, part: Part) -> np.ndarray:
 
 
 def _known(directory: ProductDir | None, part: Part, name: str, row_shape: tuple[int, ...]) -> np.ndarray:
-    """An array of a product as float64 (rows of the part, *row_shape), NaN in rows that are not done."""
+    """An array of a product, of several boxes the first, float64 (rows of the part, *row_shape); NaN where not done."""
     values = np.full((part.num_rows, *row_shape), np.nan)
     done = _rows_done(directory, part)
     if done.any():
-        values[done] = ZarrStore.open(directory).read_rows(name, np.flatnonzero(done))
+        found = ZarrStore.open(directory).read_rows(name, np.flatnonzero(done))
+        values[done] = found.reshape(len(found), -1, *row_shape)[:, 0]
     return values

@@ -37,16 +37,33 @@ def late_fusion(
     raise ValueError(f'fuse must be "logits" or "scores", got {fuse!r}')
 
 
+def pool_boxes(logits: Tensor, pool: Literal["max", "mean"] = "max") -> Tensor:
+    """Pool the logits of a clip's k boxes, (B, k, T_out, C) to (B, T_out, C): the largest, or the mean, of each.
+
+    What one box alone shows stays in the largest as it is, and is watered down in the mean. ValueError for another one.
+    """
+    if pool == "max":
+        return logits.amax(1)
+    if pool == "mean":
+        return logits.mean(1)
+    raise ValueError(f'pool_boxes must be "max" or "mean", got {pool!r}')
+
+
 def concat_time(context: Tensor, focus: Tensor) -> Tensor:
-    """Concatenate two volumes (B, T, H, W, 3) along time to (B, 2T, H, W, 3); ValueError where the shapes differ."""
-    if context.shape != focus.shape:
+    """Concatenate two volumes (B, T, H, W, 3) along time to (B, 2T, H, W, 3).
+
+    With k boxes, `focus` is (B, k, T, H, W, 3) and the result (B, (1 + k) T, H, W, 3): the context, then box by box.
+    ValueError where the shapes differ.
+    """
+    boxes = focus if focus.ndim > context.ndim else focus[:, None]
+    if context.shape != boxes[:, 0].shape:
         raise ValueError(f"temporal concatenation needs equal shapes, got {context.shape} and {focus.shape}")
-    return torch.cat([context, focus], dim=1)
+    return torch.cat([context, boxes.flatten(1, 2)], dim=1)
 
 
-def concat_targets(frame_targets: Tensor) -> Tensor:
-    """Repeat the frame targets for the focused half of a concatenated clip: (B, T, C) to (B, 2T, C)."""
-    return frame_targets.repeat(1, 2, 1)
+def concat_targets(frame_targets: Tensor, num_boxes: int = 1) -> Tensor:
+    """Repeat the frame targets for every box of a concatenated clip: (B, T, C) to (B, (1 + k) T, C)."""
+    return frame_targets.repeat(1, 1 + num_boxes, 1)
 
 
 def clip_logits(logits: Tensor) -> Tensor:

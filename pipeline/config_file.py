@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import tomllib
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ import tomli_w
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.box_settings import check_boxes
 from pipeline.config import LATER, NETWORKS, Config, check_together
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
-READER = TypeAdapter(Annotated[Config, AfterValidator(check_together)])
+READER = TypeAdapter(Annotated[Config, AfterValidator(check_together), AfterValidator(check_boxes)])
 KEYS = get_type_hints(Config)
 SECTIONS = {name: list(get_type_hints(kind)) for name, kind in KEYS.items() if is_dataclass(kind)}
 # what was expected, by pydantic's name of the error
@@ -28,6 +30,7 @@ EXPECTED = {
     "is_network": f"one of {', '.join(NETWORKS)}, FILE.py:function, package.module:function or hf:FOLDER",
     "is_text": "at most 4096 characters, none of them NUL",
 }
+PATHS = {"data": ("annotations", "classes", "videos"), "base": ("init", "network")}  # the settings that are some
 MAX_BYTES = 1_000_000  # of a config file
 SHOWN = 200  # characters of a wrong value in a message
 
@@ -46,8 +49,11 @@ def load(path: str, overrides: tuple[str, ...] = (), run_dir: Path | None = None
     file = _find(path)
     values = _read(file)
     values.setdefault("name", file.stem)
+    name, world = values["name"], _world(values)
     for text in overrides:
         _override(values, text)
+    if _world(values) != world:
+        _move(values, name, f"{name}-{_world(values)}")
     _add_later(values, run_dir)
     return _check(values, str(file))
 
@@ -59,7 +65,7 @@ def check(config: Config) -> Config:
 
 def _find(path: str) -> Path:
     """Return the config file of this path or, where it is a bare name without a file, that of the project."""
-    file = Path(path)
+    file = Path(path).expanduser()
     if file.is_file():
         return file
     if file.name == path == file.stem and (CONFIGS / f"{path}.toml").is_file():
@@ -77,12 +83,30 @@ def _check(values: dict, source: str) -> Config:
         values = values | {"base": base | {"options": sorted(base["options"].items())}}
     try:
         # pydantic takes TOML's types from JSON: integers for floats, lists for tuples; no setting is a date
-        document = json.dumps(values, default=lambda date: {type(date).__name__: str(date)})
+        document = json.dumps(_expand(values), default=lambda date: {type(date).__name__: str(date)})
         return READER.validate_json(document, strict=True, extra="forbid")
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {mistake}" for mistake in _mistakes(error.errors()))) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: too long a number, or too many levels: {error}") from None
+
+
+def _expand(values: dict) -> dict:
+    """Return nested values with ~ and ~user as home folders at the beginning of paths."""
+
+    def expand(value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [expand(one) for one in value]
+        if not isinstance(value, str):
+            return value
+        kind = "hf:" if value.startswith("hf:") else ""
+        return kind + os.path.expanduser(value.removeprefix(kind))
+
+    found = dict(values)
+    for section, names in PATHS.items():
+        if isinstance(own := values.get(section), dict):
+            found[section] = own | {name: expand(own[name]) for name in names if name in own}
+    return found
 
 
 def to_toml(config: Config) -> str:
@@ -97,7 +121,7 @@ def _read(file: Path) -> dict:
     try:
         if (size := file.stat().st_size) > MAX_BYTES:
             raise ConfigError(f"{file}: {size} bytes; a config has at most {MAX_BYTES}")
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # perhaps with a byte-order mark
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -122,6 +146,27 @@ def _override(values: dict, setting: str) -> None:
         raise ConfigError(f"--set {name}: too many levels of lists or tables") from None
 
 
+def _world(values: dict) -> object:
+    """Return the world of the miniature that nested values ask for."""
+    data = values.get("data")
+    return data.get("world", LATER["world"]) if isinstance(data, dict) else LATER["world"]
+
+
+def _move(values: dict, name: object, new: str) -> None:
+    """Give a miniature of another world than its file's a name and a folder of videos of its own: NAME-data, NEW-data.
+
+    A name or a path that is another already stays.
+    """
+    values["name"] = new if values["name"] == name else values["name"]
+    for key in ("annotations", "classes", "videos"):
+        found = values["data"].get(key)
+        if isinstance(found, str):
+            values["data"][key] = found.replace(f"{name}-data", f"{new}-data")
+        elif isinstance(found, list):
+            moved = [one.replace(f"{name}-data", f"{new}-data") if isinstance(one, str) else one for one in found]
+            values["data"][key] = moved
+
+
 def _add_later(values: dict, run_dir: Path | None) -> None:
     """Add the settings of LATER that nested values leave out, where their default is not what is meant."""
     file = run_dir and run_dir / "config.toml"  # written by `prepare`, with every setting that there was
@@ -140,7 +185,7 @@ def _mistakes(errors: list[ErrorDetails]) -> list[str]:
     """One sentence for each unknown setting and each wrong value."""
     mistakes, expected = [], {}
     for error in errors:
-        if error["type"] == "value_error":  # raised by `check_together`
+        if error["type"] == "value_error":  # raised by `check_together` or `check_boxes`
             return [str(error["ctx"]["error"])]
         if not error["loc"]:  # of the whole text, not of a setting
             return [f"cannot be read, such as text that is not UTF-8: {error['msg']}"]

@@ -24,15 +24,22 @@ task = "multi_label"
 annotations = []
 classes = ""
 videos = ""
+follow_links = false
 source_fps = 0.0
 missing_videos = "refuse"
 video_seconds = 600.0
 video_memory = 4.0
 max_skipped = 0.2
+max_past_end = 0.1
+train_splits = ["train"]
+eval_splits = ["test"]
 eval_ids = []
 train_videos = 0
 eval_videos = 0
 data_seed = 0
+world = "cards"
+photos = ""
+clutter = []
 
 [clips]
 num_frames = 64
@@ -87,6 +94,12 @@ objectives = ["entropy"]
 method = "input_gradient"
 gradient_at = "pixels"
 box_side = 128
+box_rule = "fixed"
+num_boxes = 1
+box_sides = []
+box_margin = 0.0
+box_jitter = 0
+own_boxes = ""
 batch_size = 8
 threads = 1
 precision = "float32"
@@ -123,6 +136,7 @@ loader_workers = 0
 checkpoint_minutes = 15.0
 tensorboard = false
 fuse = "logits"
+pool_boxes = "max"
 concat_positions = "keep"
 
 [evaluate]
@@ -481,6 +495,19 @@ def test_a_config_is_a_file_or_a_name(tmp_path, monkeypatch):
     for missing in ("elsewhere/charades.toml", "charades.bak", str(tmp_path / "charades")):
         with pytest.raises(ConfigError, match=rf"no such config file; .* other paths start in {tmp_path}"):
             load(missing)
+
+
+def test_home_folders_and_byte_order_marks(tmp_path, monkeypatch):
+    """In a file, in --set, and in the name of the file itself."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = (
+        'name = "x"\n[data]\nvideos = "~/videos"\nannotations = ["~/a.csv", "b~.csv"]\n[base]\nnetwork = "hf:~/vit"\n'
+    )
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    config = load("~/x.toml", ("base.init=~/w.pt", "data.classes=c/~/classes.txt"))
+    assert config.data.annotations == (f"{tmp_path}/a.csv", "b~.csv") and config.data.videos == f"{tmp_path}/videos"
+    assert config.base.network == f"hf:{tmp_path}/vit" and config.base.init == f"{tmp_path}/w.pt"
+    assert config.data.classes == "c/~/classes.txt"
 
 
 def test_options_of_a_network(tmp_path):

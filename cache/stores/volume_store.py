@@ -1,7 +1,8 @@
 """Volumes in HDF5, of the products context and crops: one file a unit, frames as JPEG or PNG.
 
 A file holds `data` (the frames, one after the other), `offsets` (rows * T + 1) of their beginnings and ends in it, and
-`crc32` (rows) of each row's bytes. It is built in memory and named after its content. Rows are local rows.
+`crc32` (rows) of each row's bytes. It is built in memory and named after its content. Rows are local rows. Where clips
+have k boxes, a row has k volumes one after the other: rows * k * T frames.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from cache.commit import storage_errors, write_file
 from cache.errors import DamagedError
+from cache.layout import MOST_BOXES
 from cache.stores.frame_codec import decode_frame, encode_volume
 from cache.stores.product_folder import ProductDir
 
@@ -28,8 +30,8 @@ _DATASETS = {"data": "uint8", "offsets": "int64", "crc32": "uint32"}
 def build_unit(rows: list[list[bytes]], attrs: dict) -> bytes:
     """The bytes of a unit's HDF5 file, equal for equal arguments.
 
-    rows has the encoded frames of every row, b"" for each frame of a skipped video; attrs T, size, codec, quality and
-    first_row.
+    rows has the encoded frames of every row, b"" for each frame of a skipped video; attrs T, size, codec, quality,
+    first_row and, where it is not 1, num_boxes.
     """
     frames = [frame for row in rows for frame in row]
     data = np.frombuffer(b"".join(frames), np.uint8)
@@ -72,7 +74,8 @@ class VolumeStore:
 
     def __init__(self, product: ProductDir):
         self.product, self.part = product, product.part
-        self.num_frames, self.size = self.part.num_frames, self.part.input_size
+        self.num_boxes, self.size = _num_boxes(product), self.part.input_size
+        self.num_frames = self.part.num_frames * self.num_boxes  # of a row
         self.codec, self.quality = product.settings["codec"], product.settings.get("quality", 0)
         self._files, self._pid = OrderedDict(), os.getpid()
 
@@ -80,7 +83,7 @@ class VolumeStore:
         return self.__dict__ | {"_files": OrderedDict()}
 
     def encode(self, frames: np.ndarray) -> list[bytes]:
-        """Encode a volume, uint8 (T, H, W, 3) RGB, with the codec of this store."""
+        """Encode a volume, uint8 (T, H, W, 3) RGB, with the codec of this store; k T frames with k boxes."""
         wanted = (self.num_frames, *self.size, 3)
         if frames.shape != wanted:
             raise ValueError(f"a volume of {self.product.product} is {wanted}, got {frames.shape}")
@@ -108,7 +111,7 @@ class VolumeStore:
         return self.product.commit(unit, [path], skipped, index_sha256=_index_sha256(*_index(rows)))
 
     def volume(self, row: int) -> np.ndarray:
-        """The volume of a local row, uint8 (T, H, W, 3) RGB.
+        """The volume of a local row, uint8 (T, H, W, 3) RGB; with k boxes their volumes, (k, T, H, W, 3).
 
         Raises as `ProductDir.check_row`; DamagedError where the row's bytes, checked on every read, are not as written.
         """
@@ -126,7 +129,7 @@ class VolumeStore:
         for t in range(self.num_frames):
             picture = content[ends[t] - ends[0] : ends[t + 1] - ends[0]]
             frames[t] = decode_frame(picture, self.codec, self.size, f"{path}, row {row}, frame {t}")
-        return frames
+        return frames if self.num_boxes == 1 else frames.reshape(self.num_boxes, -1, *frames.shape[1:])
 
     def close(self) -> None:
         """Close the files that this process has open."""
@@ -136,8 +139,8 @@ class VolumeStore:
         self._files, self._pid = OrderedDict(), os.getpid()
 
     def _attrs(self, first_row: int) -> dict:
-        size, quality = list(self.size), self.quality
-        return {"T": self.num_frames, "size": size, "codec": self.codec, "quality": quality, "first_row": first_row}
+        attrs = {"T": self.part.num_frames, "size": list(self.size), "codec": self.codec, "quality": self.quality}
+        return attrs | {"first_row": first_row} | ({"num_boxes": self.num_boxes} if self.num_boxes > 1 else {})
 
     def _open(self, unit: int) -> tuple:
         """(data, offsets, crc32, path) of a unit: an open dataset, two lists, the path of its file."""
@@ -156,6 +159,15 @@ class VolumeStore:
                 self._files.popitem(last=False)[1][0].file.close()
         self._files.move_to_end(unit)
         return self._files[unit]
+
+
+def _num_boxes(product: ProductDir) -> int:
+    """How many boxes, and so volumes, a row has, by the settings of the boxes that they were cut at."""
+    boxes = product.settings.get("boxes", {})
+    found = boxes.get("num_boxes", 1) if isinstance(boxes, dict) else None
+    if type(found) is not int or not 1 <= found <= MOST_BOXES:
+        raise DamagedError(f"{product.path}: settings.boxes.num_boxes is {found!r}, expected 1 to {MOST_BOXES}")
+    return found
 
 
 def _open_checked(path: Path, num_rows: int, attrs: dict) -> tuple[h5py.Dataset, np.ndarray, np.ndarray]:
@@ -180,7 +192,7 @@ def _open_checked(path: Path, num_rows: int, attrs: dict) -> tuple[h5py.Dataset,
                 raise DamagedError(f"{path}: attribute {name} is {found!r}, expected {value!r}")
         offsets, crc32 = file["offsets"][:], file["crc32"][:]
         whole = offsets[0] == 0 and offsets[-1] == len(file["data"]) and (np.diff(offsets) >= 0).all()
-        if len(offsets) != num_rows * attrs["T"] + 1 or len(crc32) != num_rows or not whole:
+        if len(offsets) != num_rows * attrs["T"] * attrs.get("num_boxes", 1) + 1 or len(crc32) != num_rows or not whole:
             raise DamagedError(f"{path}: offsets or crc32 do not fit {num_rows} rows and the data")
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise DamagedError(f"{path}: {error}") from error

@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,8 +76,8 @@ def _skipped_videos(record: dict) -> set[str]:
 
 def product_paths(run_dir: Path) -> list[Path]:
     """The folders of all products of a run, also those without a readable run.json."""
-    folders = [path for product in PRODUCTS for path in sorted((run_dir / product).glob("*")) if path.is_dir()]
-    return [path for path in folders if KEY.fullmatch(path.name) and not _never_begun(path)]
+    folders = [path for product in PRODUCTS for path in _entries(run_dir / product) if not os.path.isfile(path)]
+    return [path for path in folders if KEY.fullmatch(path.name) and not _never_begun(_names(path))]
 
 
 def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
@@ -91,13 +93,13 @@ def verify(run_dir: Path, fast: bool = False) -> Iterator[Finding]:
     for record in other_records(run_dir):
         yield from _verify_record(record, fast)
     yield from strays(run_dir)
-    for plan in sorted(run_dir.glob("models/*/generation-*/plan")):  # caches renewed in training: a run folder each
+    for plan in _matching(run_dir, "models/*/generation-*/plan"):  # caches renewed in training: a run folder each
         yield from verify(plan.parent, fast)
 
 
 def other_records(run_dir: Path) -> list[Path]:
-    """The records of trained networks, of results and of tables."""
-    return [path for pattern in RECORDS for path in sorted(run_dir.glob(pattern))]
+    """The records of trained networks, of results and of tables; not in folders that `strays` cannot list."""
+    return [path for pattern in RECORDS for path in _matching(run_dir, pattern)]
 
 
 def _verify_record(record: Path, fast: bool) -> Iterator[Finding]:
@@ -158,13 +160,16 @@ def _check_rows(directory: ProductDir, unit: int, record: dict) -> None:
 def _check_file(path: Path, num_bytes: int, sha256: str) -> Finding | None:
     """What is wrong with a committed file. An empty sha256 is not compared."""
     try:
-        if path.is_symlink() or not path.is_file():
+        found = path.lstat()  # what is asked of a Path in other ways may answer no where it should answer: unknown
+        if not stat.S_ISREG(found.st_mode):
             return Finding(path, "damaged", f"{path} is missing")
-        if path.stat().st_size != num_bytes:
-            reason = f"{path} has {path.stat().st_size} bytes, its record says {num_bytes}"
+        if found.st_size != num_bytes:
+            reason = f"{path} has {found.st_size} bytes, its record says {num_bytes}"
             return Finding(path, "damaged", reason)
         if sha256 and file_sha256(path) != sha256:
             return Finding(path, "damaged", f"{path} does not have the SHA-256 of its record")
+    except (FileNotFoundError, NotADirectoryError):
+        return Finding(path, "damaged", f"{path} is missing")
     except OSError as error:
         return Finding(path, "unknown", f"{path} cannot be read: {error.strerror or error}")
     return None
@@ -187,16 +192,26 @@ def _decode(directory: ProductDir, unit: int, record: dict) -> None:
 
 def strays(run_dir: Path) -> Iterator[Finding]:
     """Files of the plan and of the products that no record names, and what killed writers left anywhere in the run."""
+    folders = [run_dir, run_dir / "plan", run_dir / "report", run_dir / "results", run_dir / "models"]
+    for folder in (*folders, *(run_dir / product for product in PRODUCTS)):
+        try:
+            os.scandir(folder).close()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield _unlisted(folder, error)
     for product in PRODUCTS:
-        for path in sorted((run_dir / product).glob("*")):
-            yield from _strays_of(path) if path.is_dir() and KEY.fullmatch(path.name) else [_foreign(path)]
-    folders = [run_dir, run_dir / "plan", run_dir / "report", run_dir / "results", *(run_dir / "models").glob("**")]
-    for folder in folders:
-        for path in sorted(folder.glob(".*.tmp")):
-            if not path.is_dir() or GENERATION.fullmatch(path.name[1:-4]):  # the one folder that is renamed so
-                yield Finding(path, "temporary", "left by a writer that was killed")
-    for path in sorted((run_dir / "plan").glob("part-[0-9][0-9][0-9]-*.parquet")):
-        if not path.with_suffix(".json").exists():
+        for path in _entries(run_dir / product):
+            own = KEY.fullmatch(path.name) and not os.path.isfile(path)  # it says no where it cannot tell
+            yield from _strays_of(path) if own else [_foreign(path)]
+    below = [Path(folder) for folder, _, _ in os.walk(run_dir / "models")]
+    for path in [path for folder in (*folders[:-1], *below) for path in _entries(folder)]:
+        left = TEMPORARY.fullmatch(path.name)  # of folders only generations are renamed so
+        if left and (not path.is_dir() or GENERATION.fullmatch(path.name[1:-4])):
+            yield Finding(path, "temporary", "left by a writer that was killed")
+    plan = _entries(run_dir / "plan")
+    for path in plan:
+        if path.match("part-[0-9][0-9][0-9]-*.parquet") and path.with_suffix(".json") not in plan:
             yield Finding(path, "orphan", "a part without its .json")
 
 
@@ -207,7 +222,7 @@ def _strays_of(path: Path) -> Iterator[Finding]:
         yield _unlisted(path, error)
         return
     files = {str(file.relative_to(path)): file for file in files}
-    if _never_begun(path) and all(map(_made_here, files)):
+    if _never_begun(files) and all(map(_made_here, files)):
         yield Finding(path, "orphan", "a product that was never begun")
         return
     known = {"run.json", *(str(file.relative_to(path)) for file in path.glob(f"{ARRAYS}/**/zarr.json"))}
@@ -257,6 +272,25 @@ def named_files(record: Path) -> list[str]:
         return []
 
 
-def _never_begun(path: Path) -> bool:
-    """Whether the writer was killed before it wrote run.json: the folder holds nothing."""
-    return not (path / "run.json").exists() and not any((path / "done").glob("*.json"))
+def _never_begun(names: Iterable[str]) -> bool:
+    """Whether the writer was killed before it wrote run.json: the folder, of these files, holds nothing."""
+    return not any(name == "run.json" or re.fullmatch(r"done/[^/]*\.json", name) for name in names)
+
+
+def _names(product: Path) -> list[str]:
+    return [str(path.relative_to(product)) for path in (*_entries(product), *_entries(product / "done"))]
+
+
+def _matching(run_dir: Path, pattern: str) -> list[Path]:
+    with suppress(OSError):
+        return sorted(run_dir.glob(pattern))
+    return []
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder lists; nothing where it cannot be listed, which `strays` reports."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries)
+    except OSError:
+        return []

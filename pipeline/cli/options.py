@@ -64,7 +64,7 @@ folder_option = click.option("--run", "run_name", help="Run folder.  [default: r
 
 def _run_folder(config_name: str, config, run_name: str | None) -> Path:
     """Return the folder that --run names, or else runs/<name of the config>; refuse where it may be an older one."""
-    found, by_file = Path(run_name or f"runs/{config.name}"), Path("runs", Path(config_name).stem)
+    found, by_file = Path(run_name or f"runs/{config.name}").expanduser(), Path("runs", Path(config_name).stem)
     if not run_name and by_file.exists() and not found.exists():
         raise click.UsageError(
             f"{by_file} is there, {found}, by the name in {config_name}, is not; say which with --run (make: RUN=)"
@@ -81,7 +81,8 @@ def run_option(command: Callable) -> Callable:
     def wrapped(config_name: str, run_name: str | None, **options) -> None:
         from pipeline.config_file import load
 
-        command(run_dir=Path(run_name) if run_name else _run_folder(config_name, load(config_name), None), **options)
+        run_dir = Path(run_name).expanduser() if run_name else _run_folder(config_name, load(config_name), None)
+        command(run_dir=run_dir, **options)
 
     return wrapped
 
@@ -104,6 +105,28 @@ def stage_options(command: Callable) -> Callable:
             command(config, run_dir, **options)
 
     return wrapped
+
+
+class Boxes(click.Choice):
+    """Whose boxes: a policy by name, or FILE.csv, a table of the user's; see `with_table`."""
+
+    def convert(self, value, param, context):
+        return value if str(value).endswith(".csv") else super().convert(value, param, context)
+
+
+def boxes_option(*names: str, policies: tuple[str, ...], **options) -> Callable:
+    """An option whose value is of `Boxes`."""
+    return click.option(*names, type=Boxes(policies), metavar="|".join((*policies, "FILE.csv")), **options)
+
+
+def with_table(config, *boxes: str | None):
+    """Return the config with the table that some boxes name in `saliency.own_boxes`, and the boxes as policies."""
+    tables = {one for one in boxes if one and one.endswith(".csv")}
+    if len(tables) > 1:
+        raise click.UsageError(f"boxes of one table at a time, got {', '.join(sorted(tables))}")
+    if tables:
+        config = replace(config, saliency=replace(config.saliency, own_boxes=tables.pop()))
+    return config, tuple("own" if one and one.endswith(".csv") else one for one in boxes)
 
 
 def profile_option(command: Callable) -> Callable:
@@ -184,7 +207,7 @@ def local_folder(place: str | None) -> Path | None:
     from cache.remote.fetch import is_url
     from cache.remote.mirror import mirror
 
-    return place and (mirror(place) if is_url(place) else Path(place))
+    return place and (mirror(place) if is_url(place) else Path(place).expanduser())
 
 
 caches_option = click.option("--caches", metavar="PLACE", help="Read another run: its folder, or s3://bucket/run.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import (
+    boxes_option,
     caches_option,
     engine_options,
     local_folder,
@@ -14,6 +15,7 @@ from pipeline.cli.options import (
     split_list,
     stage_options,
     unit_options,
+    with_table,
 )
 from pipeline.cli.printing import finish, print_results
 from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES, SALIENCY_FROM
@@ -79,9 +81,7 @@ def saliency(config, run_dir: Path, devices: tuple[str, ...], use_labels: bool, 
 @click.command()
 @stage_options
 @profile_option
-@click.option(
-    "--boxes", type=click.Choice(POLICIES), multiple=True, default=("entropy",), help="Where to cut; repeatable."
-)
+@boxes_option("--boxes", policies=POLICIES, multiple=True, default=("entropy",), help="Where to cut; repeatable.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", help="Cut, or enlarge V_in.")
 @unit_options
 @engine_options
@@ -89,6 +89,7 @@ def crops(config, run_dir: Path, boxes: tuple[str, ...], pixels: str, **options)
     """Stage 2: context and focused volumes, to HDF5."""
     from pipeline.stages import crops as stage
 
+    config, boxes = with_table(config, *boxes)
     finish(stage.run(config, run_dir, boxes, pixels, **options))
 
 
@@ -96,7 +97,7 @@ def crops(config, run_dir: Path, boxes: tuple[str, ...], pixels: str, **options)
 @stage_options
 @profile_option
 @click.option("--fusion", type=click.Choice(FUSIONS), multiple=True, default=FUSIONS, help="What to train; repeatable.")
-@click.option("--boxes", "focus", type=click.Choice(FOCI), default="entropy", help="repeat = V_in again.")
+@boxes_option("--boxes", "focus", policies=FOCI, default="entropy", help="repeat = V_in again.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", help="As given to crops.")
 @click.option("--refresh-every", "every", type=click.IntRange(1), help="Make the caches anew every so many epochs.")
 @click.option("--online", is_flag=True, help="Decode, compute saliency and cut in every step; reads no cache.")
@@ -118,6 +119,14 @@ def train_fusion(
         raise click.UsageError("--online reads no cache; --refresh-every is for training from the caches")
     if caches and (online or every):
         raise click.UsageError("--caches is for training from caches that stay as they are")
+    config, (cut["focus"],) = with_table(config, cut["focus"])
+    from pipeline.run.folder import open_folder
+    from pipeline.run.networks import Variant, build_fusion, load_base
+
+    caches = local_folder(caches)
+    base, current = load_base(open_folder(run_dir, config, caches), config), bool(every) or saliency_from == "current"
+    for one in fusion:  # refuses what the network cannot take before the first of them is trained
+        build_fusion(base, config, Variant(one, cut["focus"], cut["pixels"]), current)
     if online:
         from pipeline.recipes import online as recipe
 
@@ -129,31 +138,39 @@ def train_fusion(
     else:
         from pipeline.stages import train_fusion as stage
 
-        folder = local_folder(caches)
-        outcomes = [stage.run(config, run_dir, one, caches=folder, **cut) for one in fusion]
+        outcomes = [stage.run(config, run_dir, one, caches=caches, **cut) for one in fusion]
     finish(*outcomes)
 
 
 @click.command()
 @stage_options
 @profile_option
-@click.option("--boxes-eval", type=click.Choice(POLICIES), help="Boxes at evaluation.  [as at training]")
+@boxes_option("--boxes-eval", policies=POLICIES, help="Boxes at evaluation, by the config's rule.  [as at training]")
 @click.option("--eval-ids", metavar="ID,ID", help="Only these evaluation videos.")
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")
 @click.option("--thresholds", is_flag=True, help="Also store thresholds for `predict`, from training videos.")
 @click.option("--precision", type=click.FloatRange(0, 1, min_open=True), help="Of --thresholds.  [default: best F1]")
+@click.option("--cost", is_flag=True, help="Also measure GFLOP and seconds a video of each result, here.")
 @caches_option
-def evaluate(
-    config, run_dir: Path, boxes_eval, eval_ids, use_labels: bool, thresholds: bool, precision: float | None, caches
-) -> None:
+def evaluate(config, run_dir: Path, boxes_eval, eval_ids, use_labels: bool, caches, cost: bool, **learnt) -> None:
     """Score Base and all fusion models of the run."""
     from pipeline.stages import evaluate as stage
 
+    thresholds, precision = learnt["thresholds"], learnt["precision"]
     if precision and not thresholds:
         raise click.UsageError("--precision says what --thresholds are to reach; give both")
+    config, (boxes_eval,) = with_table(config, boxes_eval)
     outcome = stage.run(config, run_dir, boxes_eval, split_list(eval_ids), use_labels, local_folder(caches))
+    measured = _costs(config, run_dir) if cost else []
     print_results(outcome.path)
-    finish(outcome, *_thresholds(config, run_dir, precision) if thresholds else ())
+    finish(outcome, *measured, *(_thresholds(config, run_dir, precision) if thresholds else ()))
+
+
+def _costs(config, run_dir: Path) -> list:
+    """Measure what every result costs; of several processes of torchrun only the first does."""
+    from pipeline.recipes import costs
+
+    return [costs.run(config, run_dir)] if is_first_process() else []
 
 
 def _thresholds(config, run_dir: Path, precision: float | None) -> list:

@@ -1,12 +1,13 @@
 """Annotations of any format as one table of videos and one of actions. Ids such as 150E6, 00607 and NA stay text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from cache.geometry import Clip
 from cache.plan import Part
 from pipeline.config import Task
 from pipeline.data.strict_csv import refuse
@@ -17,8 +18,8 @@ from pipeline.errors import AnnotationError
 class Annotations:
     """Who does what, when; tables in the order of the files, which breaks ties in the official metric.
 
-    An action with impossible times still labels its video, but its start and end are NaN: one that is "reversed" (not
-    start < end), or begins "past_the_end" of its video.
+    An action with impossible times still labels its video, but its start and end are NaN: one that is "reversed" (start
+    after end), or begins "past_the_end" of its video.
     """
 
     videos: pd.DataFrame  # video_id, split ("train" or "test"), length_seconds (NaN when unknown)
@@ -27,6 +28,8 @@ class Annotations:
     notes: dict[str, int]  # counts of "unlabelled" videos; of actions "reversed", "past_the_end" and "cut_at_end"
     not_single: str = ""  # the first video, by file and line, that has no class or two; "" where each has exactly one
     task: Task = "multi_label"
+    # seconds of every frame at the plan's rate, by id: of videos where they are not the frames' numbers / fps
+    frame_times: dict[str, np.ndarray] = field(default_factory=dict)
 
     def for_task(self, task: Task) -> "Annotations":
         """Return the annotations for a task. AnnotationError, which names file and line: not one class a video."""
@@ -41,15 +44,33 @@ class Annotations:
             targets[row, self._by_video[video_id][0]] = 1
         return targets
 
+    def seconds(self, video_id: str, frames: Sequence[int], fps: float) -> np.ndarray:
+        """Return when frames of a video are shown, by their numbers at the plan's rate, float64 (T,)."""
+        known = self.frame_times.get(video_id)
+        return np.array(frames) / fps if known is None else known[list(frames)]
+
+    def clip_seconds(self, clip: Clip, fps: float) -> tuple[float, float]:
+        """Return when a clip begins and ends, at the plan's frames a second."""
+        first, last = self.seconds(clip.video_id, (clip.frame_indices[0], clip.frame_indices[-1]), fps).tolist()
+        return first, last + 1 / fps
+
     def frame_targets(self, video_id: str, times_seconds: np.ndarray) -> np.ndarray:
         """Return uint8 (T, C): 1 where start <= t <= end for an action of the class. KeyError: an unknown id.
+
+        A moment, start = end, labels the frame that is on screen then: the last one that is shown at or before it.
 
         Args:
             times_seconds: float (T,), counted from the first frame.
         """
         indices, starts, ends = self._by_video[video_id]
         times = np.asarray(times_seconds, np.float64)[:, None]
-        moments, actions = np.nonzero((starts <= times) & (times <= ends))
+        inside = (starts <= times) & (times <= ends)
+        if (starts == ends).any():
+            shown = np.unique(times)  # a short video's last frame comes again
+            step = np.diff(shown).min(initial=np.inf) if len(shown) > 1 else 0.0
+            stops = np.append(shown[1:], shown[-1] + step)[np.searchsorted(shown, times)]
+            inside |= (starts == ends) & (times <= starts) & (starts < stops)
+        moments, actions = np.nonzero(inside)
         targets = np.zeros((len(times), len(self.classes)), np.uint8)
         targets[moments, indices[actions]] = 1
         return targets
@@ -57,7 +78,10 @@ class Annotations:
     def clip_targets(self, part: Part, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the targets of planned clips by their local rows; see `targets`."""
         clips = [part.clip(row) for row in rows]
-        times = [np.array(clip.frame_indices) / part.fps[row] for clip, row in zip(clips, rows, strict=True)]
+        times = [
+            self.seconds(clip.video_id, clip.frame_indices, part.fps[row])
+            for clip, row in zip(clips, rows, strict=True)
+        ]
         return self.targets([clip.video_id for clip in clips], times)
 
     def targets(self, video_ids: Sequence[str], times_seconds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +127,7 @@ def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Anno
     for video_id, index, start, end, *_ in actions:
         length = lengths[video_id]
         # A comparison with an unknown length, NaN, is false.
-        reason = "reversed" if start >= end else "past_the_end" if start >= length else None
+        reason = "reversed" if start > end else "past_the_end" if start >= length else None
         if reason:
             notes[reason] += 1
             start, end = np.nan, np.nan

@@ -1,6 +1,5 @@
 """Frames and clips of one video. Every command that decodes goes through `decode_frames`."""
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from cache.geometry import Box, Clip
 from cache.plan import Part
 from pipeline.config import Pixels
 from pipeline.data.pixels import apply_theta, crop_and_flip, cut_input, cut_source, resize
+from pipeline.data.video.find import check_inside
 from pipeline.data.video.frames import Timing, read_frames, video_content
-from pipeline.errors import UnsafePath, VideoChanged, VideoUnreadable
+from pipeline.errors import VideoChanged, VideoUnreadable
 from pipeline.workers import phases
 
 
@@ -23,7 +23,7 @@ class PlannedVideo:
 
     video_id: str
     path: Path  # the file, or the folder of frames
-    root: Path  # the folder that it must lie in, links followed
+    root: Path  # the folder that it must lie in, links followed, unless it is a LinkedFolder
     num_frames: int  # at the plan's rate
     fps: float  # the plan's rate, or the video's own where the plan has none
     source_size: tuple[int, int]  # (height, width) of a frame, pixels
@@ -32,6 +32,13 @@ class PlannedVideo:
     folder_fps: float | None  # rate of a folder of frames; None = there are none
     num_bytes: int
     sha256: str
+    times: tuple[float, ...] = ()  # seconds of every frame, where they are not the frames' numbers / fps
+
+    def seconds(self, index: int) -> float:
+        """Return when a frame is shown; of index num_frames, when the video ends."""
+        if not self.times:
+            return index / self.fps
+        return self.times[index] if index < len(self.times) else self.times[-1] + 1 / self.fps
 
 
 def planned_video(part: Part, row: int, videos: Path) -> PlannedVideo:
@@ -70,8 +77,7 @@ def check_unchanged(video: PlannedVideo) -> None:
         UnsafePath: a link leads out of the folder of videos.
         VideoError: it cannot be read, or is neither a file nor a folder of frames.
     """
-    if not Path(os.path.realpath(video.path)).is_relative_to(os.path.realpath(video.root)):
-        raise UnsafePath(f"{video.path} leads out of {video.root}")
+    check_inside(video.path, video.root)
     try:
         size, sha256 = video_content(video.path)
     except OSError as error:
@@ -174,10 +180,22 @@ def input_volume(clip: Clip, frames: Mapping[int, np.ndarray]) -> np.ndarray:
     return np.stack([found[index] for index in clip.frame_indices])
 
 
+def focused_volumes(
+    clip: Clip, boxes_input: list[Box], pixels: Pixels, frames: Mapping[int, np.ndarray], frames_input: np.ndarray
+) -> np.ndarray:
+    """Cut the focused volumes of a clip, each frame of a box once; see `focused_volume`.
+
+    Returns:
+        uint8 (T, H_in, W_in, 3), of k boxes (k, T, H_in, W_in, 3).
+    """
+    volumes = [focused_volume(clip, box, pixels, frames, frames_input) for box in boxes_input]
+    return volumes[0] if len(volumes) == 1 else np.stack(volumes)
+
+
 def focused_volume(
     clip: Clip, box_input: Box, pixels: Pixels, frames: Mapping[int, np.ndarray], frames_input: np.ndarray
 ) -> np.ndarray:
-    """Cut the focused volume of a clip (eq. 2), each frame once.
+    """Cut the focused volume of one box of a clip (eq. 2), each frame once.
 
     Args:
         pixels: cut from the "source" frames, or enlarged from the "input".

@@ -132,7 +132,7 @@ def _network(folder: Path, settings: Settings, state: dict[str, Tensor], name: s
 
 def _frames(settings: Settings, name: str) -> int:
     """Return how many frames the network of this name, "base" or "second", sees."""
-    return settings.clips.num_frames * (2 if name == "second" and settings.fusion == "concat" else 1)
+    return settings.second_frames if name == "second" else settings.clips.num_frames
 
 
 def _weights(networks: dict[str, nn.Module]) -> bytes:

@@ -54,39 +54,48 @@ def _frames(
     theta = eval_theta(video.source_size, clips)
     seen = theta.to_source(Box(0, 0, *theta.input_size))  # what the network sees of the source
     centres = found.windows[["start", "end"]].mean(axis=1).to_numpy()
-    boxes = [Box(*map(int, box)) for box in found.boxes[list(BOX)].itertuples(index=False)]
+    boxes = found.boxes[list(BOX)].to_numpy(int).reshape(len(centres), -1, len(BOX))  # by window and box
     times = (found.windows[name].to_numpy(float) for name in ("start", "end"))
     edges, scores = moments(*times, found.windows[found.classes].to_numpy())
     scale = HEIGHT / video.source_size[0]
     width = 2 * round(scale * video.source_size[1] / 2)
     for index, frame in decode_frames(video, range(video.num_frames)):
-        now = (index + 0.5) / video.fps
+        now = (video.seconds(index) + video.seconds(index + 1)) / 2
         nearest = int(np.abs(centres - now).argmin())
-        box, moment = boxes[nearest], min(np.searchsorted(edges, now, "right") - 1, len(scores) - 1)
-        focused = frame[box.top : box.bottom, box.left : box.right]
+        own = [Box(*sides) for sides in boxes[nearest].tolist()]
+        moment = min(np.searchsorted(edges, now, "right") - 1, len(scores) - 1)
+        focused = [frame[box.top : box.bottom, box.left : box.right] for box in own]
         if maps:
             frame = frame.copy()
             part = slice(seen.top, seen.bottom), slice(seen.left, seen.right)
             frame[part] = under_veil(frame[part][None], veil(maps[nearest].astype(np.float32)))[0]
         small = np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BILINEAR))
-        sides = [round(scale * side) for side in (box.top, box.left, box.height, box.width)]
-        small = outlined(small, Box(*sides[:2], *(max(1, side) for side in sides[2:])), 1)
-        right = np.asarray(Image.fromarray(focused).resize((HEIGHT, HEIGHT), Image.Resampling.BILINEAR))
-        yield _picture(small, right, _lines(found.classes, scores[moment], thresholds, now))
+        for box in reversed(own):  # the first one on top
+            sides = [round(scale * side) for side in (box.top, box.left, box.height, box.width)]
+            small = outlined(small, Box(*sides[:2], *(max(1, side) for side in sides[2:])), 1)
+        squares = [Image.fromarray(one).resize((HEIGHT, HEIGHT), Image.Resampling.BILINEAR) for one in focused]
+        yield _picture([small, *map(np.asarray, squares)], lines_below(found.classes, scores[moment], thresholds, now))
 
 
-def _lines(classes: list[str], scores: np.ndarray, thresholds: pd.Series, seconds: float) -> list[tuple[str, bool]]:
+def lines_below(
+    classes: list[str], scores: np.ndarray, thresholds: pd.Series, seconds: float
+) -> list[tuple[str, bool]]:
     """Return the lines below the pictures, and whether each is marked."""
     highest = np.argsort(-scores, kind="stable")[:SHOWN]
+    if np.isnan(scores).all():  # windows leave gaps where the stride is longer than they are
+        return [(f"{seconds:.1f} s: no window here", False), *[("", False)] * len(highest)]
     shown = [(f"{scores[one]:.2f}  {classes[one]}", bool(scores[one] >= thresholds[classes[one]])) for one in highest]
     return [(f"{seconds:.1f} s", False), *shown]
 
 
-def _picture(left: np.ndarray, right: np.ndarray, lines: list[tuple[str, bool]]) -> np.ndarray:
-    total = (2 * ((left.shape[1] + GAP + right.shape[1] + 1) // 2), HEIGHT + len(lines) * LINE)
-    picture = Image.new("RGB", total, GROUND)
-    picture.paste(Image.fromarray(left), (0, 0))
-    picture.paste(Image.fromarray(right), (left.shape[1] + GAP, 0))
+def _picture(views: list[np.ndarray], lines: list[tuple[str, bool]]) -> np.ndarray:
+    """Put views, uint8 (HEIGHT, w, 3), side by side above the lines."""
+    width = sum(view.shape[1] for view in views) + GAP * (len(views) - 1)
+    picture = Image.new("RGB", (2 * ((width + 1) // 2), HEIGHT + len(lines) * LINE), GROUND)
+    left = 0
+    for view in views:
+        picture.paste(Image.fromarray(view), (left, 0))
+        left += view.shape[1] + GAP
     for number, (text, marked) in enumerate(lines):
         write(picture, (GAP, HEIGHT + number * LINE + 4), text, INK if marked else SOFT)
     return np.asarray(picture)

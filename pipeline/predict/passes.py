@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 
 from cache.fingerprint import fingerprint
+from cache.geometry import Box
 from models import fusion
 from pipeline.config import Clips, Task
 from pipeline.data.clips import PlannedVideo
+from pipeline.data.own_boxes import OwnBoxes
 from pipeline.data.video.frames import probe, scan
 from pipeline.errors import StageError, VideoError, VideoUnreadable
 from pipeline.predict.model import Model, Seen
-from pipeline.predict.own_boxes import OwnBoxes
 from pipeline.predict.settings import Settings
 from pipeline.predict.sources import Source
 from pipeline.predict.windows import (
@@ -31,7 +32,7 @@ from pipeline.predict.windows import (
     stride_frames,
     video_of,
 )
-from pipeline.run.predictions import FACTS, VideoTable
+from pipeline.run.predictions import FACTS, VideoTable, fact_columns, is_fact
 from pipeline.workers.prefetch import prefetch
 
 log = logging.getLogger(__name__)
@@ -78,13 +79,17 @@ def plan(
     rule: WindowRule,
     failed: Callable[[str, VideoError], None],
     own_boxes: OwnBoxes | None = None,
+    look_above: float | None = None,
 ) -> Iterator[Job]:
     """Yield the jobs of some videos in their order; call `failed` with path and error of one that cannot be used.
 
     Raises:
         AnnotationError: a box of one's own leaves its video.
+        StageError: the experiment takes such boxes, and there are none.
     """
     clips = settings.clips
+    if settings.boxes == "own" and own_boxes is None:
+        raise StageError(f"{settings.experiment} looks where a table says: give one of these videos, --boxes FILE.csv")
     for source in sources:
         try:
             look_up = probe if rule.clips == "as-evaluated" else scan  # `prepare` probes
@@ -105,6 +110,7 @@ def plan(
         if own_boxes:
             own_boxes.check_inside(source.video_id, video.source_size)
             facts |= {"own_boxes": own_boxes.sha256}
+        facts |= {} if look_above is None else {"look_above": look_above}
         yield Job(video, str(source.path), tuple(starts), fingerprint(facts), rule.clips == "as-evaluated")
 
 
@@ -171,13 +177,16 @@ def _table(rows: list[Seen], settings: Settings) -> pd.DataFrame:
     logits = np.stack([one.logits for one in rows])
     if np.isnan(logits).any():
         raise StageError("the scores are NaN: the training of the model diverged; train it with a lower rate")
-    boxes = [(one.box_source.top, one.box_source.left, one.box_source.height, one.box_source.width) for one in rows]
-    facts = [(one.clip.video_id, one.start, one.end, one.entropy, *box) for one, box in zip(rows, boxes, strict=True)]
-    table = pd.DataFrame(facts, columns=FACTS)
+    facts = [(one.clip.video_id, one.start, one.end, one.entropy, *_edges(one.boxes_source)) for one in rows]
+    table = pd.DataFrame(facts, columns=fact_columns(len(rows[0].boxes_source)))
     return pd.concat([table, pd.DataFrame(class_scores(logits, settings.task), columns=list(settings.classes))], axis=1)
+
+
+def _edges(boxes: list[Box]) -> list[int]:
+    return [edge for box in boxes for edge in (box.top, box.left, box.height, box.width)]
 
 
 def check_classes_are_columns(classes: Iterable[str]) -> None:
     """Refuse classes with the names of other columns of the tables; StageError names the first."""
-    if taken := [name for name in classes if name in FACTS]:
+    if taken := [name for name in classes if is_fact(name)]:
         raise StageError(f"the class {taken[0]!r} has the name of a column of the tables of predictions: {FACTS}")

@@ -1,6 +1,7 @@
 """The command `predict`: videos in, a folder of tables out; resumed by video, on one process or several."""
 
 import logging
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,22 +15,33 @@ import pandas as pd
 from cache.commit import locked
 from cache.fingerprint import differences
 from cache.folder_checks import check_folder
+from pipeline.data.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.errors import DecoderCrashed, StageError, VideoError
 from pipeline.predict.film import save_film, small_map
 from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
-from pipeline.predict.own_boxes import OwnBoxes, read_own_boxes
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import is_done, is_predictions, read_facts, video_path, videos_in, write_video
+from pipeline.run.predictions import (
+    WINDOWS,
+    is_done,
+    is_predictions,
+    read_facts,
+    read_video,
+    video_path,
+    videos_in,
+    write_video,
+)
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import results
 from pipeline.workers.progress import progress
 
 log = logging.getLogger(__name__)
 
+FILMS = "films"  # a folder beside the tables
+TEMPORARY = re.compile(r"\..+\.(mp4|[0-9a-f]{32})\.tmp")  # as `cache.commit` and `film` name a file that is not whole
 SHOWN = 3  # failed videos that are named at the end
 Failed = dict[str, tuple[str, str]]  # by path: the name of the error and its text
 
@@ -43,6 +55,7 @@ class Experiment:
     overrides: tuple[str, ...] = ()
     device: str = "auto"
     own_boxes: Path | None = None  # a table of boxes to look at, see `own_boxes`
+    look_above: float | None = None  # see `model.Model`
 
 
 @dataclass(frozen=True)
@@ -77,14 +90,17 @@ def run(
     shown = wanted(report, list(settings.classes), settings.stored_thresholds, one_label)
     sources = find_sources(places)
     facts = settings.scored_by() | {"windows": windows.words(settings.clips)} | _own_facts(own, sources)
+    look_above = experiment.look_above
+    facts |= {} if look_above is None else {"look_above": look_above}
     check_folder(out)
     with locked(out / ".lock", sign=True) as mine:
         if not mine:
             raise StageError(f"{out}: another process predicts into this folder; wait for it, or use another --out")
         _check_is_same(out, facts, [source.video_id for source in sources])
+        _remove_temporary(out)
         failed: Failed = {}
         before = {path for path, _, _ in read_failed(out)}
-        planned = plan(settings, sources, windows, partial(_note, failed), own)
+        planned = plan(settings, sources, windows, partial(_note, failed), own, look_above)
         looked_up = progress(planned, len(sources), "look up", "videos")
         grouped = list(groups(settings, looked_up, windows))
         work = _Work(experiment, out, shown.thresholds if films else None)
@@ -96,6 +112,9 @@ def run(
         write_tables(out, ids, facts, shown, [(path, *reason) for path, reason in sorted(failed.items())])
     rows = sum(len(job.starts) for group in todo for job in group)
     summary = f"{len(ids)} videos, {rows} windows now, {settings.experiment}; thresholds: {shown.thresholds_from}"
+    if look_above is not None and ids:
+        above = pd.concat([read_video(out, video_id).table.entropy > look_above for video_id in ids]).mean()
+        summary += f"; looked twice at {above:.1%} of the windows, those with an entropy above {look_above:.4g}"
     return Outcome(out / "videos.csv", summary, len(failed), _say_failed(out, failed))
 
 
@@ -113,7 +132,7 @@ class _Work:
         return film and is_done(self.out, job.video.video_id, job.made_from)
 
     def _film(self, job: Job) -> Path:
-        return self.out / "films" / f"{job.video.video_id}.mp4"
+        return self.out / FILMS / f"{job.video.video_id}.mp4"
 
     def do(self, group: list[Job], failed: Failed, ticks: Iterator | None = None) -> None:
         """Predict the videos of a group and write what was found in them."""
@@ -136,6 +155,7 @@ class _Work:
 def _model(experiment: Experiment) -> Model:
     model = load_model(experiment.folder, experiment.experiment, experiment.device, experiment.overrides)
     model.own_boxes = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
+    model.look_above = experiment.look_above
     return model
 
 
@@ -184,13 +204,23 @@ def _todo(work: _Work, group: list[Job], failed_before: set[str]) -> list[Job]:
     return missing if all(job.path in failed_before for job in missing) else group
 
 
+def _remove_temporary(out: Path) -> None:
+    """Delete what killed processes left under temporary names; none writes now, for the folder is locked."""
+    for folder in (out, out / WINDOWS, out / FILMS):
+        for path in folder.glob(".*.tmp"):
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink()
+
+
 def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     """Refuse a folder with predictions of other weights or windows, or of videos that are not asked for."""
     another = "use another --out"
     if is_predictions(out):
         before = read_facts(out)
-        same = [name for name in facts if name != "thresholds_stored"]  # which change tables only
-        if wrong := differences({name: before.get(name) for name in same}, {name: facts[name] for name in same}):
+        same = [
+            name for name in {**facts, "look_above": None} if name != "thresholds_stored"
+        ]  # which changes tables only
+        if wrong := differences({name: before.get(name) for name in same}, {name: facts.get(name) for name in same}):
             raise StageError(f"{out} holds other predictions: {wrong[0]}; {another}")
     if others := sorted(set(videos_in(out)) - set(video_ids)):
         names = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)

@@ -1,7 +1,7 @@
 """What a prediction needs to know beside the weights: read from a run, or from a folder that `export` made."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_sealed
+from pipeline.box_settings import as_trained, named, num_boxes
 from pipeline.config import (
     OBJECTIVES,
     POLICIES,
@@ -27,7 +28,7 @@ from pipeline.config import (
 from pipeline.config_file import load
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
-from pipeline.run.networks import BaseWeights, TrainedModel, load_base, read_model
+from pipeline.run.networks import BaseWeights, TrainedModel, fused_frames, load_base, read_model
 from pipeline.run.results import main_metric, protocol
 
 EXPORTED = "config.json"  # in a folder that `export` made
@@ -58,12 +59,19 @@ class Settings:
     weights: str  # of the second network; of Base alone, Base's
     task: Task = "multi_label"
     pooling: Literal["max", "mean"] = "max"  # over the windows of a video
+    pool_boxes: Literal["max", "mean"] = "max"  # over the boxes of a window, in late fusion
     thresholds: tuple[float, ...] = ()  # by class, stored with the model; () where there are none
 
     @property
     def stored_thresholds(self) -> pd.Series | None:
         """The thresholds that are stored with the model, by class."""
         return pd.Series(self.thresholds, list(self.classes)) if self.thresholds else None
+
+    @property
+    def second_frames(self) -> int:
+        """How many frames the second network sees at once."""
+        boxes = 1 if self.boxes == "repeat" else num_boxes(self.saliency)
+        return fused_frames(self.clips.num_frames, self.fusion, boxes)
 
     @property
     def policy(self) -> str:
@@ -161,8 +169,13 @@ def _settings(
     fusion, boxes, pixels = model.variant if model else ("none", "entropy", "source")
     saliency_from = model.saliency_from if model else "base"
     name = model.name if model else "base"
+    saliency = replace(config.saliency, box_jitter=0)
+    if model and (not boxes_eval or boxes == "repeat"):
+        saliency = replace(as_trained(saliency, model.boxes), box_jitter=0)
+    elif model:
+        model.check_count(saliency)
     if boxes_eval and boxes_eval != boxes and boxes != "repeat":
-        name, boxes, saliency_from = f"{name}{EVALUATED}{boxes_eval}", boxes_eval, "base"
+        name, boxes, saliency_from = f"{name}{EVALUATED}{named(boxes_eval, saliency)}", boxes_eval, "base"
     folder, weights = (model.folder, model.weights) if model else (base.folder, base.sha256)
     # as `clip_scores.box_stores`: random boxes are those of the model's own seed
     seed = model.seed if model and boxes == "random" else config.seed
@@ -174,12 +187,13 @@ def _settings(
         options=base.options,
         classes=tuple(run.classes),
         clips=config.clips,
-        saliency=config.saliency,
+        saliency=saliency,
         source_fps=config.data.source_fps,
         batch_size=config.fusion.batch_size,
-        protocol=protocol(config),
+        protocol=protocol(replace(config, saliency=saliency)),
         task=config.data.task,
         pooling=pooling_of(config),
+        pool_boxes=model.pool_boxes if model else "max",
         base=base.sha256,
         weights=weights,
         thresholds=_thresholds(folder, run.classes, weights),

@@ -9,6 +9,7 @@ from cache.commit import write_file
 from cache.sealed import seal
 from pipeline.config import Config
 from pipeline.data.clips import training_videos
+from pipeline.data.video.find import video_folder
 from pipeline.errors import StageError
 from pipeline.predict.model import build_model
 from pipeline.predict.passes import Job, WindowRule, groups, look_at
@@ -26,7 +27,7 @@ AS_EVALUATED = WindowRule("as-evaluated")
 
 @holds_run
 def run(config: Config, run_dir: Path, precision: float | None = None) -> list[Outcome]:
-    """Store thresholds with Base and every model of a run whose boxes do not know the labels: thresholds.json.
+    """Store thresholds with Base and every model of a run that finds its boxes without labels or a table of the user's.
 
     The networks have been trained on these videos, so their scores are surer there than on new ones.
 
@@ -36,7 +37,7 @@ def run(config: Config, run_dir: Path, precision: float | None = None) -> list[O
         StageError: the plan has no training video.
     """
     run = open_folder(run_dir, config)
-    videos = training_videos(run.parts, Path(config.data.videos))
+    videos = training_videos(run.parts, video_folder(config.data))
     if not videos:
         raise StageError("the plan has no training video, from which thresholds could be learnt")
     videos = [
@@ -45,7 +46,7 @@ def run(config: Config, run_dir: Path, precision: float | None = None) -> list[O
     ]
     base, outcomes = load_base(run, config), []
     models = [read_model(path.parent) for path in sorted((run_dir / "models").glob("*/model.json"))]
-    ours = [one for one in models if one.base == base.sha256 and one.variant.boxes != "cross_entropy"]
+    ours = [one for one in models if one.base == base.sha256 and one.variant.boxes not in ("cross_entropy", "own")]
     for name, folder in [("base", base.folder), *((one.folder.name, one.folder) for one in ours)]:
         model = build_model(*of_config(config, run_dir, name), config.device)
         jobs = [Job(one, str(one.path), tuple(starts_as_evaluated(one.num_frames, config.clips)), "") for one in videos]

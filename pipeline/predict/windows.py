@@ -32,7 +32,7 @@ def video_of(video_id: str, path: Path, info: VideoInfo, clips: Clips, source_fp
     return PlannedVideo(
         *(video_id, path, path.parent, info.num_frames(clips.fps or None)),
         *(clips.fps or round(float(info.source_fps), 6), (info.height, info.width), clips.fps or None),
-        *(info.timing, source_fps or None, info.bytes, info.sha256),
+        *(info.timing, source_fps or None, info.bytes, info.sha256, () if clips.fps else info.times),
     )
 
 
@@ -74,7 +74,7 @@ def read_windows(video: PlannedVideo, starts: list[int], clips: Clips) -> Iterat
                 held[last] = frame, resize(frame, theta.resized_size)
         with phases.phase("resize"):
             pixels = crop_and_flip(np.stack([held[index][1] for index in wanted]), theta)
-        seconds = start / video.fps, (wanted[-1] + 1) / video.fps
+        seconds = video.seconds(start), video.seconds(wanted[-1] + 1)
         clip = Clip(video.video_id, number, 0, wanted, theta)
         yield Window(clip, *seconds, pixels, {index: held[index][0] for index in wanted})
     next(coming, None)  # no frame comes any more, but perhaps that the video has changed meanwhile

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from cache.errors import CacheError, relative_to
 from cache.fingerprint import file_sha256
 from cache.table_files import read_csv
@@ -14,6 +16,7 @@ from models.i3d import inflate_2d
 from models.own_network import NetworkError
 from pipeline.config import Base, Config
 from pipeline.data.label_files import read_annotations
+from pipeline.data.label_times import past_the_end
 from pipeline.data.video.container import traits
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import AnnotationError, StageError, VideoError
@@ -22,7 +25,7 @@ from pipeline.preflight.counts import Counts, count, spread
 from pipeline.preflight.finding import Finding, judged
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder, read_trained
-from pipeline.run.plan_rows import LOW_ZOOM, probe_row
+from pipeline.run.plan_rows import LOW_ZOOM, clock_oddities, probe_row
 
 UNEVEN = 1.5  # longest time between frames / shortest
 NOT_SQUARE = 0.02  # how far the aspect ratio of pixels may be from 1
@@ -44,6 +47,7 @@ def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
     yield from check_weights(config, run_dir, classes)
     yield from check_skipped(run_dir)
     rows = yield from check_videos(config, counts, videos)
+    yield from check_labels(config, counts, rows)
     yield from check_decoders(config, rows)
 
 
@@ -163,11 +167,23 @@ def check_videos(config: Config, counts: Counts, number: int) -> Generator[Findi
     return rows
 
 
+def check_labels(config: Config, counts: Counts, rows: list[dict]) -> Iterator[Finding]:
+    """Compare the times of labels with the lengths of the videos that were probed."""
+    if rows and counts.annotations is not None:
+        found = past_the_end(counts.annotations, pd.DataFrame(rows))
+        many = found.count > config.data.max_past_end * found.total
+        fix = "times are in seconds from the first frame; correct the table, or see that the videos are those annotated"
+        yield Finding(
+            "labels", "problem" if many else "note" if found.count else "ok", found.text, fix * bool(found.count)
+        )
+
+
 def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
     """Yield (what is odd, what to do) about a video and its row of videos.csv."""
     if min(row["zoom_y"], row["zoom_x"]) < LOW_ZOOM:
         text = f"are less than {LOW_ZOOM} times as large as the resized frame"
         yield text, "use the videos in original size: the focused volume of these holds hardly more than upscaling"
+    yield from clock_oddities(row)
     if path.is_dir():
         return
     try:
@@ -194,7 +210,9 @@ def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
         fix = "python -m pip install -e .[doctor] brings OpenCV"
         yield Finding("decoders", "note", f"no second decoder to compare with: {', '.join(missing)} are missing", fix)
         return
-    files = [(row, path) for row in rows if (path := Path(config.data.videos) / row["path"]).is_file()]
+    # of several streams, other decoders may take another one
+    single = [row for row in rows if not row.get("video_stream")]
+    files = [(row, path) for row in single if (path := Path(config.data.videos) / row["path"]).is_file()]
     for name, read in found.items():
         compared = [
             (row["video_id"], other_decoders.compare(path, row["timing"], (row["height"], row["width"]), read))

@@ -2,6 +2,7 @@
 
 import heapq
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,5 +133,6 @@ def _file_sizes(root: Path) -> dict[str, int]:
             if entry.is_dir():
                 sizes[entry.name] = 0
             elif extension.lower() in EXTENSIONS:
-                sizes[stem] = entry.stat().st_size
+                with suppress(OSError):  # a link to nothing
+                    sizes[stem] = entry.stat().st_size
     return sizes

@@ -14,6 +14,8 @@ from pipeline.errors import ClipOutOfRange
 Reader = Callable[[Path, int, tuple[int, int]], np.ndarray]
 FRAMES = 12
 TOLERANCE = 4.0  # mean absolute difference in levels: decoders convert colours differently, by less than this
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, ITU-R BT.601
+BLOCK = 8  # pixels, for colours: decoders enlarge them differently, as they are stored at half the size
 
 
 def available() -> tuple[dict[str, Reader], list[str]]:
@@ -53,13 +55,21 @@ def compare(path: Path, timing: str, size: tuple[int, int], read: Reader) -> str
         return f"frames of {height} x {width}, ours {own_height} x {own_width} (height x width)"
     if len(theirs) < len(ours):
         return f"{len(theirs)} frames, ours {len(ours)}"
-    difference = np.abs(ours - theirs[: len(ours)]).mean((1, 2, 3))
+    difference = _difference(ours, theirs[: len(ours)])
     if difference.max() <= TOLERANCE:
         return ""
     worst = int(difference.argmax())
-    near = int(np.abs(theirs - ours[worst]).mean((1, 2, 3)).argmin())
+    near = int(_difference(theirs, ours[worst]).argmin())
     other = f"; it looks like its frame {near}" if near != worst else ""
     return f"frame {worst} differs by {difference[worst]:.1f} levels on average{other}"
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return by how many levels frames, float32 (N, H, W, 3), differ: in luma, or in the mean colours of blocks."""
+    change = ours - theirs
+    rows, columns = (range(0, size, BLOCK) for size in change.shape[1:3])
+    blocks = np.add.reduceat(np.add.reduceat(change, rows, 1), columns, 2) / BLOCK**2
+    return np.maximum(np.abs(change @ LUMA).mean((1, 2)), np.abs(blocks).mean((1, 2, 3)))
 
 
 def _torchcodec() -> Reader:

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 
 from cache.stores.volume_store import unit_bytes
+from pipeline.box_settings import num_boxes
 from pipeline.config import CODECS, FUSIONS, Config, Training
 from pipeline.preflight.counts import Counts, busiest_worker_rows
 from pipeline.preflight.rehearsal import Round
@@ -162,8 +163,9 @@ class Measured:
             if path.suffix == ".parquet":
                 num_bytes += PLAN_VIDEO * (real.videos(*both) - spare.videos(*both)) / len(spare.parts)
                 num_bytes += PLAN_ROW * (real.rows(*both) - spare.rows(*both)) / len(spare.parts)
-        for size in frames.values():
-            each, length = size / spare.rows(*both), self.config.clips.num_frames
+        for product, size in frames.items():
+            each, boxes = size / spare.rows(*both), num_boxes(self.config.saliency) if product == "crops" else 1
+            length = boxes * self.config.clips.num_frames
             num_bytes += sum(unit_bytes(round(each * unit), unit, length) for part in real.parts for unit in part.units)
         return round(num_bytes), round(files)
 

@@ -78,7 +78,8 @@ def time_base(config: Config, run: Path, batch: int, seconds: float) -> Training
 def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: float) -> TrainingCost:
     """Time steps of train-fusion; as `time_base`, in a spare run in which crops has ended."""
     stores = open_run(run, config)
-    volumes = CachedVolumes(stores, "train", Variant(fusion, crops_policy(config)))
+    variant = Variant(fusion, crops_policy(config))
+    volumes = CachedVolumes(stores, "train", variant)
     places = [place for rows in volumes.places().values() for place in rows]
 
     def load(epoch: int, numbers: list[int]):
@@ -88,7 +89,7 @@ def time_fusion(config: Config, run: Path, fusion: Fusion, batch: int, seconds: 
         return fusion_loss(network, values, fusion, config.fusion, config.data.task)
 
     recipe = replace(config.fusion, batch_size=batch)
-    network = build_fusion(stores.base_weights, config, fusion).to(pick_device(config.device))
+    network = build_fusion(stores.base_weights, config, variant).to(pick_device(config.device))
     return _time_steps(network, load, loss, recipe, seconds)
 
 

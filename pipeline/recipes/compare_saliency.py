@@ -40,7 +40,11 @@ def compare_saliency(config: Config, run_dir: Path, num_seeds: int = 1) -> Outco
             stores = open_run(run_dir, one)
             for name, objective in objectives.items():
                 parts = stores.run.parts_of("test")
-                boxes[name].append(np.concatenate([boxes_of(stores, part, objective) for part in parts]))
+                boxes[name].append(
+                    np.concatenate(
+                        [boxes_of(stores, part, objective).reshape(part.num_rows, -1, 4)[:, 0] for part in parts]
+                    )
+                )
                 if config.data.format == "miniature":
                     shares[name].append(evaluate.boxes_on_target(stores, objective))
                 paths[name] = stored_result(one, run_dir, Row(name, "late", objective, objective, "source"))

@@ -96,7 +96,7 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
     if not places:
         raise StageError("the plan has no training video; check the split in the annotations")
     stored = max(len(rows) for rows in places.values())
-    label, network = f"train-fusion {variant.name}-refresh{every}", None
+    label, network = f"train-fusion {variant.named(config.saliency)}-refresh{every}", None
     loss = partial(fusion_loss, fusion=variant.fusion, recipe=config.fusion, task=config.data.task)
     for number, first in enumerate(range(0, config.fusion.epochs, every)):
         last = min(first + every, config.fusion.epochs)
@@ -117,7 +117,7 @@ def _train(stores: Stores, variant: Variant, every: int, folder: Path) -> tuple[
         data = TrainingData(_loader(volumes, new, wanted, stored), len(places), loss, label)
         torch.manual_seed(config.seed)
         # fit loads the newest checkpoint
-        network = build_fusion(stores.base_weights, config, variant.fusion, True).to(pick_device(config.device))
+        network = build_fusion(stores.base_weights, config, variant, True).to(pick_device(config.device))
         compile_network(network, config.base.compile)
         fit(network, data, config.fusion, folder, config.seed, last)
         generations.drop_before(folder, number)

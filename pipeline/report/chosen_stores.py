@@ -41,8 +41,9 @@ class Boxes:
 
     Attributes:
         rows: global, int64 (N,).
-        box_input, box_source: int32 (N, 4), top, left, height, width in the input frame and in the source frame.
-        share: saliency inside as a share of the map, float32 (N,), NaN without maps.
+        box_input, box_source: int32 (N, 4), top, left, height, width in the input frame and in the source frame; of k
+            boxes a clip (N, k, 4).
+        share: saliency inside as a share of the map, float32 (N,) or (N, k), NaN without maps.
     """
 
     name: str

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from pipeline.data.annotations import Annotations
@@ -23,6 +24,17 @@ class ScoreChange:
     before: float
     after: float
     label: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """A box of a clip as the page draws it."""
+
+    place: str  # in the input frame, as CSS
+    focus: str  # the film of its focused volume, as a data address
+    height: int  # source pixels
+    width: int
+    share: float  # of the saliency inside; NaN without a map
 
 
 def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.DataFrame:
@@ -65,12 +77,13 @@ def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
     """Add to clips, rows of `candidates`, what the page draws.
 
     Returns:
-        the table with more columns: clip (its name); the films context, focus and saliency ("" without a map) as data
-        addresses; their frames and seconds.
+        the table with more columns: clip (its name); looks, see `Look`; the films context and saliency ("" without a
+        map) as data addresses; their frames and seconds.
     """
     run, with_map, found = sources.run, set(sources.rows_done("maps").tolist()), []
     for row, facts in table.iterrows():
         context, focus = run.context(row), run.focus(row)
+        focus = focus[None] if focus.ndim == 4 else focus  # a volume for each box
         chosen = evenly(len(context), FRAMES)
         codes = run.read("maps", "codes", [row]) if row in with_map else ()  # without their scale, which does not show
         found.append(
@@ -79,11 +92,23 @@ def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
                 "frames": len(chosen),
                 "seconds": len(context) / facts.fps,
                 "context": data_uri(film(context[chosen], SIDE)),
-                "focus": data_uri(film(focus[chosen], SIDE)),
+                "looks": _looks(run.boxes(row), context.shape[1:3], [film(one[chosen], SIDE) for one in focus]),
                 "saliency": data_uri(film(veil(codes[0])[None], SIDE)) if row in with_map else "",
             }
         )
     return table.join(pd.DataFrame(found, index=table.index))
+
+
+def _looks(boxes: pd.DataFrame, size: tuple[int, int], films: list[np.ndarray]) -> list[Look]:
+    """The boxes of a clip, and the film of the focused volume of each, in an input of size (height, width)."""
+    found = []
+    for box, focus in zip(boxes.itertuples(), films, strict=True):
+        place = {"--l": box.box_input_left / size[1], "--t": box.box_input_top / size[0]}
+        place |= {"--w": box.box_input_width / size[1], "--h": box.box_input_height / size[0]}
+        text = ";".join(f"{name}:{value:.5f}" for name, value in place.items())
+        extent = box.box_source_height, box.box_source_width
+        found.append(Look(text, data_uri(focus), *extent, box.saliency_share))
+    return found
 
 
 def clip_name(facts: pd.Series) -> str:

@@ -61,6 +61,7 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
     _summary(page)
     _results(page, results, chosen, base)
     _classes(page, results, chosen, annotations)
+    _costs(page, results)
     _curves(page)
     _gallery(page, chosen, base, annotations, num_clips)
     _boxes(page)
@@ -111,6 +112,17 @@ def _classes(page: Page, results: list[Result], chosen: Result | None, annotatio
     page.values["class_tables"] = tables
 
 
+def _costs(page: Page, results: list[Result]) -> None:
+    """Accuracy against cost of the results whose cost was measured, and the gated look, where its table was made."""
+    measured = [one for one in results if one.facts.get("cost") and one.stored == one.stored]
+    points = [(one.facts["cost"]["gflop"], 100 * one.stored) for one in measured]
+    gate = scores.read_gate(page.run_dir, "top1" if page.values["single"] else "map")
+    metric = page.values["metric"]
+    page.values["costed"] = measured
+    page.values["cost_chart"] = points and charts.plane(points, False, f"{metric} against GFLOP a video")
+    page.values["gate_chart"] = gate and charts.plane(gate, True, f"{metric} against per cent of clips looked at twice")
+
+
 def _curves(page: Page) -> None:
     curves = []
     for name, epochs in scores.read_metrics(page.run_dir).items():
@@ -143,7 +155,7 @@ def _gallery(page: Page, chosen: Result | None, base: Result | None, annotations
     page.values |= {"present": present, "crops": crops}
     if chosen and not repeat and crops and crops.name != f"{policy}/{pixels}":
         what = f"The crops {policy}/{pixels} of {chosen.name} are not stored, shown are {crops.name}."
-        page.lacks(what, f"crops --boxes {policy} --pixels {pixels}")
+        page.lacks(what, f"crops --boxes {policy.partition('-')[0]} --pixels {pixels}")
     if not len(table):
         page.lacks("No clip has its context and focused volume stored: no pictures.", "saliency", "crops")
     elif split == "train":
@@ -157,7 +169,7 @@ def _boxes(page: Page) -> None:
     highest = max((float(density.max()) for density in maps), default=0)
     shown = []
     for one, density in zip(stores, maps, strict=True):
-        sides = np.rint(np.sqrt(one.box_source[:, 2:].astype(float).prod(1))).astype(int)
+        sides = np.rint(np.sqrt(one.box_source.reshape(-1, 4)[:, 2:].astype(float).prod(1))).astype(int)
         values = {"sizes": box_maps.sizes(one, size), "histogram": charts.histogram(sides)}
         values["picture"] = data_uri(heat(density, highest), lossless=True)
         shown.append({"name": one.name, "count": len(one.rows)} | values)

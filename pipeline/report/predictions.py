@@ -64,7 +64,8 @@ def _video(folder: Path, video_id: str, timeline: pd.DataFrame, facts: dict, pag
         lanes.append({"label": label, "chart": chart, "score": found.scores[label]})
     film = folder / "films" / f"{video_id}.mp4"
     address = Path(os.path.relpath(film, page.parent)).as_posix() if film.is_file() else ""
-    chosen = found.boxes[list(BOX)].iloc[evenly(len(windows), MOST_BOXES)]
-    boxes = charts.boxes_over_time(chosen.to_numpy(), found.size)
+    by_window = found.boxes[list(BOX)].to_numpy().reshape(len(windows), -1, len(BOX))
+    chosen = by_window[evenly(len(windows), MOST_BOXES // by_window.shape[1])]
+    boxes = charts.boxes_over_time(chosen.reshape(-1, len(BOX)), found.size)
     facts = {"video_id": video_id, "path": found.path, "seconds": seconds, "film": address}
     return facts | {"boxes": boxes, "lanes": lanes}

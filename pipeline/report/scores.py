@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cache.errors import DamagedError
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_recorded_file
 from cache.table_files import read_csv
@@ -22,6 +23,7 @@ from pipeline.metrics import (
     resampled_top1,
     resamples,
 )
+from pipeline.run.costs import cost_cells, read_costs
 from pipeline.run.folder import check_classes
 from pipeline.run.results import main_metric, read_result, same_map
 
@@ -42,7 +44,7 @@ class Result:
     """One result file.
 
     Attributes:
-        facts: its JSON.
+        facts: its JSON, and `superseded` of results.csv.
         base_weights: SHA-256 of the Base behind it, "" where its model is gone.
         ids: its V videos.
         scores: float64 (V, C), by which they are ranked.
@@ -137,13 +139,18 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
     for path in sorted((run_dir / "models").glob("*/model.json")):
         model = read_record(path, "weights", "base")
         weights[model["weights"]] = model["base"]
-    found = []
+    found, why, costs = [], {}, read_costs(run_dir)
+    if (run_dir / "results.csv").exists():
+        table = read_csv(run_dir / "results.csv", ("key",))
+        why = dict(zip(table.key, table.superseded, strict=True)) if "superseded" in table else {}
     for path in sorted(run_dir.glob(RESULTS)):
         facts, ids, scores = read_result(path)
+        facts |= {"cost": cost_cells(costs.get(facts["key"]))}
         table = read_recorded_file(path, f"{path.stem}.per_class.csv")
         names = pd.read_csv(BytesIO(table), dtype=str, keep_default_na=False)["class"].tolist()
         check_classes(names, annotations.classes, f"{path} has scores of")
         base = facts["weights"] if facts["fusion"] == "none" else weights.get(facts["weights"], "")
+        facts["superseded"] = why.get(facts["key"], "")
         found.append(Result(facts, base, tuple(ids), scores, annotations.video_targets(ids)))
     return sorted(found, key=lambda one: (not one.is_base, one.facts["seed"], -(one.facts[one.metric] or 0), one.name))
 
@@ -175,7 +182,7 @@ def class_gains(result: Result, base: Result, classes: list[str]) -> list[ClassG
 
 
 def best(results: list[Result], experiment: str | None = None) -> Result | None:
-    """The fusion result that the page is about: the one asked for, or the highest that is no oracle.
+    """The fusion result that the page is about: the one asked for, or the highest, no oracle and not superseded.
 
     Raises:
         StageError: no result has this name or key; lists those there are.
@@ -186,7 +193,7 @@ def best(results: list[Result], experiment: str | None = None) -> Result | None:
             names = ", ".join(dict.fromkeys(one.name for one in results if not one.is_base))
             raise StageError(f"experiment {experiment!r} has no result; there are: {names or 'none'}")
     else:
-        fitting = [one for one in results if not one.is_base and not one.facts["oracle"]]
+        fitting = [one for one in results if not (one.is_base or one.facts["oracle"] or one.facts.get("superseded"))]
     with_base = [one for one in fitting if base_of(one, results)]
     return max(with_base or fitting, key=lambda one: (len(one.ids), one.facts[one.metric] or 0), default=None)
 
@@ -206,6 +213,18 @@ def read_metrics(run_dir: Path) -> dict[str, pd.DataFrame]:
     folders = {path.parent for name in ("metrics.csv", "training.json") for path in run_dir.glob(f"models/*/{name}")}
     tables = {folder.name: read_csv(folder / "metrics.csv", EPOCH, EPOCH) for folder in folders}
     return {name: tables[name] for name in sorted(tables, key=lambda name: (not name.startswith("base"), name))}
+
+
+def read_gate(run_dir: Path, metric: str) -> list[tuple[float, float]]:
+    """Points of table-gate.csv: share of the clips looked at twice and mean metric, both in per cent; [] without it."""
+    path, column = run_dir / "report" / "table-gate.csv", f"{metric}_mean"
+    if not path.is_file():
+        return []
+    try:
+        table = pd.read_csv(path)[["share_looked", column]].astype(float)
+    except (ValueError, KeyError) as error:
+        raise DamagedError(f"{path}: {error}; `table-gate` writes it anew") from error
+    return list(table.itertuples(index=False, name=None))
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -64,30 +64,37 @@ def run(
 
 
 def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
-    """Draw the volumes of a row: the input with saliency and box, the box enlarged from it, the focused volume."""
+    """Draw the volumes of a row: the input with saliency and boxes; of each box, it enlarged and its focused volume."""
     run = sources.run
     number, local = run.locate(row)
     facts = run.parts[number].rows.iloc[local]
-    box = Box(*run.read("boxes", "box_input", [row])[0].tolist())
-    box_source = Box(*run.read("boxes", "box_source", [row])[0].tolist())
+    found = run.boxes(row)
+    boxes, boxes_source = (
+        [Box(*map(int, edges)) for edges in found.filter(regex=f"^{name}_").to_numpy()]
+        for name in ("box_input", "box_source")
+    )
+    names = [f" {number}" for number in range(1, len(boxes) + 1)] if len(boxes) > 1 else [""]
     context = run.context(row)
     scale = math.ceil(SIDE / min(context.shape[1:3]))
     size = tuple(2 * math.ceil(scale * side / 2) for side in context.shape[1:3])
     with_saliency = context
     if row in sources.rows_done("maps"):
         with_saliency = under_veil(context, veil(run.read("maps", "codes", [row])[0]))
-    volumes = {
-        "input": np.stack([outlined(frame, box, scale) for frame in resized(with_saliency, size)]),
-        "enlarged": resized(context[:, box.top : box.bottom, box.left : box.right], size),
-    }
-    if row in sources.rows_done("crops"):
-        volumes["focused"] = resized(run.focus(row), size)
+    frames = resized(with_saliency, size)
+    for box in reversed(boxes):  # the first one on top
+        frames = np.stack([outlined(frame, box, scale) for frame in frames])
+    volumes = {"input": frames}
+    focus = run.focus(row) if row in sources.rows_done("crops") else None
+    for place, (name, box) in enumerate(zip(names, boxes, strict=True)):
+        volumes[f"enlarged{name}"] = resized(context[:, box.top : box.bottom, box.left : box.right], size)
+        if focus is not None:
+            volumes[f"focused{name}"] = resized(focus if focus.ndim == 4 else focus[place], size)
     words = [f"{facts.video_id}, {clip_name(facts)}, from {facts.frame_start / facts.fps:.1f} s"]
-    share = float(run.read("boxes", "saliency_share", [row])[0])
-    if not math.isnan(share):
-        words.append(f"{share:.0%} of saliency in the box")
-    sizes = f"{box_source.height} x {box_source.width} of {facts.source_height} x {facts.source_width}"
-    words.append(f"box {sizes} source pixels")
+    noun = "boxes" if len(boxes) > 1 else "box"
+    if not found.saliency_share.isna().any():
+        words.append(f"{', '.join(f'{share:.0%}' for share in found.saliency_share)} of saliency in the {noun}")
+    sizes = ", ".join(f"{box.height} x {box.width}" for box in boxes_source)
+    words.append(f"{noun} {sizes} of {facts.source_height} x {facts.source_width} source pixels")
     return Panels("; ".join([*words, ", ".join(labels) or "no label"]), volumes)
 
 

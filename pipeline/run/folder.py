@@ -2,24 +2,26 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from itertools import zip_longest
 from pathlib import Path
+
+import numpy as np
 
 from cache.commit import in_use
 from cache.errors import StaleCacheError, relative_to
 from cache.fingerprint import differences, unchanged_sha256
 from cache.plan import Part
 from cache.plan_files import read_plan
-from cache.table_files import read_table
+from cache.table_files import read_csv, read_table
 from pipeline.config import Config, Task, clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
 from pipeline.data.strict_csv import read_classes
 from pipeline.errors import StageError
 
-LABEL_TABLES = ("labels.csv", "classes.txt")
+FRAME_TIMES = "frame_times.csv"  # only where some video has frames at other times than their numbers / fps
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class RunFolder:
         Raises as these two, and as `parts` where the folder was not prepared.
         """
         _ = self.parts
-        return read_labels(self.source).for_task(self.task)
+        return replace(read_labels(self.source).for_task(self.task), frame_times=read_frame_times(self.source))
 
     @cached_property
     def classes(self) -> list[str]:
@@ -77,7 +79,7 @@ class RunFolder:
     def labels_sha256(self) -> str:
         """Identity of all labels; part of a key only where labels change the bytes. Raises as `read_labels`."""
         check_labels(self.source)
-        return files_sha256(*(self.source / name for name in LABEL_TABLES))
+        return files_sha256(*(self.source / name for name in label_tables(self.source)))
 
 
 def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFolder:
@@ -85,16 +87,29 @@ def open_folder(path: Path, config: Config, caches: Path | None = None) -> RunFo
     return RunFolder(path, clip_settings(config), config.name, config.data.task, caches)
 
 
+def label_tables(run_dir: Path) -> list[str]:
+    """Return the names of the tables that say what is in which frame."""
+    return ["labels.csv", "classes.txt", *([FRAME_TIMES] if (run_dir / FRAME_TIMES).exists() else [])]
+
+
 def check_labels(run_dir: Path) -> None:
     """Raise DamagedError, which says what to run, where the labels of a run are not what `prepare` wrote."""
-    for name in LABEL_TABLES:
+    for name in label_tables(run_dir):
         read_table(run_dir / name)
 
 
 def read_labels(run_dir: Path) -> Annotations:
     """Read the labels of a run as `prepare` wrote them. Raises as `check_labels`; AnnotationError as `read_plain`."""
     check_labels(run_dir)
-    return read_plain(*(run_dir / name for name in LABEL_TABLES))
+    return read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+
+
+def read_frame_times(run_dir: Path) -> dict[str, np.ndarray]:
+    """Read the seconds of frames by video id, see `Annotations.frame_times`. Raises as `check_labels`."""
+    if not (run_dir / FRAME_TIMES).exists():
+        return {}
+    table = read_csv(run_dir / FRAME_TIMES, ("video_id", "seconds"))
+    return {one: np.array(text.split(), float) for one, text in zip(table.video_id, table.seconds, strict=True)}
 
 
 def read_class_names(run_dir: Path) -> list[str]:

@@ -16,7 +16,7 @@ from cache.plan_files import write_part
 from cache.sealed import write_record
 from cache.table_files import read_table
 from pipeline.config import Config, Policy
-from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.folder import RunFolder, label_tables, open_folder
 from pipeline.run.networks import base_folder, read_trained, write_trained
 from pipeline.run.stores import Stores, open_stores
 
@@ -67,7 +67,7 @@ def start(
             name = f"part-{number:03d}-{split}"
             write_part(folder, replace(part, name=name, rows=rows, rows_per_video=count))
             number += 1
-    tables = {name: read_table(run.path / name).encode() for name in ("labels.csv", "classes.txt")}
+    tables = {name: read_table(run.path / name).encode() for name in label_tables(run.path)}
     write_record(folder / "tables.json", {}, tables)
     if not generation.started:
         facts = read_trained(base_folder(run, generation.config) / "base.json")

@@ -1,5 +1,6 @@
-"""A video as a row of videos.csv, and the rows of the plan that follow from it."""
+"""A video as a row of videos.csv, what is odd about it, and the rows of the plan that follow from it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -8,10 +9,12 @@ from cache.fingerprint import file_sha256
 from pipeline.config import Config
 from pipeline.data.label_files import CHARADES_PAGE
 from pipeline.data.sampling import eval_start, eval_theta, train_clip
-from pipeline.data.video.find import EXTENSIONS, find_video
+from pipeline.data.video.find import EXTENSIONS, find_video, video_folder
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import StageError, VideoError, VideoUnreadable
 
+GAP = 10  # average intervals of frames, and a second, above which the time between two frames is called a gap
+LATE = 0.5  # seconds from the beginning of a file to its first picture that are worth a word
 LOW_ZOOM = 1.5  # source pixels for one of the resized frame; below, a focused volume holds hardly more than upscaling
 
 
@@ -29,7 +32,7 @@ def check_root(config: Config, video_id: str) -> Path:
 
 def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None) -> dict | tuple[str, str]:
     """Return one row of videos.csv, the `known` one if the file is as it was, or (reason, detail) for skipped.csv."""
-    root, clips = Path(config.data.videos), config.clips
+    root, clips = video_folder(config.data), config.clips
     try:
         path = find_video(root, video_id)
         if known and path.is_file() and file_sha256(path) == known["sha256"]:
@@ -53,7 +56,25 @@ def probe_row(config: Config, prober: Prober, video_id: str, known: dict | None)
         "timing": info.timing,
         "bytes": info.bytes,
         "sha256": info.sha256,
+        "video_stream": info.stream,
+        "first_frame": info.first_frame,
+        "longest_gap": info.longest_gap,
+        "times": () if clips.fps else info.times,
     }
+
+
+def clock_oddities(row: dict) -> Iterator[tuple[str, str]]:
+    """Yield (what is odd, what to do) about the streams and the clock of a video, by its row of videos.csv."""
+    if row.get("video_stream"):
+        fix = "nothing, if the largest is meant; else keep one alone (ffmpeg -i IN -map 0:v:N -c copy OUT)"
+        yield "have several video streams, the largest is taken (video_stream in videos.csv)", fix
+    gap = row.get("longest_gap", 0)
+    if gap > 1 and gap > GAP / row["source_fps"]:
+        text = "stand still for long, as where a clock jumps (longest_gap in videos.csv, seconds)"
+        yield text, "look at them; where the clock is wrong, write it anew (ffmpeg -i IN -vf setpts=N/FR/TB OUT)"
+    if row.get("first_frame", 0) > LATE:
+        text = "begin with sound, or with pictures before the first key frame (first_frame in videos.csv, seconds)"
+        yield text, "count the times of labels from the first picture that is shown"
 
 
 def plan_rows(config: Config, videos: pd.DataFrame, split: str, numbers: range) -> pd.DataFrame:

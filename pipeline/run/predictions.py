@@ -1,6 +1,7 @@
 """A folder of predictions: its tables, and the record that says which weights made them. Needs no network."""
 
 import io
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +13,31 @@ import pyarrow.parquet as pq
 
 from cache.commit import write_file
 from cache.sealed import read_record
+from pipeline.data.own_boxes import BOX
 
 RECORD = "predictions.json"
 WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
 MADE_FROM = b"made_from"  # in the metadata of each of these files: the key of what it was made from
 SOURCE, SIZE = b"path", b"size"  # of the video: its path as it was given; height and width of its frames
 POOLING = b"pooling"  # see VideoTable; not there: "max"
-BOX = ("top", "left", "height", "width")
 FACTS = ("video_id", "start", "end", "entropy", *(f"box_{side}" for side in BOX))
+OTHER_BOX = re.compile(rf"box([1-9][0-9]?)_({'|'.join(BOX)})")  # of a window's second box: box2_top, ...
+
+
+def fact_columns(num_boxes: int) -> list[str]:
+    """Return the columns of a table beside its classes: FACTS, and the edges of further boxes."""
+    others = (f"box{number}_{side}" for number in range(2, num_boxes + 1) for side in BOX)
+    return [*FACTS, *others]
+
+
+def is_fact(name: str) -> bool:
+    """Whether a column is one of `fact_columns`."""
+    return name in FACTS or OTHER_BOX.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class VideoTable:
-    """What was found in one video: a row a window with FACTS and the score of every class, in [0, 1].
+    """What was found in one video: a row a window with `fact_columns` and the score of every class, in [0, 1].
 
     Times are seconds from the first frame, boxes are in source pixels, entropy is Base's, in nats.
     """
@@ -42,7 +55,7 @@ class VideoTable:
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the networks' outputs."""
-        return [name for name in self.table.columns if name not in FACTS]
+        return [name for name in self.table.columns if not is_fact(name)]
 
     @cached_property
     def scores(self) -> pd.Series:
@@ -56,8 +69,11 @@ class VideoTable:
 
     @property
     def boxes(self) -> pd.DataFrame:
-        """Start, end (seconds), top, left, height, width (source pixels)."""
-        return self.table[["start", "end", *FACTS[4:]]].set_axis(["start", "end", *BOX], axis=1)
+        """Start, end (seconds), top, left, height, width (source pixels): a row a box, window by window."""
+        edges = [name for name in self.table.columns if name in FACTS[4:] or OTHER_BOX.fullmatch(name)]
+        times = self.table[["start", "end"]].loc[self.table.index.repeat(len(edges) // len(BOX))]
+        boxes = pd.DataFrame(self.table[edges].to_numpy().reshape(-1, len(BOX)), columns=list(BOX))
+        return pd.concat([times.reset_index(drop=True), boxes], axis=1)
 
 
 def write_video(folder: Path, found: VideoTable, made_from: str) -> None:

@@ -1,5 +1,6 @@
 """Decode every annotated video once, whole: what it is, or why it cannot be used."""
 
+import logging
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -8,26 +9,58 @@ from pathlib import Path
 import pandas as pd
 from joblib import Parallel, delayed
 
+from cache.errors import DamagedError
+from cache.table_files import read_csv
 from pipeline.config import Config
 from pipeline.data.annotations import Annotations
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import DecoderCrashed
-from pipeline.run.plan_rows import check_root, probe_row
+from pipeline.run.folder import read_frame_times
+from pipeline.run.plan_rows import LOW_ZOOM, check_root, clock_oddities, probe_row
 from pipeline.workers.engines import Engine, results
 from pipeline.workers.progress import progress
 from pipeline.workers.shared_paths import SharedDirectory, share_directory
 
+log = logging.getLogger(__name__)
+
 VIDEO_COLUMNS = (
     *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
     *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
+    *("video_stream", "first_frame", "longest_gap"),
 )
+NEW_COLUMNS = VIDEO_COLUMNS[-3:]  # which the videos.csv of an older run does not get
+NAMED = 3  # videos that a warning names
 BLOCK = 16  # videos a task of a cluster: each task starts a process that decodes them
+
+
+def known_videos(run_dir: Path) -> tuple[dict[str, dict], tuple[str, ...]]:
+    """Return the rows of an earlier videos.csv by id, so that only what is new or changed is decoded, and its columns.
+
+    Without one, or a damaged one, there are no rows, and the columns are those of VIDEO_COLUMNS.
+    """
+    if not (run_dir / "videos.csv").exists():
+        return {}, VIDEO_COLUMNS
+    try:
+        table = read_csv(run_dir / "videos.csv", [name for name in VIDEO_COLUMNS if name not in NEW_COLUMNS])
+        columns = tuple(name for name in VIDEO_COLUMNS if name in table)
+        texts = ("video_id", "split", "path", "timing", "sha256", "video_stream")
+        table = read_csv(run_dir / "videos.csv", columns, [name for name in columns if name not in texts])
+        times = read_frame_times(run_dir)
+    except DamagedError as error:
+        log.warning("%s; now every video is decoded again", error)
+        return {}, VIDEO_COLUMNS
+    own = [name for name in columns if name not in ("video_id", "split", "labels")]
+    new = dict(zip(NEW_COLUMNS, ("", 0.0, 0.0), strict=True))
+    rows = {row["video_id"]: new | {name: row[name] for name in own} for row in table.to_dict("records")}
+    return {one: row | {"times": tuple(times.get(one, ()))} for one, row in rows.items()}, columns
 
 
 def probe_all(
     config: Config, run_dir: Path, annotations: Annotations, known: dict[str, dict], engine: Engine
 ) -> tuple[pd.DataFrame, list[list[str]]]:
-    """Return rows of videos.csv (without labels) and rows of skipped.csv, in the order of the annotations.
+    """Return rows of videos.csv and rows of skipped.csv, in the order of the annotations.
+
+    Those of videos.csv have no labels yet, and the times of frames, see `VideoInfo.times`.
 
     Args:
         known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
@@ -42,7 +75,29 @@ def probe_all(
             videos.append({"video_id": video_id, "split": split, **one})
         else:
             skipped.append([video_id, split, *one])
-    return pd.DataFrame(videos, columns=VIDEO_COLUMNS[:-1]), skipped
+    return pd.DataFrame(videos, columns=[*VIDEO_COLUMNS, "times"]), skipped
+
+
+def oddities(videos: pd.DataFrame) -> Iterator[str]:
+    """Yield what is odd about rows of videos.csv, each with the first videos of which it is so."""
+    found: dict[str, list[str]] = {}
+    for row in videos.to_dict("records"):
+        for text, fix in clock_oddities(row):
+            found.setdefault(f"of {len(videos)} videos {text}; {fix}", []).append(row["video_id"])
+    splits = videos.groupby("sha256").split.nunique()
+    for one in videos[videos.sha256.isin(splits.index[splits > 1])].sort_values("sha256", kind="stable").itertuples():
+        text = "videos are the same file in training and in evaluation, so that scores are too high"
+        found.setdefault(text, []).append(f"{one.video_id} ({one.split})")
+    for text, some in found.items():
+        yield f"{len(some)} {text}: {_some(some)}"
+    if low := videos.video_id[videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM].tolist():
+        text = f"of {len(videos)} videos are less than {LOW_ZOOM} times as large as the resized frame: their focused"
+        hint = "(zoom_y and zoom_x in videos.csv)"
+        yield f"{len(low)} {text} volumes can hold hardly more than upscaling: {_some(low)} {hint}"
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:NAMED]) + ", ..." * (len(ids) > NAMED)
 
 
 def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:

@@ -12,9 +12,10 @@ from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
 from models.losses import LossTerms
-from pipeline.config import OBJECTIVES, PIXELS, POLICIES, Config, Pixels, Policy, task_settings, without_later
+from pipeline.box_settings import num_boxes, rule_settings
+from pipeline.config import MAPS, PIXELS, POLICIES, Config, Pixels, Policy, task_settings, without_later
 from pipeline.errors import StageError
-from pipeline.run.folder import RunFolder, open_folder
+from pipeline.run.folder import RunFolder, files_sha256, open_folder
 from pipeline.run.networks import BaseWeights, Variant, load_base, own_network
 
 
@@ -37,11 +38,15 @@ class Stores:
     A method `<product>_settings` says what a store of a plan part is made from: plain JSON, the source of its key.
 
     Args:
+        own_boxes_sha256: the identity of the table of the policy "own", where it is known; it need not be there then.
         to_write: make what is not there; else nothing is written, and a store that is not there has no row.
     """
 
-    def __init__(self, run: RunFolder, config: Config, base: BaseWeights, to_write: bool = False):
+    def __init__(
+        self, run: RunFolder, config: Config, base: BaseWeights, own_boxes_sha256: str = "", to_write: bool = False
+    ):
         self.run, self.config, self.base_weights, self.to_write = run, config, base, to_write
+        self.own_boxes_sha256 = own_boxes_sha256
         self._open: dict[tuple, ZarrStore | VolumeStore] = {}
 
     def base_settings(self, part: Part) -> dict:
@@ -64,7 +69,9 @@ class Stores:
         }
 
     def maps_settings(self, part: Part, objective: str) -> dict:
-        """Saliency maps. Labels count only where the objective uses them."""
+        """Saliency maps. Labels count only where the objective uses them; "motion" is of the clips alone."""
+        if objective == "motion":
+            return {"method": "frame_difference", "objective": objective, "clips": part.settings}
         method = self.config.saliency.method
         settings = {"method": method, "objective": objective, "base": self.base_settings(part)}
         if method == "grad_cam":  # before, the maximum over time was enlarged
@@ -77,11 +84,15 @@ class Stores:
         return settings
 
     def boxes_settings(self, part: Part, policy: Policy) -> dict:
-        """Boxes: of a saliency map, random, or in the centre. Raises StageError for another policy."""
-        side = self.config.saliency.box_side
-        settings = {"policy": policy, "size": [side, side]}
-        if policy in OBJECTIVES:
+        """Boxes: of a map, random, in the centre, or of a table. Raises StageError for another policy."""
+        saliency = self.config.saliency
+        settings = {"policy": policy, **rule_settings(saliency)}
+        if saliency.box_jitter:
+            settings["jitter_seed"] = self.config.clips.plan_seed
+        if policy in MAPS:
             settings["maps"] = self.maps_settings(part, policy)
+        elif policy == "own":
+            settings["own_boxes"] = self._own_boxes_sha256()
         elif policy == "random":
             settings["seed"] = self.config.clips.plan_seed
             if self.config.seed:  # 0 draws the boxes that all seeds had before
@@ -89,6 +100,14 @@ class Stores:
         elif policy != "center":
             raise StageError(f"boxes {policy!r} is none of {', '.join(POLICIES)}")
         return settings
+
+    def _own_boxes_sha256(self) -> str:
+        """Return the identity of the table of the policy "own"; StageError where there is none."""
+        if not self.own_boxes_sha256:
+            if not (path := self.config.saliency.own_boxes):
+                raise StageError("boxes own: saliency.own_boxes names no table; say --boxes FILE.csv")
+            self.own_boxes_sha256 = files_sha256(Path(path))
+        return self.own_boxes_sha256
 
     def context_settings(self, part: Part) -> dict:
         """V_in as stored for temporal concatenation and Repeat."""
@@ -126,11 +145,13 @@ class Stores:
     @_kept
     def boxes(self, part: Part, policy: Policy) -> ZarrStore:
         """Open box_input, box_source int32 (top, left, height, width) and saliency_share float32, the box's share of
-        the map."""
+        the map; with k boxes a clip (k, 4), (k, 4) and (k,)."""
+        count = num_boxes(self.config.saliency)
+        several, boxes = ((count,), ("box",)) if count > 1 else ((), ())
         specs = [
-            ArraySpec("box_input", (4,), "i4", "unit", ("edge",)),
-            ArraySpec("box_source", (4,), "i4", "unit", ("edge",)),
-            ArraySpec("saliency_share", (), "f4", "unit"),
+            ArraySpec("box_input", (*several, 4), "i4", "unit", (*boxes, "edge")),
+            ArraySpec("box_source", (*several, 4), "i4", "unit", (*boxes, "edge")),
+            ArraySpec("saliency_share", several, "f4", "unit", boxes),
         ]
         return self._arrays("boxes", part, self.boxes_settings(part, policy), specs)
 
@@ -141,7 +162,7 @@ class Stores:
 
     @_kept
     def crops(self, part: Part, policy: Policy, pixels: Pixels) -> VolumeStore:
-        """Open focused volumes uint8 (T, H_in, W_in, 3)."""
+        """Open focused volumes uint8 (T, H_in, W_in, 3), with k boxes a clip (k, T, H_in, W_in, 3)."""
         return VolumeStore(self._product("crops", part, self.crops_settings(part, policy, pixels)))
 
     def left_out(self, part: Part, variant: Variant | None) -> set[str]:
@@ -165,7 +186,7 @@ class Stores:
 
 def open_stores(run: RunFolder, config: Config, to_write: bool = False) -> Stores:
     """Open the stores of a run for the config's Base, which must be trained; see `load_base` and `Stores`."""
-    return Stores(run, config, load_base(run, config), to_write)
+    return Stores(run, config, load_base(run, config), to_write=to_write)
 
 
 def open_run(run_dir: Path, config: Config, caches: Path | None = None) -> Stores:
@@ -174,10 +195,11 @@ def open_run(run_dir: Path, config: Config, caches: Path | None = None) -> Store
 
 
 def boxes_of(stores: Stores, part: Part, policy: Policy) -> np.ndarray:
-    """Read box_input of every row of a part, int32 (rows, 4); zeros where a video was left out."""
+    """Read box_input of every row of a part, int32 (rows, 4), of k boxes (rows, k, 4); zeros for a video left out."""
     store = stores.boxes(part, policy)
     done = store.product.rows_done()
-    values = np.zeros((part.num_rows, 4), np.int32)
+    count = num_boxes(stores.config.saliency)
+    values = np.zeros((part.num_rows, *((count,) if count > 1 else ()), 4), np.int32)
     if done.any():
         values[done] = store.read_rows("box_input", np.flatnonzero(done))
     return values

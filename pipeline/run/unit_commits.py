@@ -12,6 +12,7 @@ from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 from pipeline.config import Config
+from pipeline.data.video.find import video_folder
 from pipeline.errors import DecoderCrashed
 from pipeline.run.folder import open_folder
 from pipeline.run.stores import Stores, open_stores
@@ -91,7 +92,7 @@ class UnitWork:
     @property
     def videos(self) -> Path:
         """The folder that the plan's paths of videos are relative to."""
-        return Path(self.config.data.videos)
+        return video_folder(self.config.data)
 
     def __getstate__(self) -> dict:
         """Travel as fields; one with `metadata={"travels": False}` stays at its default."""

@@ -78,7 +78,7 @@ def _expected_size(store: VolumeStore, units: list[int]) -> tuple[int, int]:
     num_bytes, (height, width) = 0, store.size
     for unit in units:
         rows = len(store.part.unit_rows(unit))
-        pixels = rows * store.num_frames * height * width
+        pixels = rows * store.num_frames * height * width  # num_frames: of all boxes
         num_bytes += unit_bytes(pixels // 2 if store.codec == "jpeg" else 2 * pixels, rows, store.num_frames)
     return num_bytes, 4 * len(units)  # volume, record, lock, and a temporary one
 
@@ -132,7 +132,7 @@ class CropWork(UnitWork):
         found = {}
         for policy in self.policies:
             values = _by_row(self.stores.boxes(part, policy), unit.number, "box_input")
-            found[policy] = {row: Box(*map(int, value)) for row, value in values.items()}
+            found[policy] = {row: _boxes(value) for row, value in values.items()}
         base = self.stores.base(part)
         return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.is_done(unit.number) else None)
 
@@ -149,13 +149,18 @@ class _Targets(NamedTuple):
 class _Found:
     """What stage 1 found in the rows of a unit, by row; nothing of the videos that it left out."""
 
-    boxes: dict[str, dict[int, Box]]  # box_input, by policy
+    boxes: dict[str, dict[int, list[Box]]]  # box_input, by policy
     frames: dict[int, np.ndarray] | None  # uint32 (T,), CRC-32 of the source frames it saw; None where it has not run
 
     def has(self, row: int) -> bool:
         """Whether stage 1 could read the row's video."""
         found = [*self.boxes.values(), *([] if self.frames is None else [self.frames])]
         return all(row in by_row for by_row in found)
+
+
+def _boxes(values: np.ndarray) -> list[Box]:
+    """Return the boxes of a row, int32 (4,) or, of several, (k, 4)."""
+    return [Box(*edges) for edges in values.reshape(-1, 4).tolist()]
 
 
 def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
@@ -168,7 +173,7 @@ def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
 def _cut_video(
     part: Part, rows: list[int], targets: _Targets, found: _Found, videos: Path
 ) -> dict[VolumeStore, list[list[bytes]]]:
-    """Encode the frames of one video by store, row and frame, while one source frame is alive at a time.
+    """Encode the frames of one video by store, row, box and frame, while one source frame is alive at a time.
 
     Raises:
         FramesDiffer: stage 1 has left the video out, or has seen other pixels.
@@ -178,7 +183,7 @@ def _cut_video(
     if not all(found.has(row) for row in rows):
         raise FramesDiffer(f"{clips[rows[0]].video_id} was left out by saliency")
     stores = [*targets.crops.values(), *([targets.context] if targets.context else [])]
-    encoded = {store: {row: [b""] * part.num_frames for row in rows} for store in stores}
+    encoded = {store: {row: [b""] * store.num_frames for row in rows} for store in stores}
     for index, frame, checksum in source_frames(part, rows, videos):
         for row, clip in clips.items():
             places = [place for place, wanted in enumerate(clip.frame_indices) if wanted == index]
@@ -191,21 +196,23 @@ def _cut_video(
             with phases.phase("resize"):
                 pictures = _cut_frame(frame, clip, boxes_of_row, targets)
             with phases.phase("encode"):
-                for store, picture in pictures.items():
-                    (content,) = encode_volume(picture[None], store.codec, store.quality)
-                    for place in places:
-                        encoded[store][row][place] = content
+                for store, of_boxes in pictures.items():
+                    for number, content in enumerate(encode_volume(np.stack(of_boxes), store.codec, store.quality)):
+                        for place in places:
+                            encoded[store][row][number * part.num_frames + place] = content
     return {store: list(by_row.values()) for store, by_row in encoded.items()}
 
 
 def _cut_frame(
-    frame: np.ndarray, clip: Clip, boxes_input: dict[Policy, Box], targets: _Targets
-) -> dict[VolumeStore, np.ndarray]:
-    """Return the picture of one source frame for each store, uint8 (H_in, W_in, 3)."""
+    frame: np.ndarray, clip: Clip, boxes_input: dict[Policy, list[Box]], targets: _Targets
+) -> dict[VolumeStore, list[np.ndarray]]:
+    """Return the pictures of one source frame for each store, one a box, uint8 (H_in, W_in, 3)."""
     size, from_input = clip.theta.input_size, targets.pixels == "input"
     frame_input = apply_theta(frame, clip.theta) if targets.context or from_input else None
-    pictures = {targets.context: frame_input} if targets.context else {}
+    pictures = {targets.context: [frame_input]} if targets.context else {}
     for policy, store in targets.crops.items():
-        box = boxes_input[policy]
-        pictures[store] = cut_input(frame_input, box, size) if from_input else cut_source(frame, clip.theta, box, size)
+        pictures[store] = [
+            cut_input(frame_input, box, size) if from_input else cut_source(frame, clip.theta, box, size)
+            for box in boxes_input[policy]
+        ]
     return pictures

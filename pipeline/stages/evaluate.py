@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from cache.errors import StaleCacheError
 from cache.fingerprint import fingerprint
 from cache.sealed import read_record, write_record
 from models.fusion import video_scores
+from pipeline.box_settings import is_same_rule, named
 from pipeline.config import Config, Focus, Policy, pooling_of, task_settings
 from pipeline.data.miniature import truth
 from pipeline.errors import StageError
@@ -21,7 +23,7 @@ from pipeline.run.networks import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.results import made_with, protocol, rebuild
 from pipeline.run.stores import Stores, boxes_of, open_run, open_stores
-from pipeline.training.clip_scores import box_stores, left_out, scores_by_video
+from pipeline.training.clip_scores import as_trained_stores, box_stores, left_out, scores_by_video
 from pipeline.workers.device import pick_device
 from pipeline.workers.distributed import World, current_world, join_world
 
@@ -44,7 +46,7 @@ def run(
     share the batches; the first one writes.
 
     Args:
-        boxes_eval: boxes at evaluation, where they differ from those at training.
+        boxes_eval: boxes at evaluation, by the rule of the config; None for those at training, by their rule.
         eval_ids: only these evaluation videos; empty for all.
         use_labels: allow boxes that come from the labels; such results are marked as oracle.
         caches: another run folder, or a mirror of one, whose plan, labels, Base and caches are read.
@@ -84,7 +86,8 @@ def result_path(config: Config, run_dir: Path, folder: Path | None, boxes_eval: 
     """Return where `run_model` writes its result. Base, and the model in `folder`, must be trained."""
     stores = open_run(run_dir, config)
     ids = _video_ids(stores.run, config.clips.eval_clips)
-    facts = _experiment(stores, folder and read_model(folder), boxes_eval, ids)
+    model = folder and read_model(folder)
+    facts = _experiment(_stores_for(stores, model, boxes_eval), model, boxes_eval, ids)
     return run_dir / "results" / f"{facts['key']}.json"
 
 
@@ -116,13 +119,34 @@ def _result(
     stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None, ids: list[str], use_labels: bool
 ) -> Path:
     """Return the result file of one model, None for Base; compute it if it is not there, or scored other videos."""
+    stores = _stores_for(stores, model, boxes_eval)
     facts = _experiment(stores, model, boxes_eval, ids)
     if facts["oracle"] and not use_labels:
         raise StageError(f"{facts['experiment']}: its evaluation boxes know the labels; say --use-labels")
     path = stores.run.path / "results" / f"{facts['key']}.json"
-    if not current_world().broadcast(path.exists() and _is_current(stores, model, facts["boxes_eval"], ids, path)):
-        _evaluate(stores, model, facts, ids, path)
+    boxes = _policy(model, boxes_eval)
+    if not current_world().broadcast(path.exists() and _is_current(stores, model, boxes, ids, path)):
+        _evaluate(stores, model, boxes, facts, ids, path)
     return path
+
+
+def _policy(model: TrainedModel | None, boxes_eval: Focus | None) -> Focus | Literal["none"]:
+    """Return where a model looks at evaluation."""
+    if model is None:
+        return "none"
+    return "repeat" if model.variant.boxes == "repeat" else boxes_eval or model.variant.boxes
+
+
+def _stores_for(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | None) -> Stores:
+    """Return the stores for evaluating a model: by its own rule of boxes, unless boxes are asked for; see `run`.
+
+    Raises:
+        StageError: see `check_count`.
+    """
+    if model is None or boxes_eval is None or model.variant.boxes == "repeat":
+        return as_trained_stores(stores, model)
+    model.check_count(stores.config.saliency)
+    return stores
 
 
 def _is_current(stores: Stores, model: TrainedModel | None, boxes: Focus, ids: list[str], path: Path) -> bool:
@@ -151,14 +175,16 @@ def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | 
         made_from = stores.base_settings(part)
     else:
         fusion, boxes_train, pixels = model.variant
-        boxes = "repeat" if boxes_train == "repeat" else boxes_eval or boxes_train
-        name = model.name + (f"-eval-{boxes}" if boxes != boxes_train else "")
-        facts = {"experiment": name, "fusion": fusion, "boxes_train": boxes_train, "boxes_eval": boxes}
-        facts |= {"pixels": pixels, "seed": model.seed, "weights": model.weights}
+        boxes = _policy(model, boxes_eval)
         made_from = {}
         if boxes != "repeat":
             made_from = box_stores(stores, model, boxes).crops_settings(part, boxes, pixels)
-    facts["oracle"] = facts["boxes_eval"] == "cross_entropy"
+        as_trained = boxes == boxes_train and is_same_rule(made_from.get("boxes", {}), model.boxes)
+        name = model.name + ("" if as_trained else f"-eval-{named(boxes, config.saliency)}")
+        facts = {"experiment": name, "fusion": fusion, "boxes_train": model.boxes_name(config.saliency)}
+        facts |= {"boxes_eval": named(boxes, config.saliency)}
+        facts |= {"pixels": pixels, "seed": model.seed, "weights": model.weights}
+    facts["oracle"] = _policy(model, boxes_eval) == "cross_entropy"
     facts["protocol"], facts["eval_clips"] = protocol(config), config.clips.eval_clips
     identity = {"made_from": made_from, "labels": run.labels_sha256, "ids": ids, **facts}
     identity |= task_settings(config)
@@ -166,9 +192,11 @@ def _experiment(stores: Stores, model: TrainedModel | None, boxes_eval: Focus | 
     return facts | {"key": f"{facts['experiment']}-{fingerprint(json.loads(json.dumps(identity)))}"}
 
 
-def _evaluate(stores: Stores, model: TrainedModel | None, facts: dict, ids: list[str], path: Path) -> None:
+def _evaluate(
+    stores: Stores, model: TrainedModel | None, boxes: Focus, facts: dict, ids: list[str], path: Path
+) -> None:
     """Score one model on the given videos and write its result files; the JSON, which counts, comes last."""
-    annotations, boxes = stores.run.annotations, facts["boxes_eval"]
+    annotations = stores.run.annotations
     by_clip, windowed = scores_by_video(stores, model, boxes, set(ids))
     scored = [video_id for video_id in ids if video_id in by_clip]
     if not scored:
@@ -217,7 +245,7 @@ def _accuracies(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 def boxes_on_target(stores: Stores, policy: Policy) -> float:
-    """Return, for the miniature only, the share of evaluation clips whose box holds every card; see `truth`."""
+    """Return, for the miniature only, the share of evaluation clips whose boxes hold every card; see `truth`."""
     cards = truth.read_cards(Path(stores.config.data.videos))
     hits = []
     for part in stores.run.parts_of("test"):

@@ -17,24 +17,25 @@ from cache.layout import PRODUCTS
 from cache.plan import Part
 from cache.plan_files import part_names, read_plan, recorded_parts, write_part
 from cache.sealed import write_record
-from cache.table_files import read_csv
 from pipeline.config import Config, clip_settings
 from pipeline.config_file import to_toml
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
+from pipeline.data.label_times import PastTheEnd, past_the_end
 from pipeline.data.miniature import generate
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.errors import StageError, VideoMissing
-from pipeline.run.folder import check_classes, open_folder, read_class_names
+from pipeline.run.folder import FRAME_TIMES, check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
-from pipeline.run.plan_rows import LOW_ZOOM, plan_rows
-from pipeline.run.probe_videos import VIDEO_COLUMNS, probe_all
+from pipeline.run.plan_rows import plan_rows
+from pipeline.run.probe_videos import known_videos, oddities, probe_all
 from pipeline.workers.engines import LOCAL, Engine
 
 log = logging.getLogger(__name__)
 
 NAMED = 3  # videos that a message names
+UNNAMED = ("unlabelled", "past_the_end")  # notes that the summary leaves out, or says in more words
 SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
 
 
@@ -43,9 +44,10 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
 
     Reads the annotation files and every video, whole; those of the miniature are generated first. Writes config.toml,
     videos.csv, skipped.csv, labels.csv, classes.txt, plan/, and the records of the tables, tables.json and
-    skipped.json. The same command again changes nothing, but that it makes anew what was lost of the plan. With
-    `extend`, new videos and further augmentation seeds become new parts of the plan; no earlier part is touched. Where
-    more videos fail than `data.max_skipped` allows, only skipped.csv is written.
+    skipped.json; frame_times.csv where clips.fps is 0 and a video's rate varies. The same command again changes
+    nothing, but that it makes anew what was lost of the plan. With `extend`, new videos and further augmentation seeds
+    become new parts of the plan; no earlier part is touched. Where more videos fail than `data.max_skipped` allows,
+    only skipped.csv is written.
 
     Raises:
         AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
@@ -68,12 +70,16 @@ def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bo
     check_locks(run_dir, cluster=not engine.is_local)
     rows = len(annotations.videos) * (config.clips.aug_seeds + config.clips.eval_clips)
     check_space(run_dir, 400 * rows, 20)  # a row of the plan takes less than that
-    known = _known_videos(run_dir)
+    known, columns = known_videos(run_dir)
     videos, skipped = probe_all(config, run_dir, annotations, known, engine)
     write_record(run_dir / "skipped.json", {}, {"skipped.csv": csv_bytes(SKIPPED_COLUMNS, skipped)})
     _check_found(config, run_dir, annotations, videos, skipped)
     if flood := _flood(config, len(videos), skipped):
         return Outcome(run_dir / "skipped.csv", flood, len(skipped))
+    outside = past_the_end(annotations, videos)
+    if outside.count > config.data.max_past_end * outside.total:
+        allowed = f"more than data.max_past_end = {config.data.max_past_end:g} allows"
+        raise StageError(f"{', '.join(config.data.annotations)}: {outside.text}; nothing is planned: {allowed}")
     _check_plan(config, run_dir, videos, extend)
     try:
         for part in _new_parts(config, run_dir, videos, extend):
@@ -84,14 +90,18 @@ def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bo
         raise StaleCacheError(f"{error}; {more}; {other}") from error
     videos["labels"] = [int(n) for n in annotations.video_targets(videos.video_id.tolist()).sum(1)]
     tables = {
-        "videos.csv": csv_bytes(VIDEO_COLUMNS, videos[list(VIDEO_COLUMNS)].to_numpy().tolist()),
+        "videos.csv": csv_bytes(columns, videos[list(columns)].to_numpy().tolist()),
         "labels.csv": labels_csv(annotations),
         "classes.txt": "".join(f"{name}\n" for name in annotations.classes).encode(),
     }
+    if uneven := [[one.video_id, " ".join(map(str, one.times))] for one in videos.itertuples() if one.times]:
+        tables[FRAME_TIMES] = csv_bytes(("video_id", "seconds"), uneven)
     with locked(run_dir / "plan" / ".lock", wait=True):  # the tables and their record belong together
         write_record(run_dir / "tables.json", {"parts": part_names(run_dir)}, tables)
+        if not uneven:
+            (run_dir / FRAME_TIMES).unlink(missing_ok=True)
     write_file(run_dir / "config.toml", to_toml(config).encode())
-    return _outcome(config, run_dir, annotations, videos, skipped)
+    return _outcome(config, run_dir, annotations, videos, skipped, outside)
 
 
 def _check_is_ours(run_dir: Path) -> None:
@@ -99,20 +109,6 @@ def _check_is_ours(run_dir: Path) -> None:
     theirs = [name for name in ("labels.csv", "classes.txt", "videos.csv", "config.toml") if (run_dir / name).exists()]
     if theirs and not any((run_dir / name).exists() for name in ("plan", "models", "tables.json", *PRODUCTS)):
         raise StageError(f"{run_dir} is no run folder, and its {theirs[0]} would be overwritten; use another --run")
-
-
-def _known_videos(run_dir: Path) -> dict[str, dict]:
-    """Return the rows of an earlier videos.csv by id, so that only what is new or changed is decoded."""
-    if not (run_dir / "videos.csv").exists():
-        return {}
-    numbers = [name for name in VIDEO_COLUMNS if name not in ("video_id", "split", "path", "timing", "sha256")]
-    try:
-        table = read_csv(run_dir / "videos.csv", VIDEO_COLUMNS, numbers)
-    except DamagedError as error:
-        log.warning("%s; now every video is decoded again", error)
-        return {}
-    columns = [name for name in VIDEO_COLUMNS if name not in ("video_id", "split", "labels")]
-    return {row["video_id"]: {name: row[name] for name in columns} for row in table.to_dict("records")}
 
 
 def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> None:
@@ -216,23 +212,21 @@ def _flood(config: Config, num_good: int, skipped: list) -> str:
     )
 
 
-def _outcome(config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list) -> Outcome:
-    """Count what was found; warn of small videos."""
+def _outcome(
+    config: Config, run_dir: Path, annotations: Annotations, videos: pd.DataFrame, skipped: list, outside: PastTheEnd
+) -> Outcome:
+    """Count what was found; warn of small and of odd videos, and of labels past the end."""
     reasons = Counter(reason for _, _, reason, _ in skipped)
     missing = reasons.pop(VideoMissing.__name__, 0)
     failed = sum(reasons.values())
     parts = [f"{len(videos)} videos ({(videos.split == 'train').sum()} train, {(videos.split == 'test').sum()} test)"]
     parts += [f"{missing} annotated videos without a file, left out"] * bool(missing)
     parts += [f"{count} {reason}" for reason, count in sorted(reasons.items())]
-    parts += [f"{count} actions {name}" for name, count in annotations.notes.items() if count and name != "unlabelled"]
+    parts += [f"{count} actions {name}" for name, count in annotations.notes.items() if count and name not in UNNAMED]
+    parts += [outside.text] * bool(outside.count)
     for split, lost in (("train", "nothing can be trained"), ("test", "nothing can be evaluated")):
         if not (videos.split == split).any():
             log.warning("the plan has no %s video: %s; --extend adds videos", split, lost)
-    low = videos.video_id[videos[["zoom_y", "zoom_x"]].min(axis=1) < LOW_ZOOM].tolist()
-    if low:
-        log.warning(
-            "%d of %d videos are less than %.1f times as large as the resized frame: "
-            "their focused volumes can hold hardly more than upscaling: %s (zoom_y and zoom_x in videos.csv)",
-            *(len(low), len(videos), LOW_ZOOM, ", ".join(low[:NAMED]) + ", ..." * (len(low) > NAMED)),
-        )
+    for text in oddities(videos):
+        log.warning("%s", text)
     return Outcome(run_dir / "plan", "; ".join(parts), failed)

@@ -18,9 +18,10 @@ from models.compiled import compile_network
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.losses import LossTerms
+from models.motion import motion_maps
 from models.objectives import Labels, objectives_of, saliency_maps
 from models.saliency import patch_embedding
-from pipeline.config import Config
+from pipeline.config import OBJECTIVES, Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
 from pipeline.run.folder import holds_run
@@ -82,7 +83,7 @@ def run(
             threads = config.workers if work.device.type == "cuda" else 1
             ahead = decode_ahead([(stores.run.part(unit.part), unit.number) for unit in units], work.videos, threads)
             work = replace(work, decoded=stack.enter_context(ahead))
-        if config.saliency.precision == "bfloat16" and objectives and units and engine.is_local:
+        if config.saliency.precision == "bfloat16" and set(objectives) & set(OBJECTIVES) and units and engine.is_local:
             agreement = sample_agreement(stores, units, work.network)
             if agreement and agreement.overlap < LOWEST_OVERLAP:
                 log.warning("bfloat16 moves the boxes: %s; saliency.precision=float32 does not", agreement)
@@ -124,8 +125,9 @@ def _warn_of_empty_maps(stores: Stores, part: Part) -> None:
         done = np.flatnonzero(maps.product.rows_done())
         empty = int((maps.read_rows("scale", done) == 0).sum()) if len(done) else 0
         if empty:
+            why = "nothing moves" if objective == "motion" else "was Base's rate too high?"
             found = f"{part.name}: {empty} of {len(done)} {objective} maps are zero everywhere"
-            log.warning("%s, so their boxes lie at (0, 0): was Base's rate too high?", found)
+            log.warning("%s, so their boxes lie at (0, 0): %s", found, why)
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class SaliencyWork(UnitWork):
     def compute(
         self, part: Part, unit: Unit, wanted: list[Store], skipped: list[dict]
     ) -> dict[Store, dict[str, np.ndarray]]:
-        """Run the network over the unit's clips; rows of videos that fail stay blank."""
+        """Run the network over the unit's clips, where maps of it are wanted; rows of videos that fail stay blank."""
         arrays, first = self.blank(part, unit, wanted), part.unit_rows(unit.number).start
         base = arrays.get(self.stores.base(part))  # None where it is done
         every = {name: self.stores.maps(part, name) for name in self.config.saliency.objectives}
@@ -179,7 +181,10 @@ class SaliencyWork(UnitWork):
                     skipped.append(skip(batch.video_id, batch.error))
                     continue
                 local = [row - first for row in batch.rows]
-                logits, maps = self._forward(part, batch, list(of_maps))
+                names = [name for name in of_maps if name != "motion"]
+                logits, maps = self._forward(part, batch, names) if base is not None or names else (None, {})
+                if "motion" in of_maps:
+                    maps["motion"] = motion_maps(batch.clips)
                 with phases.phase("encode"):
                     if base is not None:
                         base["logits"][local] = logits.cpu().numpy()

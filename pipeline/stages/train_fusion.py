@@ -51,7 +51,7 @@ def run(
             restore_metrics(folder)
             return Outcome(folder, "already trained")
         torch.manual_seed(config.seed)
-        network = build_fusion(stores.base_weights, config, fusion).to(device)
+        network = build_fusion(stores.base_weights, config, variant).to(device)
         compile_network(network, config.base.compile)
         volumes = CachedVolumes(stores, "train", variant)
         places = list(volumes.places().values())

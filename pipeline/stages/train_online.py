@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from models.compiled import compile_network
+from pipeline.box_settings import rule_settings
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run import networks
@@ -56,7 +57,7 @@ def run(
             restore_metrics(folder)
             return Outcome(folder, "already trained")
         torch.manual_seed(config.seed)
-        network = build_fusion(base, config, fusion, saliency_from == "current").to(device)
+        network = build_fusion(base, config, variant, saliency_from == "current").to(device)
         compile_network(network, config.base.compile)
         clips = OnlineClips(run, config, base, variant, saliency_from, device)
         data = TrainingData(clips.load, len(clips.videos), clips.loss, f"train-fusion {facts['name']}")
@@ -71,6 +72,6 @@ def model_facts(
     facts = networks.model_facts(run, config, base, variant)
     facts["name"] += f"-online-{saliency_from}"
     facts |= {"looker": saliency_from, "saliency": key_settings(config.saliency), "clips": clip_settings(config)}
-    side, repeat = config.saliency.box_side, variant.boxes == "repeat"
-    facts["boxes"] = {} if repeat else {"policy": variant.boxes, "size": [side, side]}
+    repeat = variant.boxes == "repeat"
+    facts["boxes"] = {} if repeat else {"policy": variant.boxes, **rule_settings(config.saliency)}
     return json.loads(json.dumps(facts))

@@ -1,7 +1,6 @@
 """Freshly augmented clips of the training videos, for Base."""
 
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.config import Config
 from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, resize_frames, training_videos
 from pipeline.data.pixels import crop_and_flip
 from pipeline.data.sampling import frame_indices, resized_size, row_generator, train_theta, train_window
+from pipeline.data.video.find import video_folder
 from pipeline.run.folder import RunFolder
 from pipeline.workers import phases
 from pipeline.workers.progress import progress
@@ -41,7 +41,7 @@ class BaseClips:
 
     def __init__(self, run: RunFolder, config: Config):
         self.annotations, self.config = run.annotations, config
-        self.videos = training_videos(run.parts, Path(config.data.videos))
+        self.videos = training_videos(run.parts, video_folder(config.data))
         self.held = None
         if config.base.in_memory and config.base.epochs:
             self.held = self._hold()
@@ -74,7 +74,7 @@ class BaseClips:
             found = dict(resize_frames(decode_frames(video, indices), theta.resized_size))
             frames = np.stack([found[index] for index in indices])
         with phases.phase("resize"):
-            return crop_and_flip(frames, theta), np.array(indices) / video.fps
+            return crop_and_flip(frames, theta), self.annotations.seconds(video.video_id, indices, video.fps)
 
     def _hold(self) -> list[np.ndarray]:
         """Decode and resize every training video, uint8 (N, h, w, 3) each."""

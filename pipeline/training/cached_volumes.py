@@ -59,7 +59,7 @@ class CachedVolumes:
         return FusionBatch(self.focused(places), *self.rest(places))
 
     def focused(self, places: list[Place]) -> Tensor:
-        """Read the focused volumes of a batch, uint8 (B, T, S, S, 3)."""
+        """Read the focused volumes of a batch, uint8 (B, T, S, S, 3); of k boxes (B, k, T, S, S, 3)."""
         return _volumes(self.focused_stores, places)
 
     def rest(self, places: list[Place]) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from cache.plan import Part
 from models.fusion import clip_logits
 from models.precision import tf32
+from pipeline.box_settings import as_trained
 from pipeline.config import Focus
 from pipeline.errors import StageError
 from pipeline.run.generations import evaluation_of
@@ -24,6 +25,15 @@ from pipeline.workers.prefetch import prefetch
 from pipeline.workers.progress import progress
 
 ClipScores = tuple[Part, int, np.ndarray]  # plan part, local row, logits float32 (C,)
+
+
+def as_trained_stores(stores: Stores, model: TrainedModel | None) -> Stores:
+    """Return the stores whose boxes are chosen by the rule that a model was trained with; for Base, by "fixed"."""
+    saliency = as_trained(stores.config.saliency, model.boxes if model else {})
+    own = model.boxes.get("own_boxes", "") if model else ""
+    if saliency == stores.config.saliency and not own:
+        return stores
+    return Stores(stores.run, replace(stores.config, saliency=saliency), stores.base_weights, own)
 
 
 def box_stores(stores: Stores, model: TrainedModel | None, boxes: Focus) -> Stores:
@@ -98,7 +108,7 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
     over processes is exact, because all but one have 0.
     """
     config, device = stores.config, pick_device(stores.config.device)
-    frames = 2 * config.clips.num_frames if model.variant.fusion == "concat" else 0
+    frames = model.num_frames(config.clips.num_frames)
     network = build_trained(stores.base_weights, model.folder, model.weights, frames).to(device).eval()
     variant, cut_from = model.variant._replace(boxes=boxes), box_stores(stores, model, boxes)
     volumes = CachedVolumes(stores, "test", variant, with_focused=cut_from is stores)
@@ -116,7 +126,8 @@ def _fusion_scores(stores: Stores, model: TrainedModel, boxes: Focus, ids: set[s
         with phases.device_phase("transfer", device):
             batch = to_device(batch, device)
         with phases.device_phase("network", device), torch.inference_mode(), tf32(False):
-            logits = fusion_logits(network, batch, variant.fusion, model.fuse, config.data.task)
+            how = variant.fusion, model.fuse, config.data.task, model.pool_boxes
+            logits = fusion_logits(network, batch, *how)
         found[number * size :][: len(logits)] = clip_logits(logits).cpu()
     for place, scores in zip(places, world.sum(found).numpy(), strict=True):
         yield volumes.parts[place.part], place.row, scores

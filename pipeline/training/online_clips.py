@@ -14,19 +14,22 @@ from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.losses import LossTerms
+from models.motion import motion_maps
 from models.objectives import Labels, saliency_maps
 from models.saliency import patch_embedding
 from pipeline.config import OBJECTIVES, Config, SaliencyFrom
-from pipeline.data.box_policies import find_box
+from pipeline.data.box_policies import find_boxes
 from pipeline.data.clips import (
     PlannedVideo,
     check_unchanged,
     decode_frames,
-    focused_volume,
+    focused_volumes,
     input_volume,
     training_videos,
 )
+from pipeline.data.own_boxes import OwnRow, read_own_boxes
 from pipeline.data.sampling import frame_indices, train_clip
+from pipeline.data.video.find import video_folder
 from pipeline.run.folder import RunFolder
 from pipeline.run.networks import BaseWeights, Variant, build_base
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
@@ -42,6 +45,7 @@ class SourceFrames:
 
     clips: list[Clip]
     frames: list[dict[int, np.ndarray]]  # of each clip: frame index -> uint8 (H, W, 3)
+    seconds: list[tuple[float, float]]  # at which each clip begins and ends
 
     def to(self, *_, **__) -> "SourceFrames":
         """Stay here: the other parts of a batch are moved to the device."""
@@ -78,10 +82,14 @@ class OnlineClips:
     ):
         self.annotations, self.config, self.device = run.annotations, config, device
         self.variant, self.saliency_from = variant, saliency_from
-        self.videos = training_videos(run.parts, Path(config.data.videos))
+        self.videos = training_videos(run.parts, video_folder(config.data))
         if config.fusion.loader_workers:  # they are forked for every epoch, and inherit what this process has compared
             for video in self.videos:
                 check_unchanged(video)
+        self.own_boxes = read_own_boxes(Path(config.saliency.own_boxes)) if variant.boxes == "own" else None
+        if self.own_boxes:
+            sizes = {video.video_id: video.source_size for video in self.videos}
+            self.own_boxes.check_videos(sizes, self.annotations.videos.video_id)
         self.base = fold(build_base(base)).to(device)
         if config.saliency.gradient_at == "patches":
             patch_embedding(self.base)  # refuses a network without one
@@ -92,9 +100,11 @@ class OnlineClips:
         clips, frames = zip(*(self._decode(video, epoch) for video in videos), strict=True)
         with phases.phase("resize"):
             context = np.stack([input_volume(*one) for one in zip(clips, frames, strict=True)])
-        times = [np.array(clip.frame_indices) / video.fps for clip, video in zip(clips, videos, strict=True)]
+        shown = ((clip.video_id, clip.frame_indices, video.fps) for clip, video in zip(clips, videos, strict=True))
+        times = [self.annotations.seconds(*one) for one in shown]
         targets = self.annotations.targets([video.video_id for video in videos], times)
-        source = SourceFrames(list(clips), list(frames))
+        seconds = [self.annotations.clip_seconds(clip, video.fps) for clip, video in zip(clips, videos, strict=True)]
+        source = SourceFrames(list(clips), list(frames), seconds)
         return OnlineBatch(torch.from_numpy(context), *map(torch.from_numpy, targets), source)
 
     def loss(self, network: nn.Module, batch: OnlineBatch) -> Tensor:
@@ -105,10 +115,12 @@ class OnlineClips:
 
     def cut(self, network: nn.Module, batch: OnlineBatch) -> FusionBatch:
         """Find the boxes of a batch, with the network that is trained or with Base, and cut its focused volumes."""
-        logits, codes = self._maps(network, batch)
-        context = batch.context.cpu().numpy()
+        logits, evidence = self._maps(network, batch)
+        context, source = batch.context.cpu().numpy(), batch.source
+        if self.own_boxes:
+            evidence = [self.own_boxes.at(clip, *time) for clip, time in zip(source.clips, source.seconds, strict=True)]
         with phases.phase("resize"):
-            clips = zip(batch.source.clips, batch.source.frames, context, codes, strict=True)
+            clips = zip(source.clips, source.frames, context, evidence, strict=True)
             volumes = np.stack([self._cut_clip(*one) for one in clips])
         with phases.device_phase("transfer", self.device):
             focused = torch.from_numpy(volumes).to(self.device, non_blocking=True)
@@ -129,12 +141,16 @@ class OnlineClips:
         """
         objective, late, size = self.variant.boxes, self.variant.fusion == "late", self.config.saliency.batch_size
         names = (objective,) if objective in OBJECTIVES else ()
+        if objective == "motion":
+            codes = [quantise(one)[0] for one in motion_maps(batch.context).cpu().numpy()]
+        else:
+            codes = [None] * len(batch.context)
         if not names and not late:
-            return None, [None] * len(batch.context)
+            return None, codes
         source = self.base
         if names and self.saliency_from == "current":
             source = fold(getattr(network, "module", network))
-        logits, codes = [], []
+        logits, found_codes = [], []
         for first in range(0, len(batch.context), size):
             chunk = slice(first, first + size)
             video = as_input(batch.context[chunk], self.device)
@@ -145,8 +161,8 @@ class OnlineClips:
             found, maps = self._saliency(source, video, names, labels)
             if late:
                 logits.append(found if source is self.base else self._saliency(self.base, video, (), None)[0])
-            codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if names else [None] * len(video)
-        return torch.cat(logits) if late else None, codes
+            found_codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if names else []
+        return torch.cat(logits) if late else None, found_codes or codes
 
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):
         saliency, task = self.config.saliency, self.config.data.task
@@ -154,11 +170,15 @@ class OnlineClips:
         return saliency_maps(network, video, names, *how)
 
     def _cut_clip(
-        self, clip: Clip, frames: dict[int, np.ndarray], frames_input: np.ndarray, codes: np.ndarray | None
+        self,
+        clip: Clip,
+        frames: dict[int, np.ndarray],
+        frames_input: np.ndarray,
+        evidence: np.ndarray | list[OwnRow] | None,
     ) -> np.ndarray:
-        """Return the focused volume of one clip, uint8 (T, H_in, W_in, 3)."""
+        """Return the focused volumes of one clip; see `focused_volumes` and, for the evidence, `find_boxes`."""
         if self.variant.boxes == "repeat":
             return frames_input
-        side, seeds = self.config.saliency.box_side, (self.config.clips.plan_seed, self.config.seed)
-        box, _ = find_box(clip, self.variant.boxes, side, seeds, codes)
-        return focused_volume(clip, box, self.variant.pixels, frames, frames_input)
+        seeds = self.config.clips.plan_seed, self.config.seed
+        found = find_boxes(clip, self.variant.boxes, self.config.saliency, seeds, evidence)
+        return focused_volumes(clip, [box for box, _ in found], self.variant.pixels, frames, frames_input)

@@ -9,6 +9,7 @@ from benchmarks import result
 from benchmarks.key_frame import clip_frames
 from benchmarks.result import BEGIN, END, placed
 from benchmarks.rows import ROWS
+from benchmarks.scene import make
 from pipeline.data.video.frames import read_frames
 from tests.helpers.make_video import numbered_frame, write_video
 
@@ -42,3 +43,10 @@ def test_the_readme_has_a_place_for_the_table():
 def test_a_page_without_its_markers_is_refused(page):
     with pytest.raises(ValueError, match="each once"):
         placed(page, "| new |\n")
+
+
+def test_the_run_that_rows_are_measured_on(tmp_path):
+    scene = make(tmp_path, test=1, seconds=2.0, size=(48, 64), network="small_i3d", input_side=56, resized_side=64)
+    (part,) = scene.stores.run.parts_of("test")
+    assert (part.num_rows, part.num_frames) == (10, 16) and set(part.video_ids) == {"V00"}
+    assert scene.stores.run.classes[3] == "c3" and (scene.videos / "V00.mp4").is_file()

@@ -204,7 +204,27 @@ def test_what_cannot_be_read_now_is_nobodys_proof(tiny_copy, monkeypatch, troubl
     assert call("gc", "--run", tiny_copy.path)[0] == 0 and not stray.exists() and list(verify(tiny_copy.path)) == []
 
 
-def _refuse(patch, refused):
+@pytest.mark.parametrize(
+    "what", ["models", "crops", "results", "crops/*", "plan/part-000-train.json", "crops/*/volumes/*"]
+)
+def test_what_cannot_be_listed_or_looked_at_is_named(what, tiny_copy, monkeypatch):
+    """By verify and gc, neither as sound nor as lost: some ways to ask for a file answer no where they cannot tell."""
+    refused = sorted(tiny_copy.path.glob(what))[0]
+    before = tree(tiny_copy.path)
+    with monkeypatch.context() as patch:
+        _refuse(patch, refused, "stat", "lstat")
+        code, output = call("verify", "--fast", "--repair", "--run", tiny_copy.path)
+        swept, swept_output = call("gc", "--run", tiny_copy.path)
+    assert tree(tiny_copy.path) == before
+    assert code == 5 and str(refused) in output
+    if not what.startswith("plan"):  # without which nothing else can be judged
+        assert f"unknown: {refused}" in output and "0 damaged" in output
+    # what gc need not read is listed, and so nobody's loss
+    assert swept == (0 if what.startswith("plan") or what.endswith("volumes/*") else 5)
+    assert "deleted 0 files" in swept_output
+
+
+def _refuse(patch, refused, *asked):
     """Make one file or folder unreadable, as where a server is away; permissions do not bind root."""
 
     def refusing(function):
@@ -217,4 +237,5 @@ def _refuse(patch, refused):
 
     patch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
     patch.setattr("builtins.open", refusing(open))
-    patch.setattr(os, "scandir", refusing(os.scandir))
+    for name in ("scandir", *asked):
+        patch.setattr(os, name, refusing(getattr(os, name)))

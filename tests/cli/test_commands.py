@@ -259,8 +259,11 @@ NEED_NO_PLAN = {
     "table2",
     "table-box",
     "table-cache",
+    "table-gate",
+    "worth-it",
     "compare-saliency",
     *("predict", "timeline", "export"),  # need other arguments; see tests/predict
+    "convert",  # has no run
 }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import pickle
 import re
 import shutil
 from fractions import Fraction
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from pipeline.config import Data
 from pipeline.data.video import container, frames
-from pipeline.data.video.find import find_video
+from pipeline.data.video.find import find_video, video_folder
 from pipeline.data.video.frames import probe, read_frames, scan
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import (
@@ -25,7 +27,7 @@ from pipeline.errors import (
     VideoTruncated,
     VideoUnreadable,
 )
-from tests.helpers.make_video import numbered_frame, read_number, write_video
+from tests.helpers.make_video import numbered_frame, read_number, write_streams, write_video
 
 SHARED = Path(__file__).parents[3] / "shared/data/videos"
 SIZE = (48, 80)
@@ -195,9 +197,70 @@ def test_cut_files_are_truncated(tmp_path, name):
         probe(path)
 
 
+def test_sound_that_outlasts_the_pictures_or_begins_before_them(tmp_path):
+    """The pictures' own length counts; where the file does not say it, whether any stream goes on to the end."""
+    pictures = [[numbered_frame(number, SIZE) for number in range(40)]]
+    longer = write_streams(tmp_path / "longer.mkv", pictures, sound=12)
+    later = write_streams(tmp_path / "later.mkv", pictures, sound=9, start=5)
+    for path, begins in ((longer, 0), (later, 5)):
+        content = path.read_bytes()
+        assert content.count(b"DURATION") == 2  # of both tracks
+        untold = tmp_path / f"untold-{path.name}"
+        untold.write_bytes(content.replace(b"DURATION", b"DURATIOX"))
+        for one in (path, untold):
+            info = probe(one)
+            assert (info.num_source_frames, info.duration_seconds, info.first_frame) == (40, 4, begins)
+            assert scan(one) == info
+        for whole in (path, untold):
+            (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: len(content) // 2])
+            for look in (probe, scan):
+                with pytest.raises(VideoTruncated, match=r"cut.mkv: decoded \d+ of about"):
+                    look(tmp_path / "cut.mkv")
+
+
+def test_a_piece_of_a_transport_stream(tmp_path):
+    """Whole from its first key frame on; what comes before cannot be shown, and is not missed."""
+    path = write_streams(tmp_path / "v.ts", [[numbered_frame(number, SIZE) for number in range(60)]])
+    content = path.read_bytes()
+    piece = tmp_path / "piece.ts"
+    piece.write_bytes(content[len(content) // 188 // 4 * 188 :])
+    info = probe(piece)
+    assert scan(piece) == info and (info.num_source_frames, info.duration_seconds) == (40, 4)
+    assert 0.1 <= info.first_frame <= 1.9
+    assert numbers(piece, [0, 39], None) == [(0, 20), (39, 59)]
+    piece.write_bytes(content[-len(content) // 188 // 6 * 188 :])
+    with pytest.raises(
+        VideoUnreadable, match=r"piece.ts: its packets have no key frame.*cut it again from a key frame"
+    ):
+        probe(piece)
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.mp4", "v.ts"])
+def test_the_largest_stream_is_taken(tmp_path, name):
+    small, large = ([numbered_frame(number + shift, size) for number in range(12)] for shift, size in SIZES)
+    path = write_streams(tmp_path / name, [small, large, large])
+    info = probe(path)
+    assert scan(path) == info and (info.height, info.width, info.stream) == (*SIZE, "v:1 of 3")
+    assert numbers(path, [0, 11], None) == [(0, 0), (11, 11)]
+    assert probe(write_streams(path, [large])).stream == ""
+
+
+SIZES = ((20, (24, 40)), (0, SIZE))  # of a preview, whose numbers are others, and of the video
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.mp4"])
+def test_a_jump_of_the_clock_is_told(tmp_path, name):
+    frames, pts = [numbered_frame(number, SIZE) for number in range(20)], [*range(10), *range(36010, 36020)]
+    info = probe(write_video(tmp_path / name, frames, 10, pts=pts))
+    assert info.longest_gap == pytest.approx(3600.1) and scan(tmp_path / name) == info
+    assert info.times == pytest.approx([one / 10 for one in pts])
+    even = probe(write_video(tmp_path / name, frames, 10))
+    assert (even.longest_gap, even.times, even.first_frame) == (pytest.approx(0.1), (), 0)
+
+
 def test_dropped_frames_are_truncated(tmp_path, monkeypatch):
     class Packet:
-        size, is_discard = 9, False
+        size, is_discard, is_keyframe = 9, False, True
 
         def __init__(self, frames):
             self.decode = lambda: frames
@@ -241,9 +304,49 @@ def test_find_video(tmp_path):
     (root / "circle.mp4").symlink_to("circle.mp4")
     with pytest.raises(VideoUnreadable, match=r"circle\.mp4: Too many levels"):
         find_video(root, "circle")
-    for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-v", "é"):
+    for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-", "é"):
         with pytest.raises(UnsafePath):
             find_video(root, video_id)
+
+
+def test_any_spelling_of_an_extension(tmp_path):
+    """And one file with two names is one; on a disk that ignores case, what it lists is what there is."""
+    for name in ("a.Mp4", "b.MTS", "c.m2ts", "d.mp4", "-e.mp4", "_f.mkv"):
+        (tmp_path / name).touch()
+    os.link(tmp_path / "d.mp4", tmp_path / "d.MP4")
+    found = {video_id: find_video(tmp_path, video_id).name for video_id in ("a", "b", "c", "-e", "_f")}
+    assert found == {"a": "a.Mp4", "b": "b.MTS", "c": "c.m2ts", "-e": "-e.mp4", "_f": "_f.mkv"}
+    assert find_video(tmp_path, "d").name in ("d.mp4", "d.MP4")
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(VideoAmbiguous, match=r"a is a\.\w+, a\.\w+; keep one"):
+        find_video(tmp_path, "a")
+
+
+def test_a_disk_that_ignores_case(tmp_path, monkeypatch):
+    (tmp_path / "x.mp4").touch()
+    ask, look = os.path.lexists, os.stat
+    lowered = lambda path: tmp_path / Path(path).name.lower() if Path(path).parent == tmp_path else path  # noqa: E731
+    monkeypatch.setattr(os.path, "lexists", lambda path: ask(lowered(path)))
+    monkeypatch.setattr(os, "stat", lambda path, **options: look(lowered(path), **options))
+    assert find_video(tmp_path, "x") == tmp_path / "x.mp4"
+    assert find_video(tmp_path, "X").name.lower() == "x.mp4"
+
+
+def test_links_that_lead_out_are_followed_where_asked_for(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    write_folder(elsewhere, 1)
+    (elsewhere / "a.mp4").touch()
+    (root / "v.mp4").symlink_to(elsewhere / "a.mp4")
+    (root / "elsewhere").symlink_to(elsewhere)
+    with pytest.raises(UnsafePath, match=r"v\.mp4 leads out of .*a\.mp4; data\.follow_links = true follows"):
+        find_video(root, "v")
+    folder = video_folder(Data(videos=str(root), follow_links=True))
+    assert find_video(folder, "v") == root / "v.mp4"
+    assert probe(find_video(folder, "elsewhere"), 24).num_source_frames == 1
+    assert pickle.loads(pickle.dumps(folder)) == folder and type(folder / "x") is type(folder)
+    with pytest.raises(UnsafePath):
+        find_video(video_folder(Data(videos=str(root))), "v")
 
 
 def test_folder_of_frames(tmp_path):

@@ -74,6 +74,35 @@ def write_video(
     return path
 
 
+def write_streams(path: Path, pictures: list[list[np.ndarray]], sound: float = 0.0, start: float = 0.0) -> Path:
+    """Encode several video streams at 10 frames a second, and sound from 0 to `sound` seconds.
+
+    Args:
+        pictures: RGB frames of each stream, a key frame every 20.
+        start: seconds until the first picture.
+    """
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=10, options={"g": "20", "sc_threshold": "0"}) for _ in pictures]
+        for stream, frames in zip(streams, pictures, strict=True):
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+            stream.codec_context.time_base = Fraction(1, 1000)
+        voice = container.add_stream("aac", rate=8000, layout="mono") if sound else None
+        for stream, frames in zip(streams, pictures, strict=True):
+            for number, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+                frame.pts, frame.time_base = round(1000 * (start + number / 10)), Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        for number in range(int(sound * 8000 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, number * 1024, Fraction(1, 8000)
+            container.mux(voice.encode(frame))
+        if voice:
+            container.mux(voice.encode(None))
+    return path
+
+
 def replace_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
     """Put another video of exactly the same number of bytes in its place, filled up with a `free` box."""
     size = path.stat().st_size

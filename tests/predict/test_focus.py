@@ -10,7 +10,7 @@ from pipeline import focus
 from pipeline.data.video.frames import probe, read_frames
 from pipeline.errors import StageError
 from pipeline.predict import run as command
-from pipeline.predict.film import HEIGHT
+from pipeline.predict.film import HEIGHT, lines_below
 from pipeline.predict.tables import Report, rewrite
 from pipeline.run.predictions import read_video
 from pipeline.stages import prepare, train_base
@@ -75,6 +75,15 @@ def test_a_film_shows_video_box_and_focused_view(tiny_run, model, tmp_path):
         middle = source[number][top + height // 2, left + width // 2].astype(int)
         assert np.abs(film[number][HEIGHT // 2, 432 + 8 + HEIGHT // 2] - middle).max() < 25
     assert np.abs(film[0].astype(int) - film[11]).mean() > 1
+
+
+def test_lines_of_a_moment():
+    thresholds = pd.Series({"a": 0.5, "b": 0.6})
+    assert lines_below(["a", "b"], np.array([0.5, 0.59]), thresholds, 1.25) == [
+        ("1.2 s", False), ("0.59  b", False), ("0.50  a", True)
+    ]  # fmt: skip
+    nothing = lines_below(["a", "b"], np.full(2, np.nan), thresholds, 1.25)
+    assert nothing == [("1.2 s: no window here", False), ("", False), ("", False)]
 
 
 def test_films_of_the_command_are_made_once(tiny_run, tmp_path):

@@ -5,9 +5,11 @@ import pytest
 
 from cache.geometry import Box, Clip, Theta
 from pipeline import focus
+from pipeline.config import Saliency
+from pipeline.data.box_policies import find_boxes
+from pipeline.data.own_boxes import COLUMNS, read_own_boxes
 from pipeline.errors import AnnotationError, StageError
 from pipeline.predict import run as command
-from pipeline.predict.own_boxes import COLUMNS, read_own_boxes
 from pipeline.predict.tables import Report
 from pipeline.run.predictions import read_video
 from tests.predict.test_predict import WindowRule
@@ -20,20 +22,25 @@ def table(path, *lines):
     return path
 
 
+def box_input(own, clip, start, end, side):
+    rows = own.at(clip, start, end)
+    return find_boxes(clip, "own", Saliency(box_side=side), (0, 0), rows)[0][0] if rows else None
+
+
 def test_the_box_of_a_window_by_hand(tmp_path):
     """Source 40 x 80, resized to 20 x 40, crop at (2, 10) of 16 x 24: input = source / 2 - (2, 10)."""
     theta = Theta((40, 80), (20, 40), 2, 10, (16, 24), False)
     clip = Clip("v", 0, 0, (0, 1), theta)
     own = read_own_boxes(table(tmp_path / "a.csv", "v,0,1,10,30,8,20", "v,1,4,20,40,4,8", "w,0,9,0,0,1,1"))
     # centres in the source (14, 40) and (22, 44): (5, 10) and (9, 12) of the input
-    assert own.box_input(clip, 0, 1, 4) == Box(3, 8, 4, 4)
-    assert own.box_input(clip, 1, 2, 4) == Box(7, 10, 4, 4)
-    assert own.box_input(clip, 0.5, 2, 4) == Box(6, 9, 4, 4)  # 1 : 2, (7.67, 11.33), less 2, rounded
-    assert own.box_input(clip, 1, 2, 14) == Box(2, 5, 14, 14)  # as far down as it goes
-    assert own.box_input(clip, 4, 5, 4) is None
-    assert own.box_input(Clip("x", 0, 0, (0, 1), theta), 0, 1, 4) is None
+    assert box_input(own, clip, 0, 1, 4) == Box(3, 8, 4, 4)
+    assert box_input(own, clip, 1, 2, 4) == Box(7, 10, 4, 4)
+    assert box_input(own, clip, 0.5, 2, 4) == Box(6, 9, 4, 4)  # 1 : 2, (7.67, 11.33), less 2, rounded
+    assert box_input(own, clip, 1, 2, 14) == Box(2, 5, 14, 14)  # as far down as it goes
+    assert box_input(own, clip, 4, 5, 4) is None
+    assert box_input(own, Clip("x", 0, 0, (0, 1), theta), 0, 1, 4) is None
     flipped = Clip("v", 0, 0, (0, 1), Theta((40, 80), (20, 40), 2, 10, (16, 24), True))
-    assert own.box_input(flipped, 0, 1, 4) == Box(3, 12, 4, 4)
+    assert box_input(own, flipped, 0, 1, 4) == Box(3, 12, 4, 4)
 
 
 def test_a_tables_own_boxes_give_its_scores_again(tiny_run, tmp_path):

@@ -238,7 +238,17 @@ def test_a_killed_command_goes_on_with_the_same_bits(tiny_run, tmp_path, monkeyp
         predict(tiny_run, [tiny_run.data], tmp_path / "out", WindowRule())
     assert not (tmp_path / "out/videos.csv").exists() and len(list(tmp_path.glob("out/windows.parquet/*"))) == 4
     monkeypatch.undo()
+    halves = (
+        f".videos.csv.{'0' * 32}.tmp",
+        f"windows.parquet/.a.parquet.{'0' * 32}.tmp",
+        "films/.a.mp4.tmp",
+        ".mine.tmp",
+    )
+    for name in halves:  # as a killed process leaves them; the last one is somebody else's
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).touch()
     predict(tiny_run, [tiny_run.data], tmp_path / "out", WindowRule())
+    assert [path.name for path in (tmp_path / "out").rglob(".*.tmp")] == [".mine.tmp"]
     whole, out = tree(tmp_path / "whole"), tree(tmp_path / "out")
     assert list(whole.values()) == list(out.values()) and len(whole) > 7
 

@@ -5,16 +5,20 @@ import shutil
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import Interpolation
 from click.testing import CliRunner
 
 from cache.errors import StorageError
 from models.backbones import build
 from pipeline.cli.main import main
 from pipeline.config_file import to_toml
+from pipeline.data.annotations import judge
 from pipeline.data.video.container import traits
 from pipeline.preflight import check_data, check_machine, other_decoders
 from pipeline.preflight.counts import count
@@ -185,6 +189,22 @@ def test_an_odd_video_is_said_to_be(tmp_path, kind):
     assert "no usable timestamps" in untimed[0]
 
 
+def test_streams_clocks_and_labels_are_looked_at(tmp_path):
+    row = {"video_id": "v", "zoom_y": 2.0, "zoom_x": 2.0, "timing": "pts", "source_fps": 30.0, "duration_seconds": 0.53}
+    write_video(tmp_path / "v.mp4", FRAMES)
+    told = {"video_stream": ("v:1 of 2", "several video streams"), "longest_gap": (1.1, "stand still for long")}
+    for name, (value, words) in (told | {"first_frame": (0.6, "begin with sound")}).items():
+        ((text, fix),) = check_data._oddities(tmp_path / "v.mp4", row | {name: value})
+        assert words in text and name in text and fix
+    for name, value in {"video_stream": "", "longest_gap": 0.99, "first_frame": 0.4}.items():
+        assert list(check_data._oddities(tmp_path / "v.mp4", row | {name: value})) == []
+    config = tiny_config(tmp_path)
+    for times, level in (((0.1, 0.4), "ok"), ((100.0, 400.0), "problem")):
+        annotations = judge([("t", 1, "v", "train", np.nan)], [("v", 0, *times)], ["wave"])
+        found = _one(check_data.check_labels(config, SimpleNamespace(annotations=annotations), [row]))
+        assert found.level == level and ("milliseconds" in found.text) == (level == "problem")
+
+
 def test_traits_are_read(tmp_path):
     found = traits(write_video(tmp_path / "v.mp4", FRAMES, pts=[0, 1, 2, 6, *range(7, 19)], time_base=Fraction(1, 10)))
     assert (found.shortest, found.longest) == (pytest.approx(0.1), pytest.approx(0.4))
@@ -225,6 +245,25 @@ def test_decoders_that_disagree_are_told_apart(tmp_path):
     assert compare(lambda *_: 1 / 0) == "cannot read it: division by zero"
 
 
+def test_colours_enlarged_in_another_way_are_no_difference(tmp_path):
+    """Red lines on blue: decoders differ in every pixel beside one, as colours are stored at half the size."""
+    frame = np.full((48, 80, 3), (20, 20, 220), np.uint8)
+    frame[4:44:4, 4:76], frame[4:44, 4:76:6] = (220, 20, 20), (220, 20, 20)
+    path = write_video(tmp_path / "v.mp4", [frame] * 12)
+
+    def read(path, count, size):
+        with av.open(str(path)) as container:
+            point = Interpolation.POINT
+            pictures = [one.to_ndarray(format="rgb24", interpolation=point) for one in container.decode(video=0)]
+        return np.stack(pictures[:count])
+
+    ours = np.stack([one for _, one in other_decoders.read_frames(path, range(12), None)]).astype(int)
+    assert np.abs(ours - read(path, 12, None)).mean() > other_decoders.TOLERANCE
+    assert other_decoders.compare(path, "pts", (48, 80), read) == ""
+    for wrong in (lambda *given: read(*given)[..., ::-1], lambda *given: np.roll(read(*given), 2, 1)):
+        assert "levels on average" in other_decoders.compare(path, "pts", (48, 80), wrong)
+
+
 def test_decoders(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     write_video(tmp_path / "v.mp4", FRAMES)
@@ -234,6 +273,8 @@ def test_decoders(tmp_path, monkeypatch):
         finding = _one(check_data.check_decoders(config, rows))
         assert finding.level == level
     assert "bad and PyAV differ on 1 of 1 videos; v: frame" in finding.text
+    found = _one(check_data.check_decoders(config, [rows[0] | {"video_stream": "v:1 of 2"}]))
+    assert found.level == "ok" and "of 0 videos" in found.text  # which of them others take cannot be told
 
 
 @pytest.mark.parametrize("rotation", [0, 90])

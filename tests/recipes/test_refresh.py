@@ -14,7 +14,7 @@ from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.objectives import saliency_maps
-from pipeline.data.box_policies import find_box
+from pipeline.data.box_policies import find_boxes
 from pipeline.data.clips import input_clips
 from pipeline.errors import StageError
 from pipeline.recipes import refresh
@@ -57,7 +57,7 @@ def looked_for(stores, weights, split):
             video = as_input(torch.from_numpy(clip[None]), torch.device("cpu"))
             _, maps = saliency_maps(fold(network), video, ["entropy"])
             codes, _ = quantise(maps["entropy"][0].numpy())
-            box, _ = find_box(part.clip(row), "entropy", config.saliency.box_side, config.clips.plan_seed, codes)
+            box, _ = find_boxes(part.clip(row), "entropy", config.saliency, (config.clips.plan_seed, 0), codes)[0]
             found.append((box.top, box.left, box.height, box.width))
     return np.array(found)
 

@@ -1,4 +1,4 @@
-"""T25: every command on a run folder of which a file is cut, empty, a table of another program, or of another type."""
+"""T26: every command on a run folder of which a file is cut, empty, a table of another program, or of another type."""
 
 import random
 import re
@@ -87,4 +87,4 @@ def test_a_harmed_file_is_named_or_made_anew(command, tiny_run, predicted, trial
         assert result.exit_code in EXIT_CODES.keys() - {1, 2}, case
         assert result.exit_code in (0, 3) or Path(name).name in result.output, case
         held += 1
-    count("T25", f"{command}: a harmed file is named or made anew", held, len(chosen))
+    count("T26", f"{command}: a harmed file is named or made anew", held, len(chosen))

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.charades_csv import read_charades
+from pipeline.data.own_boxes import read_own_boxes
 from pipeline.data.plain_csv import read_plain
 from pipeline.data.video.find import is_plain_id
 from pipeline.errors import AnnotationError
@@ -21,19 +22,21 @@ from tests.helpers.tiny_data import tiny_config, tree
 HEADER = "video_id,split,start,end,label"
 LONG = "a" * 129
 BAD_IDS = [
-    "..", ".", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a..b", ".hidden", "-rf", "a.", " a", "a b", "a\tb", "ä",
+    "..", ".", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a..b", ".hidden", "a.", " a", "a b", "a\tb", "ä",
     "\u0430", "\u202ea", "a\u0000b", LONG, "~", "$HOME", "`id`", "a;b", "a|b", "a*", "a?", "con:", "a\u200bb", "%2e%2e",
     "a\x7fb",    "file:///x", "concat:a", "\ufeffa",
 ]  # fmt: skip
-GOOD_IDS = ["NA", "null", "007", "1e400", "nan", "True", "a-b_c.d", "A" * 128]
+GOOD_IDS = ["-rf", "_x", "NA", "null", "007", "1e400", "nan", "True", "a-b_c.d", "A" * 128]
 BAD_LINES = {
     "column missing": "v,train,0,1",
     "column too many": "v,train,0,1,wave,extra",
-    "unknown split": "v,dev,0,1,wave",
+    "no split": "v,,0,1,wave",
+    "split with a blank": "v, test,0,1,wave",
     "split in capitals": "v,Train,0,1,wave",
     "unknown label": "v,train,0,1,jump",
     "label in capitals": "v,train,0,1,Wave",
-    "label with a blank": "v,train,0,1,wave ",
+    "label with a blank": "v,train,0,1, wave",
+    "label with a no-break space": "v,train,0,1,wave\u00a0",
     "start only": "v,train,0,,wave",
     "end only": "v,train,,1,wave",
     "times without label": "v,train,0,1,",
@@ -58,11 +61,18 @@ BAD_LINES = {
 BAD_BYTES = {
     "NUL": f"{HEADER}\nv,train,0,1,wa\0ve\n".encode(),
     "latin-1": f"{HEADER}\nv,train,0,1,wävé\n".encode("latin-1"),
-    "UTF-16": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-16"),
+    "UTF-16 without its mark": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-16-le"),
+    "UTF-16, cut": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-16")[:-1],
+    "UTF-32": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-32"),
+    "Cyrillic": f"{HEADER}\nv,train,0,1,волна\n".encode("cp1251"),
     "empty": b"",
     "other header": b"id,split,start,end,label\nv,train,0,1,wave\n",
     "header in capitals": HEADER.upper().encode() + b"\n",
-    "semicolons": HEADER.replace(",", ";").encode() + b"\nv;train;0;1;wave\n",
+    "a semicolon in the header": HEADER.replace(",", ";", 1).encode() + b"\nv;train,0,1,wave\n",
+    "commas below semicolons": HEADER.replace(",", ";").encode() + b"\nv,train,0,1,wave\n",
+    "thousands or decimals": HEADER.replace(",", ";").encode() + b"\nv;train;1,234;2,345;wave\n",
+    "commas and points": HEADER.replace(",", ";").encode() + b"\nv;train;0,5;1.5;wave\n",
+    "bars": HEADER.replace(",", "|").encode() + b"\nv|train|0|1|wave\n",
     "a picture": bytes(range(256)) * 4,
     "gzip": b"\x1f\x8b\x08\x00" + bytes(100),
     "a field of 200 kB": f"{HEADER}\n{'v' * 200_000},train,0,1,wave\n".encode(),
@@ -114,6 +124,50 @@ def test_hostile_ids_and_tables(tmp_path, count):
     assert {name: tree(tmp_path)[name] for name in before if "data/" not in name}
     what = "hostile ids and tables refused with file, line and column"
     count("T9", what, right, tried, f"pandas defaults: {plain} of {tried} taken without a word")
+
+
+BOXES = "video_id,start,end,top,left,height,width"
+BAD_BOXES = {
+    "column missing": "v,0,1,0,0,5",
+    "column too many": "v,0,1,0,0,5,5,1",
+    "unknown video": "w,0,1,0,0,5,5",
+    "end before start": "v,2,1,0,0,5,5",
+    "no time": "v,1,1,0,0,5,5",
+    "empty time": "v,,,0,0,5,5",
+    "negative time": "v,-1,1,0,0,5,5",
+    "nan": "v,0,nan,0,0,5,5",
+    "1e400": "v,0,1e400,0,0,5,5",
+    "negative pixel": "v,0,1,-1,0,5,5",
+    "part of a pixel": "v,0,1,0.5,0,5,5",
+    "no height": "v,0,1,0,0,0,5",
+    "an empty edge": "v,0,1,0,,5,5",
+    "below the picture": "v,0,1,36,0,5,5",
+    "right of the picture": "v,0,1,0,56,5,5",
+    "higher than the picture": "v,0,1,0,0,41,5",
+    "a number of 5000 digits": f"v,0,1,0,0,5,{'0' * 9}{'9' * 5000}",
+    "other digits": "v,0,1,0,0,5,\u0665",
+    "underscore": "v,0,1,0,0,5,1_0",
+    "a formula": "v,0,1,0,0,5,=1+1",
+}
+BAD_SCORES = ["nan", "inf", "-1", "0", "", "1_0", "1e400", "0x1", "\u0661", " 1", "1" * 400]
+
+
+def test_hostile_tables_of_boxes(tmp_path, count):
+    """Of a run with the video "v", 40 x 60 source pixels."""
+    path, right, plain, tried = tmp_path / "boxes.csv", 0, 0, 0
+    cases = {f"id {one!r}": f'{BOXES}\n"{one}",0,1,0,0,5,5\n'.encode() for one in BAD_IDS}
+    cases |= {name: f"{BOXES}\n{line}\n".encode() for name, line in BAD_BOXES.items()}
+    cases |= {f"score {one!r}": f"{BOXES},score\nv,0,1,0,0,5,5,{one}\n".encode() for one in BAD_SCORES}
+    cases |= {name: content.replace(HEADER.encode(), BOXES.encode()) for name, content in BAD_BYTES.items()}
+    for name, content in cases.items():
+        path.write_bytes(content)
+        refusal = attempt(lambda: read_own_boxes(path).check_videos({"v": (40, 60)}, ()))
+        tried += 1
+        right += refusal.startswith(str(path)) and "line " in refusal and "expected" in refusal
+        assert refusal, name
+        plain += pandas_takes(path)
+    baseline = f"pandas defaults: {plain} of {tried} taken without a word"
+    count("T9", "hostile tables of boxes refused with file, line and column", right, tried, baseline)
 
 
 def test_odd_ids_that_are_right_are_kept_as_text(tmp_path, count):

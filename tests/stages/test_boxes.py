@@ -6,6 +6,7 @@ import torch
 
 import cache
 from models import objectives
+from pipeline.config import Saliency
 from pipeline.data import box_policies
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
@@ -96,7 +97,7 @@ def test_centre_boxes(looked, side):
 
 def random_box(clip, plan_seed=0, seed=0):
     """Of 16 x 16 pixels."""
-    return box_policies.find_box(clip, "random", 16, (plan_seed, seed), None)[0]
+    return box_policies.find_boxes(clip, "random", Saliency(box_side=16), (plan_seed, seed))[0][0]
 
 
 def test_random_boxes_cover_all_places_evenly_and_always_come_out_the_same(looked):

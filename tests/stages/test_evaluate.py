@@ -11,11 +11,12 @@ import torch
 
 import cache
 from cache.errors import StaleCacheError
-from cache.sealed import read_sealed, seal
+from cache.sealed import read_record, read_recorded_file, read_sealed, seal, write_record
 from pipeline.errors import StageError
-from pipeline.report.scores import read_results
+from pipeline.report.scores import best, read_results
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import build_base, load_base, read_trained, write_trained
+from pipeline.run.results import rebuild
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.training import clip_scores as scoring
 from tests.helpers.tiny_data import CLASSES, VIDEOS, change, tiny_config, tree
@@ -231,6 +232,39 @@ def test_results_on_other_videos_are_marked(tiny_copy, tmp_path):
     assert of_base.superseded.to_dict() == {3: "labels and videos", 4: ""}
 
 
+def test_results_of_networks_trained_anew_are_marked(tiny_copy):
+    """By the same recipe on the labels of now, or with fewer videos left out; and all of a Base that is gone."""
+    run = open_folder(tiny_copy.path, tiny_copy.config)
+    (model,) = tiny_copy.path.glob("models/late-*/model.json")
+    (result,) = tiny_copy.path.glob("results/late-*.json")
+    facts, scored = read_record(model), read_record(result)
+    tables = {end: read_recorded_file(result, result.stem + end) for end in (".scores.txt", ".per_class.csv")}
+
+    def write_result(key, **changed):
+        files = {key + end: content for end, content in tables.items()}
+        write_record(result.with_name(f"{key}.json"), scored | {"key": key} | changed, files)
+
+    def add(name, **changed):
+        """A model that differs from the one that is there, and its result."""
+        (model.parents[1] / f"late-{name}").mkdir()
+        write_record(model.parents[1] / f"late-{name}" / "model.json", facts | {"weights": name} | changed, {})
+        write_result(f"late-{name * 16}", weights=name)
+
+    add("a", labels_sha256="of before")
+    add("b", labels_sha256="of before", seed=5)  # the only one with this seed
+    add("c", left_out=["NA"])
+    add("d", base="gone")
+    add("e", labels_sha256="of before", recipe=facts["recipe"] | {"epochs": 9})
+    write_result(f"base-{'f' * 16}", experiment="base", fusion="none", weights="gone")
+    rebuild(run)
+    found = pd.read_csv(tiny_copy.path / "results.csv", keep_default_na=False).set_index("key").superseded
+    marked = {f"late-{name * 16}" for name in "acd"} | {f"base-{'f' * 16}"}
+    assert {key: why for key, why in found.items() if why} == dict.fromkeys(marked, "network")
+    results = read_results(tiny_copy.path, run.annotations)
+    assert {one.facts["key"] for one in results if one.facts["superseded"]} == marked
+    assert best([one for one in results if one.facts["key"] in {*marked, result.stem}]).facts["key"] == result.stem
+
+
 def test_results_of_before_are_judged_by_their_scores(tiny_copy, tmp_path):
     """They do not say which labels they were scored with."""
     (path,) = tiny_copy.path.glob("results/base-*.json")
@@ -368,3 +402,14 @@ def test_a_model_that_diverged_is_named_and_the_others_are_scored(tiny_copy):
 def test_results_go_to_a_new_folder(tiny_copy, tmp_path):
     outcome = evaluate.run(tiny_copy.config, tmp_path / "new", caches=tiny_copy.path)
     assert pd.read_csv(outcome.path).experiment.tolist() == ["base"]
+
+
+def test_a_model_is_evaluated_at_the_maps_that_it_was_trained_with(tiny_copy):
+    """Whatever the config says by now: as with --boxes-eval none are asked for."""
+    grad_cam = change(tiny_copy.config, saliency={"method": "grad_cam"})
+    saliency.run(grad_cam, tiny_copy.path)
+    crops.run(grad_cam, tiny_copy.path, ("entropy",))
+    folder = train_fusion.run(grad_cam, tiny_copy.path, "late").path
+    wanted = evaluate.result_path(grad_cam, tiny_copy.path, folder)
+    assert evaluate.run_model(tiny_copy.config, tiny_copy.path, folder) == wanted
+    assert evaluate.result_path(tiny_copy.config, tiny_copy.path, folder, "entropy") != wanted

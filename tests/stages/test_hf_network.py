@@ -1,10 +1,12 @@
 """A network from a folder of transformers goes through every stage, and its folder belongs to what is made with it."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 
 import cache
 from models.losses import negative_entropy
@@ -12,6 +14,8 @@ from models.objectives import saliency_maps
 from models.own_network import NetworkError
 from models.saliency import input_saliency
 from models.weights_file import WeightsError
+from pipeline.cli.main import main
+from pipeline.config_file import to_toml
 from pipeline.errors import StageError
 from pipeline.predict import export
 from pipeline.predict.model import Model, build_model
@@ -147,12 +151,16 @@ def test_other_clips_are_refused_before_a_video_is_decoded(config, tmp_path, mon
 def test_concatenation_is_refused_before_anything_is_read(config, tmp_path, monkeypatch):
     prepare.run(config, tmp_path / "run")
     train_base.run(config, tmp_path / "run")
-    words = r"takes 4 frames alone, and temporal concatenation gives it 8: take late fusion, or"
+    words = r"takes 4 frames alone, and temporal concatenation gives it 8: take late fusion \(--fusion late\), or"
     for stage in (train_fusion, train_online):
         for name in ("CachedVolumes", "OnlineClips"):
             monkeypatch.setattr(stage, name, None, raising=False)
         with pytest.raises(StageError, match=words):
             stage.run(config, tmp_path / "run", "concat")
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    command = ["train-fusion", "--config", str(tmp_path / "run.toml"), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, command)  # both fusions: refused before late fusion is trained
+    assert result.exit_code and re.search(words, result.output) and not list(tmp_path.glob("run/models/late-*"))
     interpolated = change(config, fusion={"concat_positions": "interpolate"})
     with pytest.raises(StageError, match="takes one number of frames, 8 where it is trained and 4 for its saliency"):
         train_online.run(interpolated, tmp_path / "run", "concat", saliency_from="current")

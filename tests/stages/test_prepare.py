@@ -2,6 +2,9 @@
 
 import logging
 import shutil
+from fractions import Fraction
+from types import SimpleNamespace
+from unittest import mock
 
 import av
 import numpy as np
@@ -17,12 +20,18 @@ from pipeline.data.charades_csv import charades_row, read_charades, write_charad
 from pipeline.data.clips import input_clips
 from pipeline.data.label_files import read_annotations
 from pipeline.data.plain_csv import labels_csv, read_plain
+from pipeline.data.sampling import row_generator, train_window
 from pipeline.data.video import frames, sandbox
-from pipeline.errors import StageError
+from pipeline.data.video.find import video_folder
+from pipeline.data.video.frames import probe
+from pipeline.errors import StageError, UnsafePath
+from pipeline.predict.windows import read_windows, video_of
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import load_base
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
-from tests.helpers.make_video import numbered_frame, read_number, write_video
+from pipeline.training.base_clips import BaseClips
+from pipeline.training.online_clips import OnlineClips
+from tests.helpers.make_video import numbered_frame, read_number, write_streams, write_video
 from tests.helpers.tiny_data import CLASSES, VIDEOS, caches, change, make_data, make_video, tiny_config, tree
 
 LATE = {  # three more videos, of both splits
@@ -269,6 +278,122 @@ def test_small_sources_are_warned_of(tiny_run, tmp_path, caplog):
     low = [one for one, (_, size, *_) in VIDEOS.items() if min(size) < 60]
     assert f"{len(low)} of 7 videos are less than 1.5 times" in caplog.text
     assert f"upscaling: {', '.join(low[:3])}, ... (zoom_y" in caplog.text
+
+
+def _table(data, *lines):
+    (data / "table.csv").write_text("\n".join(["video_id,split,start,end,label", *lines]) + "\n\n")
+
+
+def test_labels_past_the_end_are_counted_and_many_are_refused(tmp_path):
+    """In milliseconds none labels a clip; one of twenty is told, and all in seconds say nothing."""
+    data = make_data(tmp_path / "data", ("07E49", "83654"))  # 1.125 and 1.375 seconds
+    _table(data, "07E49,train,300,900,red thing", "83654,test,500,1200,red thing", "83654,test,0,900,blue thing")
+    words = (
+        r"table.csv: 2 of 3 labels begin after the end of their video \(07E49 ends at 1.125 s, its label 'red thing' "
+    )
+    words += (
+        r"is from 300 to 900\); these look like milliseconds, .* divide them by 1000; nothing is planned: more than "
+    )
+    with pytest.raises(StageError, match=words + r"data.max_past_end = 0.1 allows$"):
+        prepare.run(tiny_config(data), tmp_path / "run")
+    assert not (tmp_path / "run" / "plan").exists()
+    summary = prepare.run(tiny_config(data, data={"max_past_end": 0.7}), tmp_path / "run").summary
+    assert "; 2 of 3 labels begin after the end of their video (07E49 ends" in summary
+    inside = [f"07E49,train,0.{number:02d},0.9,red thing" for number in range(1, 20)]
+    _table(data, *inside, "83654,test,1.375,2,red thing")
+    assert (
+        "1 of 20 labels begin after the end of their video (83654"
+        in prepare.run(tiny_config(data), tmp_path / "run").summary
+    )
+    _table(data, *inside, "83654,test,1.3,2,red thing")
+    assert "labels begin after" not in prepare.run(tiny_config(data), tmp_path / "run").summary
+
+
+def test_labels_are_placed_by_the_times_of_frames(tmp_path):
+    """At the video's own rate, where that varies: frame 6 is shown at 1.28 s, not at 6 / 25."""
+    data = make_data(tmp_path / "data", ("07E49", "83654"))
+    (data / "07E49.mp4").unlink()
+    milliseconds = [0, 40, 80, 120, 1200, 1240, 1280, 1320, 1360, 1400]
+    frames = [numbered_frame(number, (48, 80)) for number in range(10)]
+    path = write_video(data / "07E49.mkv", frames, 25, pts=milliseconds, time_base=Fraction(1, 1000))
+    _table(data, "07E49,train,1.19,1.3,red thing", "83654,test,0,0.5,red thing")
+    config = tiny_config(data, clips={"fps": 0.0})
+    prepare.run(config, tmp_path / "run")
+    labelled = {4, 5, 6}
+    run = open_folder(tmp_path / "run", config)
+    (part,) = run.parts_of("train")
+    for row in range(part.num_rows):
+        wanted = [index in labelled for index in part.clip(row).frame_indices]
+        assert run.annotations.clip_targets(part, [row])[1][0, :, 0].tolist() == wanted
+    base = BaseClips(run, config)
+    for epoch in range(3):
+        start = train_window(10, 4, row_generator(config.seed, "07E49 base", 0, epoch))
+        found = base.load(epoch, [0]).frame_targets[0, :, 0].tolist()
+        assert found == [index in labelled for index in range(start, start + 4)]
+    online = SimpleNamespace(annotations=run.annotations, config=config, videos=base.videos)
+    online._decode = lambda video, epoch: OnlineClips._decode(online, video, epoch)
+    batch = OnlineClips.load(online, 0, [0])
+    wanted = [index in labelled for index in batch.source.clips[0].frame_indices]
+    assert batch.frame_targets[0, :, 0].tolist() == wanted
+    before = tree(tmp_path / "run")
+    prepare.run(config, tmp_path / "run")  # knows the times without decoding
+    assert tree(tmp_path / "run") == before and "run/frame_times.csv" in before
+    (window,) = read_windows(video_of("07E49", path, probe(path), config.clips, 0.0), [3], config.clips)
+    assert (window.start, window.end) == (0.12, 1.32)  # frames 3 to 6
+    steady = tiny_config(data)
+    prepare.run(steady, tmp_path / "steady")
+    assert not (tmp_path / "steady" / "frame_times.csv").exists()
+
+
+def test_what_is_odd_about_a_video_is_told(tmp_path, caplog):
+    """In videos.csv and in a warning: which stream, how late the first picture, a jump of the clock, one file twice."""
+    data = make_data(tmp_path / "data", ("07E49", "150E6", "00007", "83654", "T0002"))
+    pictures = [numbered_frame(number, (48, 80)) for number in range(20)]
+    for video_id in ("150E6", "00007"):
+        (data / f"{video_id}.mp4").unlink()
+    write_streams(data / "150E6.mkv", [[one[::2, ::2] for one in pictures], pictures], sound=7, start=5)
+    write_video(data / "00007.mkv", pictures, 10, pts=[*range(10), *range(600, 610)])
+    shutil.copy(data / "07E49.mp4", data / "83654.mp4")
+    config = tiny_config(data)
+    with caplog.at_level(logging.WARNING):
+        prepare.run(config, tmp_path / "run")
+    found = table(tmp_path / "run" / "videos.csv").set_index("video_id")
+    assert found.video_stream.to_dict() == dict.fromkeys(found.index, "") | {"150E6": "v:1 of 2"}
+    assert found.first_frame.astype(float).to_dict() == dict.fromkeys(found.index, 0) | {"150E6": 5}
+    assert found.longest_gap.astype(float)["00007"] == pytest.approx(59.1)
+    for words in (
+        "1 of 5 videos have several video streams, the largest is taken (video_stream in videos.csv); ",
+        "1 of 5 videos stand still for long, as where a clock jumps (longest_gap in videos.csv, seconds); ",
+        "1 of 5 videos begin with sound, or with pictures before the first key frame (first_frame in videos.csv",
+        "2 videos are the same file in training and in evaluation, so that scores are too high: "
+        "07E49 (train), 83654 (test)",
+    ):
+        assert words in caplog.text
+    # a run that was prepared before knows none of this, and its table stays as it is
+    older = table(tmp_path / "run" / "videos.csv").drop(columns=["video_stream", "first_frame", "longest_gap"])
+    (tmp_path / "run" / "tables.json").unlink()
+    older.to_csv(tmp_path / "run" / "videos.csv", index=False)
+    before = (tmp_path / "run" / "videos.csv").read_bytes()
+    with mock.patch.object(sandbox.Prober, "probe", None):
+        prepare.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "videos.csv").read_bytes() == before
+
+
+def test_a_folder_of_links(tmp_path):
+    """To videos on another disk: refused by a message that names the setting; read by every stage with it."""
+    data = make_data(tmp_path / "data", ("07E49", "83654"))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(data / "83654.mp4", tmp_path / "elsewhere" / "x.mp4")
+    (data / "83654.mp4").symlink_to(tmp_path / "elsewhere" / "x.mp4")
+    assert "1 UnsafePath" in prepare.run(tiny_config(data), tmp_path / "no").summary
+    assert "data.follow_links = true" in table(tmp_path / "no" / "skipped.csv").detail[0]
+    config = tiny_config(data, data={"follow_links": True})
+    assert "2 videos (1 train, 1 test)" in prepare.run(config, tmp_path / "run").summary
+    assert table(tmp_path / "run" / "videos.csv").path.tolist() == ["07E49.mp4", "83654.mp4"]
+    (part,) = open_folder(tmp_path / "run", config).parts_of("test")
+    assert len(list(input_clips(part, [0, 1], video_folder(config.data)))) == 2
+    with pytest.raises(UnsafePath, match=r"83654.mp4 leads out of"):
+        list(input_clips(part, [0, 1], video_folder(tiny_config(data).data)))
 
 
 def test_eval_ids_move_videos(tiny_run, tmp_path):

@@ -15,7 +15,8 @@ from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.saliency import input_saliency
-from pipeline.data.box_policies import find_box
+from pipeline.config import Saliency
+from pipeline.data.box_policies import find_boxes
 from pipeline.errors import StageError
 from pipeline.run.networks import Variant, build_base
 from pipeline.run.stores import boxes_of, open_run
@@ -43,6 +44,11 @@ def stored(tmp_path_factory):
 
 def online_clips_of(stores, *variant, saliency_from="base"):
     return OnlineClips(stores.run, stores.config, stores.base_weights, Variant(*variant), saliency_from, CPU)
+
+
+def best(clip, codes):
+    """The best box of 16 pixels in a map, and its share."""
+    return find_boxes(clip, "entropy", Saliency(box_side=16), (0, 0), codes)[0]
 
 
 def losses_of(stage, monkeypatch, *args):
@@ -133,8 +139,8 @@ def test_the_current_network_looks(stored, fusion):
             video = as_input(batch.context[number : number + 1], CPU)
             objective = {"e": lambda logits: (logits.sigmoid() * torch.nn.functional.logsigmoid(logits)).sum((1, 2))}
             _, maps = input_saliency(fold(network), video, objective)
-            box, _ = find_box(clip, "entropy", 16, 0, quantise(maps["e"][0].numpy())[0])
-            assert box == find_box(clip, "entropy", 16, 0, codes[number])[0]
+            box, _ = best(clip, quantise(maps["e"][0].numpy())[0])
+            assert box == best(clip, codes[number])[0]
     assert 0 < moved <= 20
 
 
@@ -150,7 +156,7 @@ def test_boxes_equal_the_stored_ones(stored):
         for number, clip in enumerate(batch.source.clips):
             row = number * part.rows_per_video + epoch
             assert clip == part.clip(row)
-            box, _ = find_box(clip, "entropy", 16, 0, codes[number])
+            box, _ = best(clip, codes[number])
             assert (box.top, box.left, box.height, box.width) == tuple(known[row])
 
 

@@ -34,20 +34,21 @@ def read_cards(root: Path) -> Cards:
     return found
 
 
-def on_target(cards: Cards, part: Part, row: int, box_input: Sequence[int]) -> bool:
-    """Say whether a box holds every card that is visible in a clip: at least 75 % of its area, on average over frames.
+def on_target(cards: Cards, part: Part, row: int, box_input: Sequence) -> bool:
+    """Say whether boxes hold every card that is visible in a clip: at least 75 % of its area, on average over frames.
 
     Args:
-        box_input: (top, left, height, width) in the input frame.
+        box_input: (top, left, height, width) in the input frame; of several boxes (k, 4), of which one must hold it.
     """
     clip, rate = part.clip(row), part.rows.fps.iat[row]
-    box = Box(*map(int, box_input))
+    boxes = [Box(*edges) for edges in np.reshape(box_input, (-1, 4)).astype(int).tolist()]
     for places in cards[clip.video_id].values():
         fps = places[0][1]
         where = {frame: place for frame, _, place in places}
         frames = [frame_number(index, rate, fps) for index in clip.frame_indices]
-        shares = [_share_inside(where[frame], box, clip.theta) for frame in frames if frame in where]
-        if shares and np.mean(shares) < VISIBLE_SHARE:
+        there = [where[frame] for frame in frames if frame in where]
+        shares = [[_share_inside(place, box, clip.theta) for place in there] for box in boxes]
+        if there and np.mean(shares, axis=1).max() < VISIBLE_SHARE:
             return False
     return True
 

@@ -1,5 +1,6 @@
 """One container file through PyAV: opened as what it is and nothing else, decoded by one thread, converted exactly."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")  # what peopl
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Open the container at its first stream of moving pictures, decoded by one thread."""
+    """Open the container at its largest stream of moving pictures, for others are previews; decoded by one thread."""
     try:
         # An absolute path cannot be taken for a protocol such as concat:
         container = av.open(str(path.resolve()), options=OPEN_OPTIONS)
@@ -34,15 +35,15 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     except av.FFmpegError as error:
         raise VideoUnreadable(f"{path} cannot be opened: {error.strerror}") from error
     with container:
-        # A picture of a record's cover is a video stream, too.
-        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        streams = _pictures(container)
         if not streams:
             if container.streams.audio:
                 raise VideoAudioOnly(f"{path}: {len(container.streams.audio)} audio stream(s), no video stream")
             raise VideoUnreadable(f"{path}: no video stream")
-        stream = streams[0]
-        if stream.codec_context is None:
+        decodable = [stream for stream in streams if stream.codec_context is not None]
+        if not decodable:
             raise VideoUnreadable(f"{path}: no decoder for its video stream")
+        stream = max(decodable, key=lambda one: one.width * one.height)  # of equal ones the first
         if stream.width * stream.height > MAX_PIXELS:
             raise VideoTooLarge(f"{path}: {stream.height} x {stream.width} pixels, the limit is {MAX_PIXELS}")
         stream.thread_type = "NONE"
@@ -50,20 +51,42 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
         yield container, stream
 
 
+def _pictures(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """Return the streams of moving pictures: a picture of a record's cover is a video stream, too."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def stream_name(container: av.container.InputContainer, stream: av.VideoStream) -> str:
+    """Return which of several video streams it is, such as "v:1 of 2", counted from v:0; "" for the only one."""
+    index = [one.index for one in _pictures(container)].index(stream.index)
+    return f"v:{index} of {len(_pictures(container))}" if len(_pictures(container)) > 1 else ""
+
+
 def decoded(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield every frame of the stream in order of presentation; the last, empty packet flushes the decoder."""
-    frames = packets = 0
+    """Yield every frame of the stream in order of presentation; the last, empty packet flushes the decoder.
+
+    What comes before the first key frame, as in a piece of a transport stream, cannot be shown and is not missed.
+    """
+    frames = packets = unshown = 0  # unshown: packets before the first key frame
     interlaced = False  # then two packets may make one frame
+    error = None
     try:
         for packet in container.demux(stream):
-            packets += packet.size > 0 and not packet.is_discard
+            if packet.size > 0 and not packet.is_discard:
+                shown = packets or frames or packet.is_keyframe
+                packets, unshown = packets + bool(shown), unshown + (not shown)
             for frame in packet.decode():
                 frames += 1
                 interlaced |= frame.interlaced_frame
                 yield frame
     except OSError:
         raise
-    except av.FFmpegError as error:
+    except av.FFmpegError as found:
+        error = found
+    if unshown and not packets and not frames:
+        piece = "its packets have no key frame, as those of a piece cut out of a group of pictures"
+        raise VideoUnreadable(f"{path}: {piece}; cut it again from a key frame on") from error
+    if error:
         reason = VideoTruncated if frames else VideoUnreadable
         promise = f" of {stream.frames}" if stream.frames else ""
         raise reason(f"{path}: decoding fails after {frames}{promise} frames: {error.strerror}") from error
@@ -79,9 +102,35 @@ def average_rate(path: Path, stream: av.VideoStream) -> Fraction:
     return rate
 
 
-def promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction:
-    """Return the length of the stream, or else of the container, as its header says; 0 where it does not."""
-    return stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
+@dataclass(frozen=True)
+class Promise:
+    """What the header says of the end of the pictures, seconds on their clock; 0 where it says nothing."""
+
+    end: Fraction
+    of_pictures: bool  # False: of the whole container, in which sound may outlast the pictures
+
+
+def promise(container: av.container.InputContainer, stream: av.VideoStream) -> Promise:
+    """Return what the header says of the stream or, where it says nothing, of the container."""
+    if stream.duration:
+        return Promise(((stream.start_time or 0) + stream.duration) * stream.time_base, True)
+    tags = [text for name, text in stream.metadata.items() if name.startswith("DURATION")]  # of Matroska
+    if tags and (tag := re.fullmatch(r"([0-9]+):([0-9]+):([0-9.]+)", tags[0])):
+        hours, minutes, seconds = map(Fraction, tag.groups())
+        return Promise(opening(container) + 3600 * hours + 60 * minutes + seconds, True)
+    return Promise(opening(container) + Fraction(container.duration or 0, av.time_base), False)
+
+
+def opening(container: av.container.InputContainer) -> Fraction:
+    """Return when the first of all streams begins, seconds."""
+    return Fraction(container.start_time or 0, av.time_base)
+
+
+def last_packet_end(path: Path) -> Fraction:
+    """Return when the last packet of any stream ends, seconds: a cut file ends early in all of them."""
+    with opened(path) as (container, _):
+        packets = (one for one in container.demux() if one.pts is not None)
+        return max(((one.pts + (one.duration or 0)) * one.time_base for one in packets), default=Fraction(0))
 
 
 def frame_length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
@@ -111,14 +160,24 @@ def decoder_versions() -> tuple[str, list[str]]:
 
 
 @dataclass(frozen=True)
+class Clock:
+    """When the frames of a stream are shown."""
+
+    pts: list[int]  # rising, in units of time_base
+    time_base: Fraction  # seconds
+    last: Fraction  # seconds that the last frame stays on screen
+    rate: Fraction  # average frames a second
+    opening: Fraction  # when the first of all streams of the file begins, seconds
+
+
+@dataclass(frozen=True)
 class Packets:
     """What the packets of a stream and its first frame say; nothing else is decoded."""
 
-    count: int
-    seconds: Fraction  # from the first frame to the end of the last one
-    promised: Fraction  # seconds that the container says
-    rate: Fraction  # average frames a second
+    clock: Clock
+    promise: Promise
     size: tuple[int, int]  # (height, width) of the first frame, after rotation
+    stream: str  # see `stream_name`
 
 
 def packets(path: Path) -> Packets | None:
@@ -141,11 +200,11 @@ def packets(path: Path) -> Packets | None:
         times = [pts for pts, _ in found]
         if first is None or not times or None in times or len(set(times)) < len(times) or min(times) != first.pts:
             return None
-        last, length = max(found)
-        end = last * stream.time_base + (length * stream.time_base if length else 1 / rate)
-        start = first.pts * stream.time_base
+        length = max(found)[1]
+        last = length * stream.time_base if length else 1 / rate
         size = (first.width, first.height) if first.rotation % 180 else (first.height, first.width)
-        return Packets(len(times), end - start, promised_seconds(container, stream), rate, size)
+        clock = Clock(sorted(times), stream.time_base, last, rate, opening(container))
+        return Packets(clock, promise(container, stream), size, stream_name(container, stream))
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,17 @@ import numpy as np
 
 from cache.fingerprint import file_sha256, unchanged_sha256
 from pipeline.data.video.container import (
+    Clock,
+    Promise,
     average_rate,
     decoded,
     frame_length,
+    last_packet_end,
     opened,
+    opening,
     packets,
-    promised_seconds,
+    promise,
+    stream_name,
     to_rgb,
 )
 from pipeline.data.video.find import video_kind
@@ -57,6 +62,11 @@ class VideoInfo:
     timing: Timing
     bytes: int
     sha256: str
+    stream: str = ""  # which of several video streams, see `stream_name`
+    first_frame: float = 0.0  # seconds from the beginning of the file, perhaps with sound, to the first picture
+    longest_gap: float = 0.0  # seconds from one frame to the next, by "pts"
+    # seconds of each frame after the first, only where they are not their numbers / source_fps within half a frame
+    times: tuple[float, ...] = ()
 
     def num_frames(self, fps: Rate | None) -> int:
         """Count the frames at the target rate: slots k with k / fps < duration."""
@@ -93,9 +103,7 @@ def scan(path: Path, source_fps: Rate | None = None) -> VideoInfo:
         if path.stat().st_size == 0:
             raise VideoEmpty(f"{path} has 0 bytes")
         if found := packets(path):
-            _check_promise(path, found.count, found.seconds, found.promised, found.rate)
-            content = path.stat().st_size, unchanged_sha256(path)
-            return VideoInfo("file", found.count, found.seconds, found.rate, *found.size, "pts", *content)
+            return _by_clock(path, found.clock, found.promise, found.size, unchanged_sha256(path), found.stream)
     except OSError as error:
         raise VideoUnreadable(f"{path}: {error.strerror}") from error
     return probe(path, source_fps)
@@ -193,21 +201,46 @@ def _probe_file(path: Path) -> VideoInfo:
             raise VideoEmpty(f"{path}: no frame could be decoded")
         rate = average_rate(path, stream)
         forward = None not in pts and pts == sorted(pts)
-        timing = "pts" if forward and (len(pts) == 1 or pts[0] < pts[-1]) else "rate"
-        duration = len(pts) / rate
-        if timing == "pts":
-            duration = (pts[-1] - pts[0]) * stream.time_base + frame_length(last, stream, rate)
-        promised = promised_seconds(container, stream)
-    _check_promise(path, len(pts), duration, promised, rate)
-    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), timing, path.stat().st_size, file_sha256(path))
+        promised, name, start = promise(container, stream), stream_name(container, stream), opening(container)
+        last = frame_length(last, stream, rate)
+        if forward and (len(pts) == 1 or pts[0] < pts[-1]):
+            clock = Clock(pts, stream.time_base, last, rate, start)
+            return _by_clock(path, clock, promised, sizes.pop(), file_sha256(path), name)
+        start, duration = (stream.start_time or 0) * stream.time_base, len(pts) / rate
+    _check_promise(path, len(pts), start, duration, promised, rate)
+    content = path.stat().st_size, file_sha256(path)
+    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), "rate", *content, name)
 
 
-def _check_promise(path: Path, count: int, duration: Fraction, promised: Fraction, rate: Fraction) -> None:
-    """Raise VideoTruncated where a file has less than its header says."""
-    # Sound may go on for a moment after the pictures, and some containers know only the longer of the two.
-    if promised - duration > max(Fraction(1, 2), promised / 10):
-        seconds = f"{float(duration):.3f} of {float(promised):.3f} seconds"
-        raise VideoTruncated(f"{path}: decoded {count} of about {round(promised * rate)} frames, {seconds}")
+def _by_clock(
+    path: Path, clock: Clock, promised: Promise, size: tuple[int, int], sha256: str, stream: str
+) -> VideoInfo:
+    """Return what the times of all frames say."""
+    count, start = len(clock.pts), clock.pts[0] * clock.time_base
+    duration = clock.pts[-1] * clock.time_base - start + clock.last
+    _check_promise(path, count, start, duration, promised, clock.rate)
+    times = (np.array(clock.pts) - clock.pts[0]) * float(clock.time_base)
+    uneven = np.abs(times - np.arange(count) / float(clock.rate)).max() > 0.5 / clock.rate
+    return VideoInfo(
+        *("file", count, duration, clock.rate, *size, "pts", path.stat().st_size, sha256, stream),
+        round(max(0.0, float(start - clock.opening)), 6),
+        round(float(np.diff(times).max(initial=0)), 6),
+        tuple(times.round(6).tolist()) if uneven else (),
+    )
+
+
+def _check_promise(
+    path: Path, count: int, start: Fraction, duration: Fraction, promised: Promise, rate: Fraction
+) -> None:
+    """Raise VideoTruncated where a file ends before its header says, within half a second or a tenth."""
+
+    def missing(end: Fraction) -> bool:
+        return promised.end - end > max(Fraction(1, 2), (promised.end - start) / 10)
+
+    if missing(start + duration) and (promised.of_pictures or missing(last_packet_end(path))):
+        promise = promised.end - start
+        seconds = f"{float(duration):.3f} of {float(promise):.3f} seconds"
+        raise VideoTruncated(f"{path}: decoded {count} of about {round(promise * rate)} frames, {seconds}")
 
 
 def _file_timeline(path: Path, timing: Timing) -> Timeline:

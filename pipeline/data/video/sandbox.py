@@ -97,4 +97,4 @@ def _read(answer: dict) -> VideoInfo:
         assert issubclass(kind, VideoError)
         raise kind(answer["detail"])
     exact = {name: Fraction(answer[name]) for name in ("duration_seconds", "source_fps")}
-    return VideoInfo(**answer | exact)
+    return VideoInfo(**answer | exact | {"times": tuple(answer["times"])})

@@ -24,8 +24,9 @@ OPTIONS = {  # without which a command has nothing to do, or more than there is 
     "table-cache": ("--refresh-every", "3"),
     "train-fusion": ("--fusion", "late"),
 }
-LONG = ("demo", "plan", "table1", "table2", "table-box", "table-cache", "compare-saliency")  # rows of other commands
+LONG = ("demo", "plan", "table1", "table2", "table-box", "table-cache", "table-gate", "compare-saliency", "worth-it")
 WITHOUT_RUN = ("timeline",)  # takes a folder of predictions
+COMMANDS = sorted(main.commands.keys() - {"convert"})  # reads tables of other programs, no run
 
 
 def kinds(folder: Path) -> list[str]:
@@ -64,7 +65,7 @@ def _config(run, folder: Path) -> Path:
     return config_file(type(run)(run.data, folder / "run", run.config))
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_harmed_file_is_named_or_made_anew(command, tiny_run, predicted, trials, count, tmp_path, monkeypatch):
     """Never a traceback; an exit code of ours; a command that ends with a refusal names the file."""
     monkeypatch.setattr(loop, "_train", lambda *_: None)  # which reads nothing of the run

@@ -107,7 +107,8 @@ def read_scored(path: Path, annotations: Annotations) -> Result:
     facts, ids, scores = read_result(path)
     facts |= {"cost": read_costs(path.parents[1]).get(facts["key"])}
     metric, targets = main_metric(facts), annotations.video_targets(ids)
-    return Result(facts, Scored(facts[metric], resampled(metric, scores, targets)), tuple(ids))
+    value = np.nan if facts[metric] is None else facts[metric]  # no class has a positive
+    return Result(facts, Scored(value, resampled(metric, scores, targets)), tuple(ids))
 
 
 def resampled(metric: str, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -139,10 +140,11 @@ def difference(found: Contrast, *columns: str) -> dict[str, Cell]:
 def spread(by_seed: BySeed, metric: str = "map") -> dict[str, Cell]:
     """Cells num_seeds, map_mean, map_std (over n - 1), or top1_...: in per cent; None where there are too few seeds."""
     values = [one.facts[metric] for one in by_seed.values()]
+    known = [value for value in values if value is not None]  # None: no class has a positive
     return {
         "num_seeds": len(values),
-        f"{metric}_mean": 100 * float(np.mean(values)) if values else None,
-        f"{metric}_std": 100 * float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        f"{metric}_mean": 100 * float(np.mean(known)) if known else None,
+        f"{metric}_std": 100 * float(np.std(known, ddof=1)) if len(known) > 1 else None,
     }
 
 

@@ -5,11 +5,16 @@ import csv
 import numpy as np
 import pytest
 
+from cache.sealed import read_record
+from pipeline.cli.printing import print_results
 from pipeline.data.plain_csv import read_plain
 from pipeline.errors import StageError
-from pipeline.recipes import compare_saliency, table1, table_box, table_cache
+from pipeline.recipes import compare_saliency, study, table1, table_box, table_cache
 from pipeline.recipes.compare_saliency import KINDS
 from pipeline.recipes.table_box import held_out
+from pipeline.report import page
+from pipeline.run.folder import read_labels
+from pipeline.stages import evaluate, prepare
 from tests.helpers.tiny_data import VIDEOS, change
 
 
@@ -94,3 +99,22 @@ def test_too_few_training_videos_for_table_box(tiny_copy, monkeypatch, chosen, w
     monkeypatch.setattr(table_box, "held_out", lambda video_id: chosen)
     with pytest.raises(StageError, match=f"is evaluated here, {word} of its 4; .* prepare --extend adds some"):
         table_box.table_box(tiny_copy.config, tiny_copy.path, sides=(16,))
+
+
+def test_without_a_positive_evaluation_video_there_is_no_map(tiny_copy, tmp_path, capsys):
+    """Its mean precision is unknown, in tables and on the page, and no traceback."""
+    lines = (tiny_copy.data / "table.csv").read_text().splitlines()
+    blank = {line: f"{line.partition(',')[0]},test,,," for line in lines if ",test," in line}
+    (tmp_path / "table.csv").write_text("\n".join(dict.fromkeys(blank.get(line, line) for line in lines)) + "\n")
+    config = change(tiny_copy.config, data={"annotations": (str(tmp_path / "table.csv"),)})
+    prepare.run(config, tiny_copy.path)
+    evaluate.run(config, tiny_copy.path)
+    print_results(tiny_copy.path / "results.csv")
+    assert "3 more in" in capsys.readouterr().out
+    paths = [path for path in tiny_copy.path.glob("results/*-*.json") if read_record(path)["map"] is None]
+    found = [study.read_scored(path, read_labels(tiny_copy.path)) for path in paths]
+    assert len(found) == 3 and all(np.isnan(one.scored.map) for one in found)
+    assert study.spread({0: found[0], 1: found[0]}) == {"num_seeds": 2, "map_mean": None, "map_std": None}
+    cells = study.difference(study.compare({0: found[0]}, {0: found[1]}), "delta", "low", "high")
+    assert cells == dict.fromkeys(("delta", "low", "high"))
+    assert page.run(tiny_copy.path).path.stat().st_size

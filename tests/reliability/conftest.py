@@ -30,6 +30,7 @@ TESTS = {
     "T23": "another class list on a run with trained networks: refused by name, nothing touched",
     "T24": "predict killed at random; finished: equal to the byte",
     "T25": "hostile variants of every table format, by a seeded rule: refused, or left out, in one line that names it",
+    "T26": "every command on every harmed file of a run folder: named or made anew, no traceback",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

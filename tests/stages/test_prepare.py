@@ -13,6 +13,7 @@ import pytest
 import simplejpeg
 
 from cache.errors import CacheError, StaleCacheError
+from cache.fingerprint import file_sha256
 from cache.plan_files import read_plan
 from pipeline.data import clips
 from pipeline.data.charades_csv import charades_row, read_charades, write_charades_csv
@@ -543,3 +544,19 @@ def test_stages_refuse_a_config_with_other_clips(tiny_run):
     config = change(tiny_run.config, clips={"fps": 12.0})
     with pytest.raises(StaleCacheError, match=r"fps: 8.0 != 12.0; use another --run"):
         saliency.run(config, tiny_run.path)
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_video_that_may_not_be_read_any_more_is_left_out_by_name(tiny_copy, monkeypatch, extend):
+    """A repeated `prepare` compares its content first, and decodes nothing."""
+
+    def refuse(path):
+        if path.stem == "NA":
+            raise PermissionError(13, "Permission denied", str(path))
+        return file_sha256(path)
+
+    monkeypatch.setattr("pipeline.run.plan_rows.file_sha256", refuse)
+    outcome = prepare.run(change(tiny_copy.config, data={"max_skipped": 0.1}), tiny_copy.path, extend)
+    assert "1 of 7 videos fail" in outcome.summary
+    line = pd.read_csv(tiny_copy.path / "skipped.csv", keep_default_na=False).iloc[0]
+    assert line["reason"] == "VideoUnreadable" and line["detail"].endswith("NA.mp4: Permission denied")

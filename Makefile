@@ -4,29 +4,21 @@ CONFIG ?= miniature
 RUN    ?=
 ARGS   ?=
 BIN     = .venv/bin
-OPTIONS = --config $(CONFIG) $(if $(RUN),--run $(RUN) )$(ARGS)
-# named by the process of this make, which is the shell's parent
-LEFT_OUT = $(BIN)/.left-out-$$PPID
+OLDEST  = .venv-oldest/bin
+# The shell sees paths as "$CONFIG" and "$RUN" alone, so that any character may be in them; ARGS is in its own language.
+export CONFIG RUN
+OPTIONS = --config "$$CONFIG" $${RUN:+--run "$$RUN"} $(ARGS)
 
-# Every exit code but 0 is explained, for make itself ends with 2. Code 3, some videos were left out, does not end a row
-# of targets; the last one says it again and fails.
-define STAGE
-@[ "$@" != "$(firstword $(MAKECMDGOALS))" ] || rm -f $(LEFT_OUT)
-@echo "python -m pipeline $(1) $(OPTIONS)"
-@$(BIN)/python -m pipeline $(1) $(OPTIONS) || { code=$$?; $(BIN)/python -m pipeline.errors $$code; \
-	[ $$code -eq 3 ] || exit $$code; echo $(1) >> $(LEFT_OUT); }
-@[ "$@" != "$(lastword $(MAKECMDGOALS))" ] || [ ! -f $(LEFT_OUT) ] || { \
-	echo "videos were left out by: $$(sort -u $(LEFT_OUT) | tr '\n' ' ')(what each of them printed says which and why)" >&2; \
-	rm $(LEFT_OUT); exit 3; }
-endef
+# prints the command, runs it and explains its exit code; $$PPID is this make, whose row of targets goes on after code 3
+STAGE = @$(BIN)/python -m pipeline.cli.make_target $$PPID "$(MAKECMDGOALS)" $@ $(1) $(OPTIONS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo prepare train-base saliency crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
+.PHONY: help setup demo convert prepare train-base saliency crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache table-gate worth-it inspect report show status verify gc test test-oldest test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
-	@echo "  CONFIG=$(CONFIG) (miniature, miniature-single, table2-tiny, charades, charades-small, charades-released, own-videomae, own-r2plus1d or a TOML file), RUN=$(RUN) (runs/<name of the config> by default), ARGS=\"--help\""
+	@echo "  CONFIG=$$CONFIG (miniature, miniature-single, table2-tiny, charades, charades-small, charades-released, own-videomae, own-r2plus1d or a TOML file), RUN=$$RUN (runs/<name of the config> by default), ARGS=\"--help\""
 
 setup: .venv/.done ## make .venv and install into it
 
@@ -37,6 +29,9 @@ setup: .venv/.done ## make .venv and install into it
 
 demo: setup ## everything, on generated videos: from nothing to a table of results
 	$(call STAGE,demo)
+
+convert: setup ## annotations of other data sets to labels.csv; ARGS="--from folders clips --out mine/labels.csv"
+	$(BIN)/python -m pipeline convert $(ARGS)
 
 prepare: setup ## probe the videos, fix the plan
 	$(call STAGE,prepare)
@@ -80,6 +75,12 @@ compare-saliency: setup ## boxes of all objectives and of Grad-CAM side by side
 table-cache: setup ## training on the fly and from caches side by side
 	$(call STAGE,table-cache)
 
+table-gate: setup ## a second look only where Base is unsure: accuracy against the share of clips
+	$(call STAGE,table-gate)
+
+worth-it: setup ## whether a second look, and resolution, pay on these videos; ARGS="--share 0.3 --epochs 5"
+	$(call STAGE,worth-it)
+
 inspect: setup ## what a run holds; ARGS="--table classes", ARGS="--out index.csv"
 	$(call STAGE,inspect)
 
@@ -118,10 +119,19 @@ benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.m
 	$(BIN)/python -m benchmarks $(ARGS)
 
 plan-outcome: setup ## what plan says of the miniature, and what then happens, side by side; 10 minutes
-	$(BIN)/python -m benchmarks.plan_outcome --config $(CONFIG) --run $(or $(RUN),runs/miniature)-planned $(ARGS)
+	$(BIN)/python -m benchmarks.plan_outcome --config "$$CONFIG" --run "$${RUN:-runs/miniature}-planned" $(ARGS)
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-oldest: .venv-oldest/.done ## run it with the oldest versions that setup.cfg declares, in .venv-oldest
+	$(OLDEST)/python -m pytest -n 2 $(ARGS)
+
+.venv-oldest/.done: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/python -m pip install --quiet uv
+	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct --editable '.[dev]'
+	@touch $@
 
 lint: setup ## ruff and import-linter
 	$(BIN)/ruff check .

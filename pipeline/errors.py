@@ -1,7 +1,5 @@
 """Errors that are raised on purpose, and the exit codes of all commands."""
 
-import sys
-
 EXIT_STOPPED = 1  # by Ctrl-C
 EXIT_SKIPPED = 3  # done, but some videos were left out
 EXIT_REFUSED = 4  # the input was refused
@@ -93,7 +91,3 @@ class DecoderCrashed(VideoError):
 def explain_exit(code: int) -> str:
     """Say what the exit code of a command means, for make, which ends with 2 whatever the code was."""
     return f"exit code {code}: {EXIT_CODES.get(code, f'ended by signal {code - 128}' if code > 128 else 'unknown')}"
-
-
-if __name__ == "__main__":  # in the Makefile
-    print(explain_exit(int(sys.argv[1])), file=sys.stderr)

@@ -32,10 +32,15 @@ video_seconds = 600.0
 video_memory = 4.0
 max_skipped = 0.2
 max_past_end = 0.1
+train_splits = ["train"]
+eval_splits = ["test"]
 eval_ids = []
 train_videos = 0
 eval_videos = 0
 data_seed = 0
+world = "cards"
+photos = ""
+clutter = []
 
 [clips]
 num_frames = 64
@@ -90,6 +95,12 @@ objectives = ["entropy"]
 method = "input_gradient"
 gradient_at = "pixels"
 box_side = 128
+box_rule = "fixed"
+num_boxes = 1
+box_sides = []
+box_margin = 0.0
+box_jitter = 0
+own_boxes = ""
 batch_size = 8
 threads = 1
 precision = "float32"
@@ -126,6 +137,7 @@ loader_workers = 0
 checkpoint_minutes = 15.0
 tensorboard = false
 fuse = "logits"
+pool_boxes = "max"
 concat_positions = "keep"
 
 [evaluate]

@@ -23,8 +23,20 @@ def _page() -> str:
 
 
 def _block(language: str) -> str:
-    """The page's first block of a language."""
-    return blocks(_page(), language)[0]
+    """The page's first block of a language; of the shell the last, those before convert."""
+    return blocks(_page(), language)[-1 if language == "sh" else 0]
+
+
+def _convert(number: int) -> str:
+    """Follow the page's command that converts, by its number, and then `prepare`; return what both printed."""
+    (convert,) = make_calls(blocks(_page(), "sh")[number])
+    prepare = next(arguments for arguments in make_calls(_block("sh")) if arguments[0] == "prepare")
+    printed = ""
+    for arguments in (convert, prepare):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+        printed += result.output
+    return printed
 
 
 def _video(path: Path, number: int, labels: set[str]) -> None:
@@ -102,3 +114,35 @@ def test_what_the_page_says_about_mistakes_is_so(folder):
     assert result.exit_code == 0
     (line,) = (folder / "runs/mine/skipped.csv").read_text().splitlines()[1:]
     assert line.startswith("kitchen05,test,VideoMissing") and "no kitchen05.<mp4|mkv" in line
+
+
+def test_the_way_in_by_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("pouring/a", "pouring/b", "stirring/a", "stirring/d")):
+        (tmp_path / "clips" / name).parent.mkdir(parents=True, exist_ok=True)
+        _video(tmp_path / f"clips/{name}.mp4", number, {name.split("/")[0]})
+    Path("mine.toml").write_text(_block("toml"))
+    printed = _convert(0)
+    assert (
+        "2 of 4 videos, by a hash of their ids, are test" in printed
+        and "4 of 4 videos linked into mine/videos" in printed
+    )
+    assert "4 videos (2 train, 2 test)" in printed
+    videos = pd.read_csv("runs/mine/videos.csv")
+    assert sorted(videos.path) == ["b.mp4", "d.mp4", "pouring_a.mp4", "stirring_a.mp4"]
+    labels = pd.read_csv("runs/mine/labels.csv").set_index("video_id").label
+    assert labels.to_dict() == {"pouring_a": "pouring", "b": "pouring", "stirring_a": "stirring", "d": "stirring"}
+
+
+def test_the_way_in_by_a_converter(folder):
+    for name in ("labels.csv", "classes.txt"):
+        (folder / "mine" / name).unlink()
+    (folder / "theirs.json").write_text(_block("json"))
+    (line,) = re.findall("^Here .* step 4 .*: `(.*)`", _page(), re.MULTILINE)
+    (folder / "mine.toml").write_text(_block("toml").replace("[data]\n", f"[data]\n{line}\n"))
+    printed = _convert(1)
+    assert "4 videos (3 train, 1 val), 3 labels of 2 classes" in printed and "4 videos (3 train, 1 test)" in printed
+    assert pd.read_csv("runs/mine/labels.csv", keep_default_na=False).to_csv(index=False, lineterminator="\n") == (
+        "video_id,split,start,end,label\nkitchen01,train,0,2.5,pouring\nkitchen02,train,1.5,4,stirring\n"
+        "kitchen03,train,,,\nkitchen04,test,0.5,3,pouring\n"
+    )

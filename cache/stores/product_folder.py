@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def is_started(root: Path, product: str, part: Part, settings: dict) -> bool:
-    """Whether the folder that `open_product` would open is there already."""
+    """Whether the folder of a product is there already."""
     return (Path(root) / product / fingerprint(_facts(product, part, settings)) / "run.json").exists()
 
 
@@ -44,18 +44,15 @@ def open_product(root: Path, product: str, part: Part, settings: dict) -> "Produ
     """Open the folder of a product in the run folder `root`, which is made on first use.
 
     The settings are plain JSON: everything that can change the product's bytes, with the settings of what it is made
-    from. StaleCacheError, with the field, where the run.json that is there differs; NoStoreError where the root is a
-    mirror of a run elsewhere, which does not have the product.
+    from. Raises as `find_product`.
     """
     if product not in PRODUCTS:
         raise ValueError(f"product {product!r}, allowed: {', '.join(PRODUCTS)}")
+    if remote_of(Path(root)):
+        return find_product(root, product, part, settings)
     run = _facts(product, part, settings)
     path = Path(root) / product / fingerprint(run)
     file = path / "run.json"
-    if remote := remote_of(Path(root)):
-        if not file.exists():
-            raise NoStoreError(f"{remote.url} has no {product} with these settings ({path.name}) for {part.name}")
-        return ProductDir(path, part, read_sealed(file))
     with storage_errors(path):
         for folder in (path / "done", path / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +60,22 @@ def open_product(root: Path, product: str, part: Part, settings: dict) -> "Produ
             commit.write_once(file, seal(run))
         for folder in (path.parent, path.parent.parent):
             sync_directory(folder)
-    if wrong := differences(read_sealed(file), run):
-        raise StaleCacheError(f"{file}: {wrong[0]}")
+    return find_product(root, product, part, settings)
+
+
+def find_product(root: Path, product: str, part: Part, settings: dict) -> "ProductDir":
+    """As `open_product`, but write nothing: what is not there has no unit that is done.
+
+    StaleCacheError, with the field, where the run.json that is there differs; NoStoreError where the root is a mirror
+    of a run elsewhere, which does not have the product.
+    """
+    run = _facts(product, part, settings)
+    path = Path(root) / product / fingerprint(run)
+    if (path / "run.json").exists():
+        if wrong := differences(read_sealed(path / "run.json"), run):
+            raise StaleCacheError(f"{path / 'run.json'}: {wrong[0]}")
+    elif remote := remote_of(Path(root)):
+        raise NoStoreError(f"{remote.url} has no {product} with these settings ({path.name}) for {part.name}")
     return ProductDir(path, part, run)
 
 
@@ -101,7 +112,9 @@ class ProductDir:
 
     def todo(self) -> list[int]:
         """Units without a commit record; lists done/ and reads nothing."""
-        names = {entry.name for entry in os.scandir(self.path / "done")}
+        names = set()
+        with suppress(FileNotFoundError):  # of a product that nobody has begun
+            names = {entry.name for entry in os.scandir(self.path / "done")}
         return [unit for unit in range(self.part.num_units) if f"{unit:06d}.json" not in names]
 
     def done_units(self) -> list[int]:

@@ -4,6 +4,7 @@ Every array of the Zarr v3 group arrays.zarr is (num_rows, *row_shape), compress
 file of a unit is a shard of one-row chunks or, where rows are small, one chunk. Rows are local rows.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -11,12 +12,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from cache.commit import locked, make_durable, storage_errors, write_file
 from cache.errors import DamagedError, StaleCacheError
@@ -24,7 +25,7 @@ from cache.layout import ARRAYS
 from cache.plan import Part
 from cache.stores.product_folder import ProductDir
 
-OLDEST_ZARR = (3, 1, 3)  # older ones write a chunk in place
+OLDEST_ZARR = (3, 1, 6)  # older ones write a chunk in place, or lack Array.with_config
 CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed"}  # all that this module writes
 MAX_ROW_BYTES = 1 << 26
 
@@ -37,6 +38,7 @@ class ArraySpec:
     row_shape: tuple[int, ...]  # () for a number
     dtype: str  # NumPy's, "f4" or "u2"; floats are NaN where nothing is written, integers 0
     chunk: Literal["row", "unit"]  # "row" where single rows are read, "unit" for small rows that are read together
+    row_dimensions: tuple[str, ...] = ()  # names of the axes of row_shape, for xarray
 
     def __post_init__(self):
         if self.chunk not in ("row", "unit"):
@@ -61,7 +63,7 @@ class ZarrStore:
         with locked(product.path / "locks" / "arrays", wait=True), storage_errors(root):
             lacking = [spec for spec in specs if not (root / spec.name / "zarr.json").exists()]
             if lacking or not (root / "zarr.json").exists():
-                _write_metadata(root, lacking, product.part)
+                _write_metadata(root, lacking, product)
             make_durable([root / "zarr.json", *(root / spec.name / "zarr.json" for spec in specs)], product.path)
         store = cls.open(product)
         for spec in specs:
@@ -75,7 +77,7 @@ class ZarrStore:
     def open(cls, product: ProductDir) -> "ZarrStore":
         """Open the arrays that are there; DamagedError where the metadata is not what this module writes."""
         if tuple(map(int, re.findall(r"\d+", zarr.__version__)[:3])) < OLDEST_ZARR:
-            raise RuntimeError(f"zarr {zarr.__version__} can tear chunks when killed, 3.1.3 or later is needed")
+            raise RuntimeError(f"zarr {zarr.__version__} is too old, 3.1.6 or later is needed")
         return cls(product, _open_arrays(product))
 
     def write_unit(self, unit: int, values: dict[str, np.ndarray], skipped=()) -> bool:
@@ -156,30 +158,39 @@ def _layout_of(spec: ArraySpec, part: Part) -> dict:
     return {"shape": shape, "dtype": np.dtype(spec.dtype), "chunks": chunks, "shards": shards}
 
 
-def _write_metadata(root: Path, specs: list[ArraySpec], part: Part) -> None:
+def _write_metadata(root: Path, specs: list[ArraySpec], product: ProductDir) -> None:
     """Write the zarr.json of the group and of some arrays.
 
-    Zarr fsyncs nothing: after a power cut its files may be empty. So they are made in a temporary folder and copied.
+    Zarr fsyncs nothing: after a power cut its files may be empty. So they are made in memory and written as all others.
     """
-    with TemporaryDirectory() as folder:
-        draft = Path(folder) / root.name
-        zarr.create_group(draft, zarr_format=3)
-        for spec in specs:
-            layout = _layout_of(spec, part)
-            zarr.create_array(
-                draft,
-                name=spec.name,
-                **layout,
-                serializer=BytesCodec(endian="little"),
-                compressors=[ZstdCodec(level=3), Crc32cCodec()],
-                fill_value=math.nan if layout["dtype"].kind == "f" else 0,
-                zarr_format=3,
-            )
-        for file in sorted(draft.glob("**/zarr.json")):
-            target = root / file.relative_to(draft)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                write_file(target, file.read_bytes())
+    units = product.done_units()[:1]  # then the files were there, and are made as they were, perhaps without names
+    recorded = {file["name"]: file["sha256"] for unit in units for file in product.record(unit)["files"]}
+    drafts = [_draft(specs, product.part, named) for named in (True, False)]
+    for name, data in drafts[0].items():
+        target = root / name
+        if recorded.get(f"{root.name}/{name}") == hashlib.sha256(drafts[1][name]).hexdigest():
+            data = drafts[1][name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            write_file(target, data)
+
+
+def _draft(specs: list[ArraySpec], part: Part, named: bool) -> dict[str, bytes]:
+    """The zarr.json of a group and of some arrays, by path in the group; with names of their axes, or as before."""
+    draft = {}
+    group = zarr.create_group(MemoryStore(draft), zarr_format=3)
+    for spec in specs:
+        layout = _layout_of(spec, part)
+        names = ("row", *spec.row_dimensions) if named and len(spec.row_dimensions) == len(spec.row_shape) else None
+        group.create_array(
+            spec.name,
+            **layout,
+            serializer=BytesCodec(endian="little"),
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            fill_value=math.nan if layout["dtype"].kind == "f" else 0,
+            dimension_names=names,
+        )
+    return {name: buffer.to_bytes() for name, buffer in sorted(draft.items())}
 
 
 def _clear(folder: Path, unit: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from cache.commit import storage_errors
 from cache.layout import PRODUCTS, TABLES
 from pipeline.cli.options import stage_options
 from pipeline.cli.printing import echo, spreadsheet_safe
@@ -48,9 +49,12 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
     _print(tables.table(run, table or "stores"), SHOWN.get(table or "stores"), rows)
     if path:
         found = tables.table(run, table or "index")
-        spreadsheet_safe(found).to_csv(path, index=False) if path.suffix == ".csv" else found.to_parquet(
-            path, index=False
-        )
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".csv":
+                spreadsheet_safe(found).to_csv(path, index=False)
+            else:
+                found.to_parquet(path, index=False)
         echo(f"wrote {path}: {len(found)} rows")
 
 

@@ -5,7 +5,7 @@ import os
 
 import click
 
-from pipeline.cli import inspect, predict, preflight, recipes, report, stages, upkeep
+from pipeline.cli import convert, inspect, predict, preflight, recipes, report, stages, upkeep
 from pipeline.cli.options import Commands
 from pipeline.cli.printing import EscapedLines
 
@@ -29,6 +29,6 @@ def main() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
-for group in (stages, predict, inspect, report, preflight, recipes, upkeep):
+for group in (stages, convert, predict, inspect, report, preflight, recipes, upkeep):
     for command in group.COMMANDS:
         main.add_command(command)

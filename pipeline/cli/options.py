@@ -4,6 +4,7 @@ import errno
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import click
 
 from pipeline.cli.printing import echo
 from pipeline.config import BACKENDS
-from pipeline.errors import EXIT_STOPPED, EXIT_STORAGE
+from pipeline.errors import EXIT_REFUSED, EXIT_STOPPED, EXIT_STORAGE
 from pipeline.workers.rank import is_first_process
 
-STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+# the disk, the network that it is on, or its permissions refuse; what is merely not there is a bug, or refused by name
+STORAGE_ERRNOS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
+}
+NO_TEMPORARY = "No usable temporary directory"  # of `tempfile`
 
 
 class Commands(click.Group):
@@ -27,15 +33,29 @@ class Commands(click.Group):
             raise
         except Exception as error:
             name, code = type(error).__name__, getattr(error, "exit_code", None)
-            if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            if isinstance(error, OSError) and (error.errno in STORAGE_ERRNOS or NO_TEMPORARY in str(error)):
                 name, code = "StorageError", EXIT_STORAGE
+                if NO_TEMPORARY in str(error):
+                    error = f"{error.strerror}; set TMPDIR to a folder that may be written"
             if code is None:
+                _refuse_old_libraries(error)
                 raise
             echo(f" {name}: {error}", err=True, mark="error:", colour="red")
             sys.exit(code)
         except KeyboardInterrupt:
             echo("stopped; the same command goes on where it stopped", err=True)
             sys.exit(EXIT_STOPPED)
+
+
+def _refuse_old_libraries(error: Exception) -> None:
+    """Say which libraries are missing or too old, which is then the likely reason of an error that nobody expected."""
+    from pipeline.workers.versions import PackageNotFoundError, install_command, missing_or_old
+
+    with suppress(PackageNotFoundError):
+        if bad := missing_or_old():
+            what = f"{'; '.join(bad.values())}: {install_command(bad)}"
+            echo(f" {type(error).__name__}: {error}; {what}", err=True, mark="error:", colour="red")
+            sys.exit(EXIT_REFUSED)
 
 
 config_option = click.option("--config", "config_name", default="miniature", help="TOML file or its name.")

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.data.annotations import Annotations, judge
 from pipeline.data.strict_csv import SPLITS, parse_seconds, parse_video_id, read_classes, read_rows, refuse
 
@@ -12,10 +14,13 @@ CHARADES_COLUMNS = (
     *("id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions"),
     *("actions", "length"),
 )
+EGO_COLUMNS = ("egocentric", "charades_video")  # of Charades-Ego, version 1; not read
 
 
 def read_charades(train_csv: Path, test_csv: Path, classes_txt: Path) -> Annotations:
-    """Read the Charades files: videos and actions of both splits, train first.
+    """Read the files of Charades or Charades-Ego: videos and actions of both splits, train first.
+
+    An empty length is unknown: then no action is cut at the end.
 
     Raises:
         AnnotationError: anything that is not exactly the format.
@@ -23,8 +28,8 @@ def read_charades(train_csv: Path, test_csv: Path, classes_txt: Path) -> Annotat
     classes = read_classes(classes_txt, "c{:03d} ")
     videos, actions = [], []
     for split, path in zip(SPLITS, (train_csv, test_csv), strict=True):
-        for line, row in read_rows(path, CHARADES_COLUMNS):
-            length = parse_seconds(path, line, "length", row["length"])
+        for line, row in read_rows(path, CHARADES_COLUMNS, EGO_COLUMNS):
+            length = parse_seconds(path, line, "length", row["length"]) if row["length"] else np.nan
             videos.append((path, line, parse_video_id(path, line, "id", row["id"]), split, length))
             for action in filter(None, row["actions"].split(";")):
                 match action.split(" "):

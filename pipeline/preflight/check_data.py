@@ -1,6 +1,5 @@
 """Check the data of a run: annotations, weights, some of the videos, and what a second decoder makes of them."""
 
-import json
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipeline.preflight import other_decoders
 from pipeline.preflight.counts import Counts, count, spread
 from pipeline.preflight.finding import Finding, judged
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import base_folder
+from pipeline.run.networks import base_folder, read_trained
 from pipeline.run.plan_rows import LOW_ZOOM, clock_oddities, probe_row
 
 UNEVEN = 1.5  # longest time between frames / shortest
@@ -78,7 +77,11 @@ def check_weights(config: Config, run_dir: Path, classes: int) -> Iterator[Findi
         return  # the weights to start from are not there, which has been said
     if not (folder / "base.json").exists():
         return
-    wanted = json.loads((folder / "base.json").read_text())["weights"]
+    try:
+        wanted = read_trained(folder / "base.json")["weights"]
+    except CacheError as error:
+        yield Finding("base", "problem", str(error), f"verify --repair moves it aside; or delete {folder}")
+        return
     try:
         found = state_hash(read_state(folder / "weights.pt"))
     except (OSError, WeightsError) as error:

@@ -6,12 +6,10 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from packaging.requirements import Requirement
-from packaging.version import Version
 
 from cache.errors import StorageError
 from cache.folder_checks import check_folder, free_space
@@ -19,6 +17,7 @@ from cache.stores.volume_store import OPEN_FILES
 from pipeline.config import Config
 from pipeline.data.video.container import DECODERS, decoder_versions
 from pipeline.preflight.finding import Finding, judged
+from pipeline.workers.versions import install_command, missing_or_old
 
 OLDEST_PYTHON = (3, 11)
 PREFETCH = 2  # batches that each loader worker of PyTorch reads ahead
@@ -37,23 +36,14 @@ def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Find
 def check_libraries(wanted: list[str] | None = None, version_of: Callable[[str], str] = version) -> Iterator[Finding]:
     """Check the version of every library that the project needs, or of those in `wanted`, such as "torch>=2.10"."""
     try:
-        wanted = requires("focused-attention") or [] if wanted is None else wanted
+        bad, old = (missing_or_old(wanted, version_of, extras) for extras in (False, True))
     except PackageNotFoundError:
         yield Finding("libraries", "note", "the project is not installed, so its needs are not known", "make setup")
         return
-    needed = [one for one in map(Requirement, wanted) if one.marker is None or one.marker.evaluate({"extra": ""})]
-    bad = {}
-    for one in needed:
-        oldest = next((bound.version for bound in one.specifier if bound.operator == ">="), "0")
-        try:
-            found = version_of(one.name)
-        except PackageNotFoundError:
-            bad[str(one)] = f"{one.name} is missing"
-            continue
-        if Version(found) < Version(oldest):
-            bad[str(one)] = f"{one.name} {found} is older than {oldest}"
-    text = "; ".join(bad.values()) or f"all {len(needed)} that are needed, torch {torch.__version__}"
-    yield judged("libraries", bool(bad), text, "python -m pip install " + " ".join(f"'{line}'" for line in bad))
+    text = "; ".join(bad.values()) or f"all that are needed, torch {torch.__version__}"
+    yield judged("libraries", bool(bad), text, install_command(bad))
+    if old:
+        yield Finding("libraries", "note", f"of the extras: {'; '.join(old.values())}", install_command(old))
 
 
 def check_device(config: Config) -> Iterator[Finding]:

@@ -1,10 +1,7 @@
 """plan: what every stage will take on this machine, scaled up from a rehearsal on a few of the user's own videos."""
 
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from pipeline.preflight.stage_costs import Measured, StageEstimate
 from pipeline.preflight.training_steps import TrainingCost, time_base, time_fusion
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder
+from pipeline.workers.engines import in_new_process
 
 ACCURACY = (
     "accuracy: bytes and files within a tenth, times within a quarter on a machine that does nothing else; "
@@ -68,7 +66,7 @@ def estimate(config: Config, run_dir: Path, seconds: float = 60.0) -> Estimate:
     base = base_folder(open_folder(run_dir, config), config)
     with tempfile.TemporaryDirectory(prefix="plan-") as spare:
         started = time.time()
-        rounds, entered = _in_new_process(rehearse, config, counts, base, Path(spare), 0.5 * seconds)
+        rounds, entered = in_new_process(rehearse, config, counts, base, Path(spare), 0.5 * seconds)
         trainings = _time_trainings(config, counts, rounds[-1], 0.5 * seconds)
         stages = Measured(config, counts, rounds, trainings, entered - started).stages()
         notes = _notes(rounds, trainings, (base / "base.json").exists())
@@ -81,17 +79,11 @@ def _time_trainings(config: Config, counts: Counts, spare: Round, seconds: float
     if not videos:
         return {}
     each, batch = seconds / (1 + len(FUSIONS)), min(config.fusion.batch_size, videos)
-    found = {fusion: _in_new_process(time_fusion, spare.config, spare.run, fusion, batch, each) for fusion in FUSIONS}
+    found = {fusion: in_new_process(time_fusion, spare.config, spare.run, fusion, batch, each) for fusion in FUSIONS}
     if config.base.epochs:
         batch = min(config.base.batch_size, videos)
-        found["base"] = _in_new_process(time_base, spare.config, spare.run, batch, each)
+        found["base"] = in_new_process(time_base, spare.config, spare.run, batch, each)
     return found
-
-
-def _in_new_process(function: Callable, *arguments):
-    """What the function returns in a process that has done nothing else, as those of the stages are."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
 
 
 def _held(run_dir: Path) -> tuple[int, int]:

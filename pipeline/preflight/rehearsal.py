@@ -170,7 +170,8 @@ def spare_config(config: Config, counts: Counts, readable: dict[str, str], numbe
     """
     share = number / counts.videos("train", "test")
     numbers = {part.split: max(1, round(share * counts.videos(part.split))) for part in counts.parts}
-    data = replace(config.data, eval_ids=(), classes=str(folder / "classes.txt"), max_skipped=1.0)
+    splits = {"train_splits": ("train",), "eval_splits": ("test",), "eval_ids": ()}
+    data = replace(config.data, **splits, classes=str(folder / "classes.txt"), max_skipped=1.0)
     data = replace(data, max_past_end=1.0)  # of all videos it may be small
     if config.data.format == "miniature":
         files = tuple(str(folder / f"{split}.csv") for split in ("train", "test"))

@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.layout import LOSSLESS
 from cache.plan import Part
-from cache.stores.product_folder import ProductDir, is_started, open_product
+from cache.stores.product_folder import ProductDir, find_product, is_started, open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
@@ -36,11 +36,17 @@ class Stores:
     """The stores of a run for one config and one Base, each opened once.
 
     A method `<product>_settings` says what a store of a plan part is made from: plain JSON, the source of its key.
+
+    Args:
+        own_boxes_sha256: the identity of the table of the policy "own", where it is known; it need not be there then.
+        to_write: make what is not there; else nothing is written, and a store that is not there has no row.
     """
 
-    def __init__(self, run: RunFolder, config: Config, base: BaseWeights, own_boxes_sha256: str = ""):
-        """Take, where it is known, the identity of the table of the policy "own", which need not be there then."""
-        self.run, self.config, self.base_weights, self.own_boxes_sha256 = run, config, base, own_boxes_sha256
+    def __init__(
+        self, run: RunFolder, config: Config, base: BaseWeights, own_boxes_sha256: str = "", to_write: bool = False
+    ):
+        self.run, self.config, self.base_weights, self.to_write = run, config, base, to_write
+        self.own_boxes_sha256 = own_boxes_sha256
         self._open: dict[tuple, ZarrStore | VolumeStore] = {}
 
     def base_settings(self, part: Part) -> dict:
@@ -117,30 +123,30 @@ class Stores:
         """Open logits float32 (T_out, C), entropy float32, frame_crc uint32 (T,) of the decoded source frames."""
         shape = (self.base_weights.out_frames, self.base_weights.num_classes)
         specs = [
-            ArraySpec("logits", shape, "f4", "unit"),
+            ArraySpec("logits", shape, "f4", "unit", ("out_frame", "class")),
             ArraySpec("entropy", (), "f4", "unit"),
-            ArraySpec("frame_crc", (part.num_frames,), "u4", "unit"),
+            ArraySpec("frame_crc", (part.num_frames,), "u4", "unit", ("frame",)),
         ]
-        return ZarrStore.create(self._product("base", part, self.base_settings(part)), specs)
+        return self._arrays("base", part, self.base_settings(part), specs)
 
     @_kept
     def maps(self, part: Part, objective: str) -> ZarrStore:
         """Open codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
-        specs = [ArraySpec("codes", part.input_size, "u2", "row"), ArraySpec("scale", (), "f4", "unit")]
-        return ZarrStore.create(self._product("maps", part, self.maps_settings(part, objective)), specs)
+        specs = [ArraySpec("codes", part.input_size, "u2", "row", ("y", "x")), ArraySpec("scale", (), "f4", "unit")]
+        return self._arrays("maps", part, self.maps_settings(part, objective), specs)
 
     @_kept
     def boxes(self, part: Part, policy: Policy) -> ZarrStore:
         """Open box_input, box_source int32 (top, left, height, width) and saliency_share float32, the box's share of
         the map; with k boxes a clip (k, 4), (k, 4) and (k,)."""
         count = num_boxes(self.config.saliency)
-        several = (count,) if count > 1 else ()
+        several, boxes = ((count,), ("box",)) if count > 1 else ((), ())
         specs = [
-            ArraySpec("box_input", (*several, 4), "i4", "unit"),
-            ArraySpec("box_source", (*several, 4), "i4", "unit"),
-            ArraySpec("saliency_share", several, "f4", "unit"),
+            ArraySpec("box_input", (*several, 4), "i4", "unit", (*boxes, "edge")),
+            ArraySpec("box_source", (*several, 4), "i4", "unit", (*boxes, "edge")),
+            ArraySpec("saliency_share", several, "f4", "unit", boxes),
         ]
-        return ZarrStore.create(self._product("boxes", part, self.boxes_settings(part, policy)), specs)
+        return self._arrays("boxes", part, self.boxes_settings(part, policy), specs)
 
     @_kept
     def context(self, part: Part) -> VolumeStore:
@@ -164,16 +170,20 @@ class Stores:
         return {entry["video_id"] for units in records for entries in units.values() for entry in entries}
 
     def _product(self, product: str, part: Part, settings: dict) -> ProductDir:
-        return open_product(self.run.source, product, part, settings)
+        return (open_product if self.to_write else find_product)(self.run.source, product, part, settings)
+
+    def _arrays(self, product: str, part: Part, settings: dict, specs: list[ArraySpec]) -> ZarrStore:
+        directory = self._product(product, part, settings)
+        return ZarrStore.create(directory, specs) if self.to_write else ZarrStore.open(directory)
 
 
-def open_stores(run: RunFolder, config: Config) -> Stores:
-    """Open the stores of a run for the config's Base, which must be trained; see `load_base`."""
-    return Stores(run, config, load_base(run, config))
+def open_stores(run: RunFolder, config: Config, to_write: bool = False) -> Stores:
+    """Open the stores of a run for the config's Base, which must be trained; see `load_base` and `Stores`."""
+    return Stores(run, config, load_base(run, config), to_write=to_write)
 
 
 def open_run(run_dir: Path, config: Config, caches: Path | None = None) -> Stores:
-    """Open a run folder and its stores; see `open_folder` and `open_stores`."""
+    """Open a run folder and its stores to read them; see `open_folder` and `open_stores`."""
     return open_stores(open_folder(run_dir, config, caches), config)
 
 
@@ -181,6 +191,8 @@ def boxes_of(stores: Stores, part: Part, policy: Policy) -> np.ndarray:
     """Read box_input of every row of a part, int32 (rows, 4), of k boxes (rows, k, 4); zeros for a video left out."""
     store = stores.boxes(part, policy)
     done = store.product.rows_done()
-    values = np.zeros(store.arrays["box_input"].shape, np.int32)
-    values[done] = store.read_rows("box_input", np.flatnonzero(done))
+    count = num_boxes(stores.config.saliency)
+    values = np.zeros((part.num_rows, *((count,) if count > 1 else ()), 4), np.int32)
+    if done.any():
+        values[done] = store.read_rows("box_input", np.flatnonzero(done))
     return values

@@ -14,7 +14,8 @@ from cache.stores.zarr_store import ZarrStore
 from pipeline.config import Config
 from pipeline.data.video.find import video_folder
 from pipeline.errors import DecoderCrashed
-from pipeline.run.stores import Stores, open_run
+from pipeline.run.folder import open_folder
+from pipeline.run.stores import Stores, open_stores
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class UnitWork:
 
     @cached_property
     def stores(self) -> Stores:
-        """The run's stores, opened once."""
-        return open_run(self.run_dir, self.config)
+        """The run's stores, opened once, to write them."""
+        return open_stores(open_folder(self.run_dir, self.config), self.config, to_write=True)
 
     @property
     def videos(self) -> Path:

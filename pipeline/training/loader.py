@@ -48,10 +48,19 @@ class Epoch(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, step: int) -> tuple[Batch, phases.Seconds]:
+    def __getitem__(self, step: int) -> tuple[Batch | Exception, phases.Seconds]:
         batch = self.batches[step]
         clips = [batch[number] for number in self.world.shard(len(batch)).padded]
-        return phases.profile_worker(self.profiler, lambda: self.load(self.epoch, clips), ahead=True)
+        return phases.profile_worker(self.profiler, lambda: self._load(clips), ahead=True)
+
+    def _load(self, clips: list[int]) -> Batch | Exception:
+        """Load a batch, or return the error: PyTorch would put the traceback of its process into the message."""
+        try:
+            return self.load(self.epoch, clips)
+        except Exception as error:
+            if isinstance(error, OSError) or hasattr(error, "exit_code"):  # of the input or the storage, no bug
+                return error
+            raise
 
 
 def epoch_batches(
@@ -69,6 +78,8 @@ def epoch_batches(
     batches = loader if workers else prefetch(loader)
     for batch, seconds in phases.timed_items("wait", batches):
         phases.add_worker(seconds)
+        if isinstance(batch, Exception):
+            raise batch
         yield batch
 
 

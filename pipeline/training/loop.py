@@ -66,8 +66,14 @@ def fit(
             state = sum(value.nbytes for value in network.state_dict().values())
             check_space(folder, 3 * stored_copies(training) * state, 3)
         world.barrier()  # no process reads checkpoints before the folder is ours
-        with tf32(training.tf32):
-            _train(network, data, training, folder, seed, training.epochs if until is None else until)
+        try:
+            with tf32(training.tf32):
+                _train(network, data, training, folder, seed, training.epochs if until is None else until)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # PyTorch's, of batch-norm
+                raise
+            advice = "drop_last = true leaves it out, another batch_size avoids it, batchnorm = 'frozen' needs no other"
+            raise StageError(f"{folder}: batch-norm cannot work on a batch of one clip ({error}); {advice}") from error
 
 
 def _train(network: nn.Module, data: TrainingData, training: Training, folder: Path, seed: int, until: int) -> None:

@@ -6,6 +6,7 @@ job that the engine's own retries did not save is done again alone, and then giv
 
 import logging
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def _in_pool(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[
         begun, finished = [], set()
         try:
             pool = Parallel(n_jobs=min(workers, len(left)), return_as="generator_unordered")
-            work = pool(delayed(call)(begun.append(job) or job) for job in left)
+            with _ctrl_c_for_this_process():
+                work = pool(delayed(call)(begun.append(job) or job) for job in left)
             for job, done in phases.timed_items("idle", work):
                 finished.add(job)
                 yield job, done
@@ -118,19 +120,34 @@ def _in_pool(call: Callable, jobs: list[tuple], workers: int) -> Iterator[tuple[
         yield from ((job, KILLED) for job in suspects)
 
 
+def in_new_process(call: Callable, *arguments):
+    """What call(*arguments) returns in a process that has done nothing else; TerminatedWorkerError where that dies."""
+    executor = ProcessPoolExecutor(max_workers=1)
+    try:
+        with _ctrl_c_for_this_process():
+            future = executor.submit(call, *arguments)
+        return future.result()
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+@contextmanager
+def _ctrl_c_for_this_process() -> Iterator[None]:
+    """Processes that are started meanwhile never see the Ctrl-C of the terminal: this one ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _one_by_one(call: Callable, jobs: list[tuple]) -> Iterator[tuple[tuple, object]]:
     """Each job alone in a process of this machine."""
-    executor = None
     for job in jobs:
-        executor = executor or ProcessPoolExecutor(max_workers=1)
         try:
-            yield executor.submit(call, job).result()
+            yield in_new_process(call, job)
         except TerminatedWorkerError:
-            executor.shutdown(kill_workers=True)
-            executor = None
             yield job, KILLED
-    if executor:
-        executor.shutdown()
 
 
 def _on_cluster(

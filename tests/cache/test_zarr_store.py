@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,3 +295,33 @@ def test_old_zarr_is_refused(tmp_path, monkeypatch):
         _store(tmp_path)
     monkeypatch.setattr(zarr_store.zarr, "__version__", "3.10.0rc1")
     _store(tmp_path)
+
+
+NAMED = [ArraySpec("codes", INPUT, "u2", "row", ("y", "x")), ArraySpec("scale", (), "f4", "unit")]
+
+
+def test_axes_have_names_as_xarray_asks_for_them(tmp_path):
+    """One length a name in the whole group, or xarray refuses it."""
+    arrays = _store(tmp_path, specs=NAMED).arrays
+    assert {name: array.metadata.dimension_names for name, array in arrays.items()} == {
+        "codes": ("row", "y", "x"),
+        "scale": ("row",),
+    }
+    assert arrays["codes"].shape == (10, *INPUT) and arrays["scale"].shape == (10,)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_lost_metadata_is_made_as_its_record_says(tmp_path, named):
+    """Stores from before the axes had names keep their bytes."""
+    specs = NAMED if named else [replace(spec, row_dimensions=("none",) * 9) for spec in NAMED]
+    store = _store(tmp_path, specs=specs)
+    with store.product.lock(0):
+        values = _values(store.part.unit_rows(0))
+        store.write_unit(0, {name: values[name] for name in ("codes", "scale")})
+    before = _tree(tmp_path)
+    for name in ("zarr.json", "codes/zarr.json", "scale/zarr.json"):
+        (store.product.path / "arrays.zarr" / name).unlink()
+    _store(tmp_path, specs=NAMED)
+    assert _tree(tmp_path) == before
+    codes = before[(store.product.path / "arrays.zarr/codes/zarr.json").relative_to(tmp_path)]
+    assert (b"dimension_names" in codes) is named

@@ -1,10 +1,12 @@
 """The command line: help everywhere, exit codes, errors in one line that say what to do."""
 
 import errno
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import cache
 from cache.errors import DamagedError, StaleCacheError, StorageError
 from cache.sealed import read_sealed, seal
 from models.checkpoint import WeightsError
@@ -19,6 +22,7 @@ from pipeline.cli.main import main
 from pipeline.cli.options import Commands, run_option
 from pipeline.config_file import load, to_toml
 from pipeline.errors import AnnotationError, ConfigError, StageError, VideoTruncated
+from pipeline.workers import versions
 from tests.helpers.tiny_data import change
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +91,7 @@ def test_python_m_pipeline():
         *((DamagedError("words"), 4), (StorageError("words"), 5), (StaleCacheError("words"), 6)),
         *(
             (OSError(number, "words"), 5)
-            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.ESTALE)
         ),
     ],
 )
@@ -104,12 +108,48 @@ def test_errors_have_exit_codes(error, code):
 
 @pytest.mark.parametrize("error", [ValueError("words"), FileNotFoundError(errno.ENOENT, "words"), KeyError("words")])
 def test_errors_that_are_bugs_come_through(error):
+    assert fails_with(error).exception is error
+
+
+def fails_with(error):
     @click.command()
     @run_option
     def fails(run_dir):
         raise error
 
-    assert CliRunner().invoke(Commands(commands=[fails]), ["fails"]).exception is error
+    return CliRunner().invoke(Commands(commands=[fails]), ["fails"])
+
+
+def test_old_libraries_are_named_where_something_breaks(monkeypatch):
+    """An older PyAV lacks what is imported, before `doctor` could say so."""
+    monkeypatch.setattr(versions, "missing_or_old", lambda: {"av>=18": "av 17.1.0 is older than 18"})
+    result = fails_with(AttributeError("ACCURATE_RND"))
+    assert result.exit_code == 4
+    words = "AttributeError: ACCURATE_RND; av 17.1.0 is older than 18: python -m pip install 'av>=18'"
+    assert result.output == f"error: {words}\n"
+
+
+def test_without_a_temporary_folder(monkeypatch):
+    def candidates():
+        return ["/nowhere"]
+
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", candidates)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(FileNotFoundError) as raised:
+        tempfile.gettempdir()
+    result = fails_with(raised.value)
+    assert result.exit_code == 5 and "'/nowhere'" in result.output
+    assert "set TMPDIR to a folder that may be written" in result.output
+
+
+def test_the_working_directory_shadows_nothing(tmp_path):
+    (tmp_path / "models").mkdir()
+    for name in ("models/__init__", "cache", "miniature"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    (tmp_path / "miniature").mkdir()  # the name of a config, too
+    command, ours = [sys.executable, "-m", "pipeline", "status"], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ours)
+    assert done.returncode == 4 and "runs/miniature holds no plan" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -219,8 +259,11 @@ NEED_NO_PLAN = {
     "table2",
     "table-box",
     "table-cache",
+    "table-gate",
+    "worth-it",
     "compare-saliency",
     *("predict", "timeline", "export"),  # need other arguments; see tests/predict
+    "convert",  # has no run
 }
 
 
@@ -302,3 +345,26 @@ def test_eval_ids_and_extend_reach_their_stages(own_videos):
     assert code == 0 and len(list((run / "plan").glob("*.json"))) == 3
     code, output = call("prepare", *common, "--eval-ids", "nobody")
     assert code == 4 and "nobody not in the annotations" in output
+
+
+def test_readers_touch_nothing_of_the_run_they_read(tiny_copy, tmp_path):
+    """So a run that others made can be read by who must not write into it: not even a lock is missed."""
+    for lock in [*tiny_copy.path.rglob("locks"), *tiny_copy.path.rglob(".lock")]:
+        shutil.rmtree(lock) if lock.is_dir() else lock.unlink()
+    before = {path: path.stat().st_mtime_ns for path in [tiny_copy.path, *tiny_copy.path.rglob("*")]}
+    config, out = config_file(tiny_copy, fusion={"epochs": 1, "drop_epochs": ()}), tmp_path / "out"
+    theirs = ("--config", config, "--run", tmp_path / "own", "--caches", tiny_copy.path)
+    code, output = call("train-fusion", *theirs, "--boxes", "random")
+    assert code == 4 and "of crops are not done" in output and "run crops first" in output
+    for command in (("train-fusion", *theirs), ("evaluate", *theirs), ("status",), ("verify",), ("gc", "--dry")):
+        run = () if "--run" in command else ("--run", tiny_copy.path)
+        assert call(*command, *run)[0] == 0, command
+    for command in (("report", "--out", out / "a.html"), ("show", "T0002", "--out", out), ("inspect",)):
+        assert call(*command, "--config", config, "--run", tiny_copy.path)[0] == 0
+    run = cache.open(tiny_copy.path)
+    assert run.saliency(0).any() and run.focus(0).any() and run.logits(0).any() and len(run.index)
+    new = {path for path in tiny_copy.path.rglob("*") if path not in before}
+    assert new <= {tiny_copy.path / ".lock"}  # of `gc`, where the folder may be written
+    assert {path: path.stat().st_mtime_ns for path in before if path != tiny_copy.path} == {
+        path: time for path, time in before.items() if path != tiny_copy.path
+    }

@@ -75,6 +75,15 @@ def test_every_table_is_printed_and_written(call, tiny_run, tmp_path, name, suff
     assert set(inspect.SHOWN.get(name, [])) <= set(expected.columns)
 
 
+def test_a_table_is_written_into_a_new_folder_or_the_reason_is_said(call, tmp_path):
+    assert call("--out", tmp_path / "new/folder/index.csv")[0] == 0
+    assert len(pd.read_csv(tmp_path / "new/folder/index.csv")) == 14
+    for suffix in (".csv", ".parquet"):
+        (tmp_path / f"taken{suffix}").mkdir()
+        code, output = call("--out", tmp_path / f"taken{suffix}")
+        assert code == 5 and f"error: StorageError: {tmp_path}/taken{suffix}: " in output
+
+
 def test_printing_stops_and_says_so(call):
     _, output = call("--table", "index", "--rows", "3")
     assert output.count("\n") == 6 and "... and 11 more rows; --rows prints more" in output  # 7 videos, 2 rows each

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,12 @@ needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 def make(tmp_path):
     """Run make with a Python that writes down the arguments of each command and ends with the code of its name."""
     python = tmp_path / "python"
+    target = f"import sys; sys.executable = {str(python)!r}; sys.path[0] = {str(ROOT)!r}; "
+    target += "from pipeline.cli.make_target import run; sys.exit(run(*sys.argv[1:]))"
     python.write_text(
         "#!/bin/sh\n"
-        f'if [ "$2" = pipeline.errors ]; then cd {ROOT} && exec {sys.executable} "$@"; fi\n'
-        f'echo "$@" >> {tmp_path}/calls\n'
+        f'[ "$2" != pipeline.cli.make_target ] || {{ shift 2; exec {sys.executable} -c "{target}" "$@"; }}\n'
+        f'echo "$@" >> {tmp_path}/calls; printf "%s|" "$@" > {tmp_path}/words\n'
         f"[ ! -f {tmp_path}/$3 ] || exit $(cat {tmp_path}/$3)\n"
     )
     python.chmod(0o755)
@@ -64,8 +67,22 @@ def test_a_row_goes_on_after_videos_were_left_out(make, tmp_path):
     assert done.returncode == 2 and len(calls) == 3
     assert done.stderr.count("exit code 3: done, but some videos were left out") == 2
     assert "videos were left out by: crops prepare (what each of them printed says which and why)" in done.stderr
-    assert not list(tmp_path.glob(".left-out*"))
+    assert not list(Path(sys.prefix).glob("**/.left-out*"))
     assert make("prepare", prepare=0)[0].returncode == 0
+
+
+@needs_make
+@pytest.mark.parametrize("name", ["my run", "Bob's", 'a "b" c', "$(touch x)", "; touch x", "*", "-x"])
+def test_any_character_may_be_in_a_path(make, tmp_path, name):
+    """What the first word of a path names is somebody's file: nothing but the command line touches it."""
+    (tmp_path / "my").write_text("precious")
+    given = name.replace("$", "$$")  # in make's own language
+    done, _ = make("status", f"RUN={given}", f"CONFIG={given}.toml", "ARGS=--rows '1 2'", status=3)
+    words = (tmp_path / "words").read_text().split("|")
+    assert words == ["-m", "pipeline", "status", "--config", f"{name}.toml", "--run", name, "--rows", "1 2", ""]
+    assert done.returncode == 2 and "videos were left out by: status" in done.stderr
+    assert shlex.split(done.stdout) == ["python", *words[:-1]]
+    assert (tmp_path / "my").read_text() == "precious" and not (tmp_path / "x").exists()
 
 
 def test_the_codes_are_those_of_help_and_readme():

@@ -2,7 +2,12 @@
 
 import csv
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import click
@@ -103,3 +108,33 @@ def test_no_cell_is_a_formula(text):
     found = spreadsheet_safe(table)
     assert found.text.tolist() == [f"'{text}", "a=1", ""] and found.mixed.tolist() == [f"'{text}", None, 3]
     assert found.number.equals(table.number)
+
+
+@pytest.mark.parametrize("call", ["list(results(work.call, [(1,), (2,)], 2))", "in_new_process(work.call, (1,))"])
+def test_ctrl_c_reaches_no_worker(call, tmp_path):
+    """A terminal sends it to every process of a command; a child's traceback would hide what the command says."""
+    (tmp_path / "work.py").write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "if os.getpid() != int(os.environ['PARENT']):\n"  # a worker that is still importing
+        "    Path(__file__).with_name('begun').touch()\n"
+        "    time.sleep(60)\n"
+        "def call(job): pass\n"
+    )
+    script = (
+        "import click, os, sys\n"
+        "os.environ['PARENT'] = str(os.getpid())\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
+        "import work\n"
+        "from pipeline.cli.options import Commands\n"
+        "from pipeline.workers.engines import in_new_process, results\n"
+        f"Commands(commands=[click.Command('one', callback=lambda: {call})])(['one'])\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert child.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)
+    errors = child.communicate(timeout=30)[1]
+    assert child.returncode == 1 and errors == "stopped; the same command goes on where it stopped\n"

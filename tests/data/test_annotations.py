@@ -125,7 +125,6 @@ BAD_CHARADES = [
     ("../A,,,,,,,,,,8", r"column id: '\.\./A'"),
     (",,,,,,,,,,8", "column id: ''"),
     (" A,,,,,,,,,,8", "column id: ' A'"),
-    ("A,,,,,,,,,,", "column length: ''"),
     ("A,,,,,,,,,,1e400", "column length: '1e400'"),
     ("A,,,,,,,,,,nan", "column length: 'nan'"),
     ("A,,,,,,,,,,-1", "column length: '-1'"),
@@ -209,7 +208,9 @@ def test_plain_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("a,val,1,2,wave", "line 2, column split: 'val'; expected one of train, test"),
+        ("a,,1,2,wave", "line 2, column split: ''; expected a name, such as train, test"),
+        ("a,Train,1,2,wave", "line 2, column split: 'Train'; expected a name, such as train, test"),
+        ("a, val,1,2,wave", "line 2, column split: ' val'; expected a name, such as train, test"),
         ("a,train,1,2,wave\na,test,3,4,wave", "line 3, column split: 'test'; expected train"),
         ("a,train,1,2,wave\na,train,1,2,wave", "line 3, column video_id: 'a'; expected no line twice"),
         ("a,train,1,2,wave\na,train,,,", "line 3, column label: ''"),

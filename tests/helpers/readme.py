@@ -44,10 +44,12 @@ def make_calls(lines: str) -> list[list[str]]:
         make, *words = shlex.split(line)
         assert make == "make"
         given = dict(word.split("=", 1) for word in words if re.match("[A-Z]+=", word))
-        run = given.get("RUN", f"runs/{Path(given['CONFIG']).stem}")
+        run = given.get("RUN", f"runs/{Path(given.get('CONFIG', 'miniature')).stem}")
         for target in (word for word in words if not re.match("[A-Z]+=", word)):
             takes_config = any("--config" in option.opts for option in main.commands[target].params)
-            common = ["--config", given["CONFIG"]] * takes_config + ["--run", run]
+            takes_run = any("--run" in option.opts for option in main.commands[target].params)
+            common = ["--config", given["CONFIG"]] if takes_config else []
+            common += ["--run", run] * takes_run
             found.append([target, *common, *shlex.split(given.get("ARGS", ""))])
     return found
 

@@ -53,6 +53,9 @@ def test_libraries():
     assert found.level == "problem" and found.text == "torch 2.9.1+cu130 is older than 2.10; av is missing"
     assert found.fix == "python -m pip install 'torch>=2.10' 'av>=14'"
     assert _one(check_machine.check_libraries()).level == "ok"  # those of this project, here
+    wanted = ["zarr>=3.1.6", 'numpy>=2.1; extra == "hf"', 'torch>=3; extra == "dev"', 'captum>=1; extra == "bench"']
+    fine, old = check_machine.check_libraries(wanted, version_of)  # an extra may be missing, and is not always used
+    assert fine.level == "ok" and old.level == "note" and old.text == "of the extras: numpy 2.0 is older than 2.1"
 
 
 def test_device_and_workers(tmp_path, monkeypatch):
@@ -147,6 +150,14 @@ def test_weights(tmp_path, tiny_copy):
     assert _one(check_data.check_weights(config, run, 3)).level == "problem"
     path.unlink()
     assert "no such file" in _one(check_data.check_weights(config, run, 3)).text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"weights": 3}'])
+def test_a_harmed_record_of_base_is_a_finding(tiny_copy, content):
+    (record,) = tiny_copy.path.glob("models/base-*/base.json")
+    record.write_text(content)
+    found = list(check_data.check_weights(tiny_copy.config, tiny_copy.path, 3))[-1]
+    assert found.level == "problem" and str(record) in found.text
 
 
 def test_what_prepare_left_out(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.plain_csv import read_plain
+from pipeline.errors import StageError
 from pipeline.recipes import compare_saliency, table1, table_box, table_cache
 from pipeline.recipes.compare_saliency import KINDS
 from pipeline.recipes.table_box import held_out
@@ -85,3 +86,11 @@ def test_what_the_cache_costs(tiny_copy):
     assert lines[-1]["variant"].startswith("refreshed every 2")
     names = {path.name.rsplit("-", 1)[0] for path in tiny_copy.path.with_name("run-s3").glob("models/late-*")}
     assert names == {f"late-entropy-source{kind}" for kind in ("", "-online-base", "-online-current", "-refresh2")}
+
+
+@pytest.mark.parametrize(("chosen", "word"), [(False, "none"), (True, "all")])
+def test_too_few_training_videos_for_table_box(tiny_copy, monkeypatch, chosen, word):
+    """`prepare --eval-ids`, which evaluate advises, would not help."""
+    monkeypatch.setattr(table_box, "held_out", lambda video_id: chosen)
+    with pytest.raises(StageError, match=f"is evaluated here, {word} of its 4; .* prepare --extend adds some"):
+        table_box.table_box(tiny_copy.config, tiny_copy.path, sides=(16,))

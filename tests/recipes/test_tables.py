@@ -67,6 +67,7 @@ def test_one_seed_has_no_deviation():
         (Data("charades"), 0, True),
         (Data("charades"), 1, False),
         (Data("charades", eval_ids=("A",)), 0, False),
+        (Data("charades", train_splits=("test",), eval_splits=("train",)), 0, False),
         (Data("miniature"), 0, False),
         (Data("plain"), 0, False),
     ],

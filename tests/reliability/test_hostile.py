@@ -22,19 +22,21 @@ from tests.helpers.tiny_data import tiny_config, tree
 HEADER = "video_id,split,start,end,label"
 LONG = "a" * 129
 BAD_IDS = [
-    "..", ".", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a..b", ".hidden", "-rf", "a.", " a", "a b", "a\tb", "ä",
+    "..", ".", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a..b", ".hidden", "a.", " a", "a b", "a\tb", "ä",
     "\u0430", "\u202ea", "a\u0000b", LONG, "~", "$HOME", "`id`", "a;b", "a|b", "a*", "a?", "con:", "a\u200bb", "%2e%2e",
     "a\x7fb",    "file:///x", "concat:a", "\ufeffa",
 ]  # fmt: skip
-GOOD_IDS = ["NA", "null", "007", "1e400", "nan", "True", "a-b_c.d", "A" * 128]
+GOOD_IDS = ["-rf", "_x", "NA", "null", "007", "1e400", "nan", "True", "a-b_c.d", "A" * 128]
 BAD_LINES = {
     "column missing": "v,train,0,1",
     "column too many": "v,train,0,1,wave,extra",
-    "unknown split": "v,dev,0,1,wave",
+    "no split": "v,,0,1,wave",
+    "split with a blank": "v, test,0,1,wave",
     "split in capitals": "v,Train,0,1,wave",
     "unknown label": "v,train,0,1,jump",
     "label in capitals": "v,train,0,1,Wave",
-    "label with a blank": "v,train,0,1,wave ",
+    "label with a blank": "v,train,0,1, wave",
+    "label with a no-break space": "v,train,0,1,wave\u00a0",
     "start only": "v,train,0,,wave",
     "end only": "v,train,,1,wave",
     "times without label": "v,train,0,1,",
@@ -59,11 +61,18 @@ BAD_LINES = {
 BAD_BYTES = {
     "NUL": f"{HEADER}\nv,train,0,1,wa\0ve\n".encode(),
     "latin-1": f"{HEADER}\nv,train,0,1,wävé\n".encode("latin-1"),
-    "UTF-16": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-16"),
+    "UTF-16 without its mark": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-16-le"),
+    "UTF-16, cut": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-16")[:-1],
+    "UTF-32": f"{HEADER}\nv,train,0,1,wave\n".encode("utf-32"),
+    "Cyrillic": f"{HEADER}\nv,train,0,1,волна\n".encode("cp1251"),
     "empty": b"",
     "other header": b"id,split,start,end,label\nv,train,0,1,wave\n",
     "header in capitals": HEADER.upper().encode() + b"\n",
-    "semicolons": HEADER.replace(",", ";").encode() + b"\nv;train;0;1;wave\n",
+    "a semicolon in the header": HEADER.replace(",", ";", 1).encode() + b"\nv;train,0,1,wave\n",
+    "commas below semicolons": HEADER.replace(",", ";").encode() + b"\nv,train,0,1,wave\n",
+    "thousands or decimals": HEADER.replace(",", ";").encode() + b"\nv;train;1,234;2,345;wave\n",
+    "commas and points": HEADER.replace(",", ";").encode() + b"\nv;train;0,5;1.5;wave\n",
+    "bars": HEADER.replace(",", "|").encode() + b"\nv|train|0|1|wave\n",
     "a picture": bytes(range(256)) * 4,
     "gzip": b"\x1f\x8b\x08\x00" + bytes(100),
     "a field of 200 kB": f"{HEADER}\n{'v' * 200_000},train,0,1,wave\n".encode(),

@@ -18,7 +18,7 @@ from pipeline.config import Training
 from pipeline.data.pixels import resize
 from pipeline.data.sampling import resized_size
 from pipeline.data.video.frames import read_frames
-from pipeline.errors import StageError
+from pipeline.errors import StageError, VideoChanged
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder
 from pipeline.stages import train_base
@@ -101,6 +101,27 @@ def test_drop_last_leaves_out_the_smaller_batch(tmp_path):
 def test_a_last_batch_of_one_clip_is_warned_of(tmp_path, caplog, clips, changes, warned):
     fit(make_network(norm=False), TrainingData(load, clips, squared, "test"), recipe(epochs=1, **changes), tmp_path, 7)
     assert ("the last batch of every epoch has one clip" in caplog.text) == warned
+
+
+def test_batch_norm_on_a_batch_of_one_clip_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(StageError, match=r"batch of one clip .*drop_last = true leaves it out"):
+        train(tmp_path / "a", make_network(), batch_size=9)
+    train(tmp_path / "b", make_network(), batch_size=9, drop_last=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error", [VideoChanged("a.mp4 has 3 bytes"), PermissionError(13, "Permission denied", "a.mp4")]
+)
+def test_an_error_of_a_loader_process_is_the_one_it_raised(tmp_path, workers, error):
+    """PyTorch puts the traceback of the process into the message, 30 lines, and the name of the file at their end."""
+
+    def fails(epoch, numbers):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        fit(make_network(), TrainingData(fails, 10, squared, "test"), recipe(loader_workers=workers), tmp_path, 7)
+    assert str(raised.value) == str(error)
 
 
 def test_sgd_by_hand(tmp_path):

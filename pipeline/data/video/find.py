@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,13 @@ from typing import Literal
 from pipeline.config import Data
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
-PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
+PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} with a letter or digit, without '..' and without a last '.'"
+
+# what a spreadsheet makes of ids: 150E6 becomes 1.50E+08, mar-7 becomes 07.Mrz, -abc becomes #NAME?
+MONTH = "(jan|ene|f[eé][bv]|m[aä]r|mrz|a[bpv]r|ma[iy]|jui?[nl]|ago|aug|ao[uû]|sep|o[ck]t|nov|d[eéi][cz])[a-z]{0,2}[.]?"
+NUMBER = re.compile("[0-9]+([.,][0-9]+)?E[+]?[0-9]+|#[A-Z/0-9]+[?!]?", re.IGNORECASE)
+DATE = re.compile(f"[0-9]{{1,2}}[-./ ]+{MONTH}([-./ ][0-9]{{2,4}})?|{MONTH}[-./ ]+[0-9]{{2,4}}", re.IGNORECASE)
+DIGITS = re.compile("[0-9]{1,4}([-./])[0-9]{1,2}\\1[0-9]{1,4}( .*)?")
 
 EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "m2ts", "flv", "wmv", "3gp")
 
@@ -49,7 +56,8 @@ def find_video(root: Path, video_id: str) -> Path:
     found = [path for path in _candidates(root, video_id) if path.is_symlink() or not path.is_dir()]
     found += [root / video_id] if (root / video_id).is_dir() else []
     if not found:
-        raise VideoMissing(f"{root}: no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/")
+        looked = f"no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/"
+        raise VideoMissing(f"{root}: {looked}{spreadsheet_hint(video_id)}")
     if len(found) > 1:
         raise VideoAmbiguous(f"{root}: {video_id} is {', '.join(path.name for path in found)}; keep one of them")
     path = check_inside(found[0], root)
@@ -67,8 +75,10 @@ def _candidates(root: Path, video_id: str) -> list[Path]:
 
     What is listed counts: where a disk ignores case, every spelling of a name opens the one file that is listed.
     """
-    names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
-    if not names:  # added in this very moment, or with an id in another case, on such a disk
+    names = []
+    with suppress(OSError):  # a folder that is not there, or whose files may be opened but not listed
+        names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
+    if not names:  # also: added in this very moment, or with an id in another case, on such a disk
         spelled = (f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper()))
         names = [name for name in spelled if os.path.lexists(root / name)]
     found: dict[tuple, Path] = {}
@@ -112,4 +122,11 @@ def video_kind(path: Path) -> Literal["file", "frames"]:
 
 def is_plain_id(text: str) -> bool:
     """Say whether the text is PLAIN_ID, which is a plain file name on every file system."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."
+    plain = re.fullmatch(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)
+    return bool(plain) and ".." not in text and text[-1] != "."
+
+
+def spreadsheet_hint(text: str) -> str:
+    """Say that a text looks like a number or date that a spreadsheet has made of an id; "" where it does not."""
+    kind = "number" if NUMBER.fullmatch(text) else "date" if DATE.fullmatch(text) or DIGITS.fullmatch(text) else ""
+    return kind and f"; a spreadsheet makes such a {kind} of an id, unless the column is imported as text"

@@ -7,6 +7,7 @@ import pytest
 
 from models.backbones import BACKBONES
 from pipeline import config as settings
+from pipeline.box_settings import as_trained, named, rule_settings
 from pipeline.config import Base, Clips, Config, Data, FusionTraining, Saliency
 from pipeline.config_file import CONFIGS, check, load, to_toml
 from pipeline.errors import ConfigError
@@ -520,3 +521,35 @@ def test_options_of_a_network(tmp_path):
     assert load(str(tmp_path / "again.toml")) == config
     with pytest.raises(ConfigError, match=r"base.options"):
         load(str(file), ("base.options.width=[1, 2]",))
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"num_boxes": 2}, "saliency.num_boxes: expected 1 with box_rule fixed, got 2"),
+        ({"box_rule": "top-k"}, "saliency.num_boxes: expected at least 2 with box_rule top-k, got 1"),
+        ({"box_rule": "nested"}, "saliency.box_sides: expected sides with box_rule nested, got []"),
+        ({"box_sides": (8,)}, "saliency.box_sides: expected none with box_rule fixed, got [8]"),
+        (
+            {"box_rule": "scale", "box_sides": (8, 225)},
+            "at most clips.input_side, 224, and at most 64 of them, got [8, 225]",
+        ),
+        ({"box_rule": "scale", "box_sides": (8, 8)}, "expected different sides"),
+    ],
+)
+def test_settings_of_boxes_fit_each_other(values, words):
+    with pytest.raises(ConfigError) as error:
+        check(Config("x", saliency=Saliency(**values)))
+    assert words in str(error.value)
+
+
+def test_the_rule_of_boxes_is_in_no_key_while_it_is_the_papers():
+    assert rule_settings(Saliency(box_side=16)) == {"size": [16, 16]}
+    top = Saliency(box_side=16, box_rule="top-k", num_boxes=2, box_margin=0.5)
+    assert rule_settings(top) == {"size": [16, 16], "box_rule": "top-k", "num_boxes": 2, "box_margin": 0.5}
+    nested = Saliency(box_rule="nested", box_sides=(32, 8))
+    assert rule_settings(nested) == {"box_sides": [8, 32], "box_rule": "nested", "num_boxes": 2}
+    for one in (Saliency(), top, nested, Saliency(box_rule="scale", box_sides=(8, 32), box_jitter=3)):
+        assert rule_settings(as_trained(Saliency(), rule_settings(one))) == rule_settings(one)
+    assert named("entropy", top) == "entropy-top2" and named("repeat", top) == "repeat"
+    assert not {"box_rule", "num_boxes", "own_boxes"} & settings.key_settings(Saliency()).keys()

@@ -157,3 +157,10 @@ def files_sha256(*paths: Path) -> str:
             raise StageError(f"{path}: no such file{relative_to(path)}")
         digest.update(bytes.fromhex(unchanged_sha256(path)))
     return digest.hexdigest()
+
+
+def own_boxes_sha256(path: str) -> str:
+    """Return the identity of the table of the policy "own"; StageError where none is named, or it is not there."""
+    if not path:
+        raise StageError("boxes own: saliency.own_boxes names no table; say --boxes FILE.csv")
+    return files_sha256(Path(path))

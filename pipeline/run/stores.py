@@ -15,7 +15,7 @@ from models.losses import LossTerms
 from pipeline.box_settings import num_boxes, rule_settings
 from pipeline.config import MAPS, PIXELS, POLICIES, Config, Pixels, Policy, task_settings, without_later
 from pipeline.errors import StageError
-from pipeline.run.folder import RunFolder, files_sha256, open_folder
+from pipeline.run.folder import RunFolder, open_folder, own_boxes_sha256
 from pipeline.run.networks import BaseWeights, Variant, load_base, own_network
 
 
@@ -92,7 +92,8 @@ class Stores:
         if policy in MAPS:
             settings["maps"] = self.maps_settings(part, policy)
         elif policy == "own":
-            settings["own_boxes"] = self._own_boxes_sha256()
+            self.own_boxes_sha256 = self.own_boxes_sha256 or own_boxes_sha256(saliency.own_boxes)
+            settings["own_boxes"] = self.own_boxes_sha256
         elif policy == "random":
             settings["seed"] = self.config.clips.plan_seed
             if self.config.seed:  # 0 draws the boxes that all seeds had before
@@ -100,14 +101,6 @@ class Stores:
         elif policy != "center":
             raise StageError(f"boxes {policy!r} is none of {', '.join(POLICIES)}")
         return settings
-
-    def _own_boxes_sha256(self) -> str:
-        """Return the identity of the table of the policy "own"; StageError where there is none."""
-        if not self.own_boxes_sha256:
-            if not (path := self.config.saliency.own_boxes):
-                raise StageError("boxes own: saliency.own_boxes names no table; say --boxes FILE.csv")
-            self.own_boxes_sha256 = files_sha256(Path(path))
-        return self.own_boxes_sha256
 
     def context_settings(self, part: Part) -> dict:
         """V_in as stored for temporal concatenation and Repeat."""

@@ -14,7 +14,7 @@ from pipeline.box_settings import rule_settings
 from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings, key_settings
 from pipeline.errors import StageError
 from pipeline.run import networks
-from pipeline.run.folder import RunFolder, holds_run, open_folder
+from pipeline.run.folder import RunFolder, holds_run, open_folder, own_boxes_sha256
 from pipeline.run.networks import BaseWeights, Variant, build_fusion, load_base, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.training.loader import TrainingData
@@ -71,7 +71,13 @@ def model_facts(
     """Return everything an online model is made from: plain JSON, the source of its key."""
     facts = networks.model_facts(run, config, base, variant)
     facts["name"] += f"-online-{saliency_from}"
-    facts |= {"looker": saliency_from, "saliency": key_settings(config.saliency), "clips": clip_settings(config)}
+    facts |= {
+        "looker": saliency_from,
+        "saliency": key_settings(config.saliency, "own_boxes"),
+        "clips": clip_settings(config),
+    }
     repeat = variant.boxes == "repeat"
     facts["boxes"] = {} if repeat else {"policy": variant.boxes, **rule_settings(config.saliency)}
+    if variant.boxes == "own":
+        facts["boxes"]["own_boxes"] = own_boxes_sha256(config.saliency.own_boxes)
     return json.loads(json.dumps(facts))

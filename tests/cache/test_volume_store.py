@@ -373,3 +373,29 @@ def test_a_part_without_rows(tmp_path):
     assert store.product.todo() == []
     with pytest.raises(IndexError):
         store.volume(0)
+
+
+def _with_boxes(root, num_boxes):
+    settings = {"codec": "png", "quality": 0, "boxes": {"policy": "entropy", "num_boxes": num_boxes}}
+    return VolumeStore(open_product(root, "crops", part(), settings))
+
+
+def test_a_row_holds_a_volume_for_each_box(tmp_path):
+    store = _with_boxes(tmp_path, 3)
+    rows = store.part.unit_rows(0)
+    volumes = {row: np.stack([_volume(10 * row + box) for box in range(3)]) for row in rows}
+    with store.product.lock(0):
+        store.write_unit(0, [store.encode(np.concatenate(list(volumes[row]))) for row in rows])
+    again = _again(store)
+    for row in rows:
+        assert again.volume(row).shape == (3, NUM_FRAMES, *INPUT, 3)
+        np.testing.assert_array_equal(again.volume(row), volumes[row])
+    with h5py.File(_file(store, 0)) as file:
+        assert file.attrs["num_boxes"] == 3 and file.attrs["T"] == NUM_FRAMES
+        assert len(file["offsets"]) == len(rows) * 3 * NUM_FRAMES + 1 and len(file["crc32"]) == len(rows)
+
+
+@pytest.mark.parametrize("found", [0, -1, 65, 2.0, True, "2", None, [2]])
+def test_an_impossible_number_of_boxes_is_refused(tmp_path, found):
+    with pytest.raises(DamagedError, match=r"settings\.boxes\.num_boxes is .*, expected 1 to 64"):
+        _with_boxes(tmp_path, found)

@@ -5,7 +5,15 @@ from math import log
 import pytest
 import torch
 
-from models.fusion import class_scores, clip_logits, concat_targets, concat_time, late_fusion, video_scores
+from models.fusion import (
+    class_scores,
+    clip_logits,
+    concat_targets,
+    concat_time,
+    late_fusion,
+    pool_boxes,
+    video_scores,
+)
 
 BASE = torch.tensor([[[0.0, log(3), -2.0]]])
 FOCUS = torch.tensor([[[log(3), log(3), 6.0]]])
@@ -118,3 +126,21 @@ def test_scores_keep_their_order_where_probabilities_are_one_or_zero(task, pooli
 def test_two_classes_that_share_all_of_the_probability():
     scores = video_scores(torch.tensor([[800.0, 800.0, 0.0, -700.0]]), "single_label")
     assert scores.tolist() == pytest.approx([0.0, 0.0, -800 - log(2), -1500 - log(2)])
+
+
+def test_logits_of_boxes_are_pooled_class_by_class():
+    logits = torch.tensor([[[[1.0, -4.0]], [[3.0, -5.0]], [[-1.0, 6.0]]]])  # one clip, three boxes, one time step
+    assert pool_boxes(logits).tolist() == [[[3.0, 6.0]]]
+    assert pool_boxes(logits, "mean").tolist() == [[[1.0, -1.0]]]
+    with pytest.raises(ValueError, match="'sum'"):
+        pool_boxes(logits, "sum")
+
+
+def test_boxes_follow_the_context_in_time_one_by_one():
+    context, focus = torch.rand(2, 3, 4, 6, 3), torch.rand(2, 2, 3, 4, 6, 3)
+    joined = concat_time(context, focus)
+    assert joined.shape == (2, 9, 4, 6, 3) and torch.equal(joined[:, :3], context)
+    assert torch.equal(joined[:, 3:6], focus[:, 0]) and torch.equal(joined[:, 6:], focus[:, 1])
+    with pytest.raises(ValueError, match="equal shapes"):
+        concat_time(context, focus[:, :, :2])
+    assert concat_targets(torch.tensor([[[1, 0], [0, 1]]]), 2).tolist() == [[[1, 0], [0, 1]] * 3]

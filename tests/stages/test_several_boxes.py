@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import cache
 from models.fusion import late_fusion
 from models.i3d import as_input
+from pipeline.cli.main import main
 from pipeline.data.box_policies import find_boxes
 from pipeline.data.clips import focused_volumes, source_frames
 from pipeline.errors import AnnotationError, StageError
@@ -261,3 +263,24 @@ def test_a_table_that_does_not_fit_is_refused_by_line(looked, tmp_path, line, wo
         crops.run(config, looked.path, ("own",))
     assert words in str(error.value) and str(table) in str(error.value)
     assert not list(looked.path.glob("crops/*/done/*"))
+
+
+def test_a_model_of_a_table_is_evaluated_without_it_and_predicts_with_another(looked, tmp_path):
+    """Its key and its caches know the table by its content; new videos need one of their own."""
+    table = own_table(tmp_path / "hands.csv", "83654,0,9,20,4,8,8,1", "07E49,0,9,8,8,8,8,0.5")
+    options = ["--config", str(looked.path / "config.toml"), "--run", str(looked.path)]
+    for command in (["crops"], ["train-fusion", "--fusion", "late"]):
+        done = CliRunner().invoke(main, [*command, "--boxes", str(table), *options])
+        assert done.exit_code == 0, done.output
+    table.unlink()
+    evaluate.run(looked.config, looked.path)
+    assert pd.read_csv(looked.path / "results.csv").experiment.tolist() == ["base", "late-own-source"]
+    experiment = predict.Experiment(looked.path, "late-own-source", device="cpu")
+    arguments = [looked.data / "83654.mp4"], tmp_path / "out", WindowRule("as-evaluated"), Report(), predict.Workers()
+    with pytest.raises(StageError, match=r"late-own-source looks where a table says: .*--boxes FILE\.csv"):
+        predict.run(experiment, *arguments)
+    table = own_table(tmp_path / "other.csv", "83654,0,9,20,4,8,8,1")
+    predict.run(predict.Experiment(looked.path, "late-own-source", (), "cpu", table), *arguments)
+    np.testing.assert_allclose(
+        read_video(tmp_path / "out", "83654").scores, evaluated(looked, "late-own-source")["83654"], rtol=1e-5
+    )

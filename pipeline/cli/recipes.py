@@ -99,7 +99,7 @@ def table_gate(config, run_dir: Path, seeds: int, fusion: str) -> None:
 @stage_options
 @click.option("--seeds", type=click.IntRange(1, 1000), default=3, help="Each has its own Base.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the training videos.")
-@click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Of each training.  [default: half of the config's]")
+@click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Of each training.  [default: half, or 500 steps]")
 def worth_it(config, run_dir: Path, seeds: int, share: float, epochs: int | None) -> None:
     """Say whether a second look, and resolution, pay on these videos; short trainings, in <run>-worth."""
     from pipeline.recipes import worth_it

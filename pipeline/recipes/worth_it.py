@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.config import Config, Training
+from pipeline.data.label_files import read_annotations
 from pipeline.metrics import Contrast
 from pipeline.recipes import costs
 from pipeline.recipes.experiments import ATTENTION, TABLE_2, UPSCALED, Row, ensure_prepared, seed_configs
@@ -28,6 +29,7 @@ WHAT = {
     **{"upscaled": "looks at the gradient's box, enlarged from the input", "source": "... cut from the source"},
 }
 UNITS = {"map": "points of mAP", "top1": "points of top-1 accuracy"}
+STEPS = 500  # of a training, at least: the miniature's Base knows its colours after 400
 ENOUGH = 1.5  # times as large in the source as in the input: a box with detail to gain
 Recipe = TypeVar("Recipe", bound=Training)
 
@@ -42,7 +44,7 @@ def worth_it(
 
     Args:
         share: of the training videos.
-        epochs: of the fusion models, and of Base unless it has none; None for half of the config's.
+        epochs: of the fusion models, and of Base unless it has none; None to choose them, see `shorter`.
     Raises:
         StageError: too few videos are left to train on or to evaluate; and as the stages.
     """
@@ -50,7 +52,8 @@ def worth_it(
     folder = run_dir.with_name(f"{run_dir.name}-worth")
     short = held_out_config(config, run_dir, folder, share)
     rows = rows_of(short)
-    short = replace(short, base=shorter(short.base, epochs), fusion=shorter(short.fusion, epochs))
+    number = int((read_annotations(short.data).videos.split == "train").sum())
+    short = replace(short, base=shorter(short.base, number, epochs), fusion=shorter(short.fusion, number, epochs))
 
     def run_seed(one: Config, folder: Path) -> tuple[Mapping[Row, Path | None], int]:
         paths, left_out = of_rows(list(rows.values()))(one, folder)
@@ -83,11 +86,18 @@ def rows_of(config: Config) -> dict[str, Row]:
     return TAUGHT | {name: Row(name, "late", name, name, "source") for name in given}
 
 
-def shorter(recipe: Recipe, epochs: int | None) -> Recipe:
-    """Return a recipe of fewer epochs, half of them where None, in which all else happens as early as before."""
+def shorter(recipe: Recipe, num_videos: int, epochs: int | None) -> Recipe:
+    """Return a recipe of fewer epochs, in which all else happens in proportion.
+
+    Args:
+        num_videos: that are trained on.
+        epochs: None for half of the recipe's, or as many as STEPS steps take where that is more, at most its own.
+    """
     if not recipe.epochs:  # a Base that is not trained
         return recipe
-    epochs = epochs or -(-recipe.epochs // 2)
+    if epochs is None:
+        steps = -(-num_videos // recipe.batch_size)
+        epochs = max(-(-recipe.epochs // 2), min(recipe.epochs, -(-STEPS // steps)))
     scale = epochs / recipe.epochs
     drops = tuple(sorted({max(1, round(scale * one)) for one in recipe.drop_epochs}))
     return replace(recipe, epochs=epochs, drop_epochs=drops, warmup_epochs=int(scale * recipe.warmup_epochs))

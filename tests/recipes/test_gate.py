@@ -17,6 +17,7 @@ from pipeline.run.gate import entropies, threshold_of
 from pipeline.run.results import read_result
 from pipeline.run.stores import open_run
 from pipeline.training.cost import measure
+from tests.helpers.tiny_data import change
 
 
 def read(path):
@@ -133,6 +134,12 @@ def test_what_is_not_read_costs_nothing(tiny_run):
         "concat center": {"second"},
         "concat entropy": {"base", "look", "second"},
     }
+    two = change(tiny_run.config, saliency={"box_rule": "top-k", "num_boxes": 2})
+    more = measure(open_run(tiny_run.path, two), facts)
+    second = {key: more[key]["gflop"]["second"] / found[key]["gflop"]["second"] for key in found}
+    assert second["late repeat"] == second["concat repeat"] == 1
+    assert second["late entropy"] == 2  # looks at each box by itself
+    assert second["concat center"] == pytest.approx(1.5, rel=0.1)  # three volumes in place of two
 
 
 def test_cells_by_hand():

@@ -49,11 +49,13 @@ def test_nothing_pays_but_the_centre_does():
 
 def test_shorter_by_hand():
     recipe = FusionTraining(epochs=24, drop_epochs=(16, 22), warmup_epochs=3)
-    half = shorter(recipe, None)
+    half = shorter(recipe, 8000, None)  # of 1,000 steps
     assert (half.epochs, half.drop_epochs, half.warmup_epochs) == (12, (8, 11), 1)
-    assert shorter(recipe, 4).drop_epochs == (3, 4) and shorter(FusionTraining(epochs=25), None).epochs == 13
+    assert shorter(recipe, 8000, 4).drop_epochs == (3, 4)
+    assert shorter(FusionTraining(epochs=25), 8000, None).epochs == 13
+    assert [shorter(recipe, number, None).epochs for number in (240, 239, 33)] == [17, 17, 24]  # 500 steps of 8 videos
     untrained = load("charades-released").base
-    assert shorter(untrained, 3) == untrained and not untrained.epochs
+    assert shorter(untrained, 8000, 3) == untrained and not untrained.epochs
 
 
 def test_of_a_tiny_run(tiny_copy, monkeypatch):
@@ -85,6 +87,6 @@ def test_the_answer_is_known(world, pays, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counts = ("data.train_videos=400", "data.eval_videos=2")
     config = load("miniature", (f"data.world={world}", *counts))
-    text = worth_it.worth_it(config, tmp_path / "run", 2, share=1.0, epochs=16).summary
+    text = worth_it.worth_it(config, tmp_path / "run", 1, share=1.0).summary
     assert ("resolution pays" in text) == pays and ("resolution does not pay here" in text) != pays, text
     assert text.startswith("The second look pays") or not pays

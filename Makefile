@@ -14,7 +14,7 @@ STAGE = @$(BIN)/python -m pipeline.cli.make_target $$PPID "$(MAKECMDGOALS)" $@ $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo convert prepare train-base saliency crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache inspect report show status verify gc test test-oldest test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
+.PHONY: help setup demo convert prepare train-base saliency crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache table-gate worth-it inspect report show status verify gc test test-oldest test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -74,6 +74,12 @@ compare-saliency: setup ## boxes of all objectives and of Grad-CAM side by side
 
 table-cache: setup ## training on the fly and from caches side by side
 	$(call STAGE,table-cache)
+
+table-gate: setup ## a second look only where Base is unsure: accuracy against the share of clips
+	$(call STAGE,table-gate)
+
+worth-it: setup ## whether a second look, and resolution, pay on these videos; ARGS="--share 0.3 --epochs 5"
+	$(call STAGE,worth-it)
 
 inspect: setup ## what a run holds; ARGS="--table classes", ARGS="--out index.csv"
 	$(call STAGE,inspect)

@@ -6,6 +6,7 @@ they are.
 
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -55,5 +56,8 @@ def read_csv(path: Path, columns: Iterable[str] = (), numbers: Iterable[str] = (
 
 def unvouched(run_dir: Path) -> list[Path]:
     """The tables of a run, and of its trainings, that no record vouches for."""
-    found = [path for name in RECORD_OF for pattern in (name, f"models/*/{name}") for path in run_dir.glob(pattern)]
+    found = []
+    for pattern in [pattern for name in RECORD_OF for pattern in (name, f"models/*/{name}")]:
+        with suppress(OSError):  # a folder that cannot be listed now, which `verify` reports
+            found += run_dir.glob(pattern)
     return sorted(path for path in found if not (path.parent / RECORD_OF[path.name]).exists())

@@ -42,10 +42,17 @@ def rule_settings(saliency: Saliency) -> dict:
 
 
 def as_trained(saliency: Saliency, boxes: Mapping) -> Saliency:
-    """Return the settings with the rule and the sides of a trained model, whose record has `rule_settings`."""
+    """Return the settings with the maps, the rule and the sides of a trained model's boxes.
+
+    Args:
+        boxes: what its record says of them: `rule_settings`, and of maps that come from a gradient their settings.
+    """
     found = {name: boxes.get(name, LATER[name]) for name in KEPT} | {"box_sides": tuple(boxes.get("box_sides", ()))}
     if found["box_rule"] == "nested":
         found["num_boxes"] = 1
+    maps = boxes.get("maps", {})
+    if maps.get("method") not in (None, "frame_difference"):  # which is of the clips alone
+        found |= {"method": maps["method"], "gradient_at": maps.get("gradient_at", LATER["gradient_at"])}
     return replace(saliency, **found, box_side=boxes.get("size", [saliency.box_side])[0])
 
 

@@ -7,6 +7,21 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Interval, Predicate
 
 from cache.layout import MOST_BOXES, Codec
+from pipeline.config_bounds import (
+    Count,
+    CountOrNone,
+    GiB,
+    Helpers,
+    LearningRate,
+    Processes,
+    Rate,
+    Seconds,
+    Seed,
+    Side,
+    Text,
+    is_name,
+    is_text,
+)
 
 Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
 MapOf = Literal[Objective, "motion"]  # what stage 1 can make maps of; "motion": where frames change, without a network
@@ -18,6 +33,7 @@ Pixels = Literal["source", "input"]  # cut the focused volume from the source vi
 Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
+World = Literal["cards", "two-far", "sizes", "plain", "photos"]  # of the miniature, see pipeline/data/README.md
 Task = Literal["multi_label", "single_label"]  # any number of labels a video, sigmoid; exactly one, softmax
 OBJECTIVES, MAPS, POLICIES, FOCI = get_args(Objective), get_args(MapOf), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
@@ -31,21 +47,10 @@ LATER = {
     **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
     **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
     **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
-    **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0},
+    **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0, "world": "cards", "photos": "", "clutter": ()},
     **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False, "pool_boxes": "max"},
     **{"box_rule": "fixed", "num_boxes": 1, "box_sides": (), "box_margin": 0.0, "box_jitter": 0, "own_boxes": ""},
 }
-
-
-def is_name(text: str) -> bool:
-    """Say whether a text is a name for a folder: printable, without / and \\, not hidden, of at most 100 bytes."""
-    plain = text.isprintable() and text == text.strip() and not {"/", "\\"} & set(text)
-    return plain and text[:1] not in ("", ".") and len(text.encode()) <= 100
-
-
-def is_text(text: str) -> bool:
-    """Say whether a path or an id is one that a file system can have: at most 4,096 characters, none of them NUL."""
-    return len(text) <= 4096 and "\0" not in text
 
 
 def is_network(text: str) -> bool:
@@ -54,18 +59,6 @@ def is_network(text: str) -> bool:
     return text in NETWORKS or (is_text(text) and re.fullmatch(other, text) is not None)
 
 
-# the bounds are far from every sensible value; they keep a slip of the keyboard from filling disk and memory
-Count = Annotated[int, Interval(ge=1, le=10_000)]
-CountOrNone = Annotated[int, Interval(ge=0, le=1_000_000)]
-Processes = Annotated[int, Interval(ge=1, le=1024)]
-Helpers = Annotated[int, Interval(ge=0, le=1024)]
-Side = Annotated[int, Interval(ge=1, le=8192)]  # pixels
-Seconds = Annotated[float, Interval(gt=0, le=1e6)]
-GiB = Annotated[float, Interval(ge=0.5, le=1024)]
-Rate = Annotated[float, Interval(ge=0, le=1000)]  # frames a second
-Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
-LearningRate = Annotated[float, Interval(gt=0, le=1000)]
-Text = Annotated[str, Predicate(is_text)]
 NETWORKS = ("small_i3d", "resnet50_i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d")  # those of models.backbones
 NETWORKS += ("swin3d_t", "swin3d_s", "swin3d_b", "mvit_v1_b", "mvit_v2_s")
 Options = tuple[tuple[str, bool | int | float | str], ...]  # a table in the file; pairs, so that a config can be a key
@@ -95,6 +88,9 @@ class Data:
     train_videos: CountOrNone = 0  # miniature only: videos to generate
     eval_videos: CountOrNone = 0
     data_seed: Seed = 0
+    world: World = "cards"
+    photos: Text = ""  # of the world of this name: a folder of PNG files with alpha, sub-folders are classes
+    clutter: tuple[Text, ...] = ()  # ... videos for its background
 
 
 @dataclass(frozen=True)
@@ -256,7 +252,13 @@ def check_together(config: Config) -> Config:
         raise ValueError("base.options.num_classes: expected no such option, it is the length of the class list")
     if base.inflate and base.network != "resnet50_i3d":
         raise ValueError(f"base.inflate: expected base.network resnet50_i3d, got {base.network!r}")
+    if (config.data.world == "photos") != bool(config.data.photos):
+        raise ValueError("data.photos: expected a folder with data.world photos, and only there")
     if config.data.task == "single_label":
+        if config.data.world == "two-far":
+            raise ValueError(
+                "data.world: expected another than two-far with data.task single_label, for it has two cards"
+            )
         for section in ("base", "fusion"):
             if (found := getattr(config, section).video_targets) != "video":
                 raise ValueError(

@@ -49,8 +49,11 @@ def load(path: str, overrides: tuple[str, ...] = (), run_dir: Path | None = None
     file = _find(path)
     values = _read(file)
     values.setdefault("name", file.stem)
+    name, world = values["name"], _world(values)
     for text in overrides:
         _override(values, text)
+    if _world(values) != world:
+        _move(values, name, f"{name}-{_world(values)}")
     _add_later(values, run_dir)
     return _check(values, str(file))
 
@@ -141,6 +144,27 @@ def _override(values: dict, setting: str) -> None:
         values[key] = text
     except RecursionError:
         raise ConfigError(f"--set {name}: too many levels of lists or tables") from None
+
+
+def _world(values: dict) -> object:
+    """Return the world of the miniature that nested values ask for."""
+    data = values.get("data")
+    return data.get("world", LATER["world"]) if isinstance(data, dict) else LATER["world"]
+
+
+def _move(values: dict, name: object, new: str) -> None:
+    """Give a miniature of another world than its file's a name and a folder of videos of its own: NAME-data, NEW-data.
+
+    A name or a path that is another already stays.
+    """
+    values["name"] = new if values["name"] == name else values["name"]
+    for key in ("annotations", "classes", "videos"):
+        found = values["data"].get(key)
+        if isinstance(found, str):
+            values["data"][key] = found.replace(f"{name}-data", f"{new}-data")
+        elif isinstance(found, list):
+            moved = [one.replace(f"{name}-data", f"{new}-data") if isinstance(one, str) else one for one in found]
+            values["data"][key] = moved
 
 
 def _add_later(values: dict, run_dir: Path | None) -> None:

@@ -73,6 +73,7 @@ class Focus:
         rule: Rule = DEFAULT_RULE,
         failed: dict[str, VideoError] | None = None,
         boxes: str | Path | None = None,
+        look_above: float | None = None,
     ) -> Iterator[Found]:
         """Yield what is found in each video, as soon as it is known.
 
@@ -83,6 +84,7 @@ class Focus:
             rule: how segments are made; `one_label` is that of the run's task.
             failed: takes the errors of videos that cannot be read, by path; None to warn of them.
             boxes: a table of boxes of your own, where the second network looks; see `own_boxes.read_own_boxes`.
+            look_above: a second look only in windows where Base's entropy, nats, is above this; None for all.
         Raises:
             StageError: a place has no video, or the threshold is none.
             AnnotationError: a line of `boxes` is wrong.
@@ -105,6 +107,7 @@ class Focus:
             kept += [] if one.saliency is None else [small_map(one.saliency)]
 
         model = copy(self.model)  # so that several predictions can go on at once
+        model.look_above = look_above
         model.own_boxes = boxes and read_own_boxes(Path(boxes))
         sources = find_sources([places] if isinstance(places, str | Path) else list(places))
         for group in groups(settings, plan(settings, sources, windows, note, model.own_boxes), windows):

@@ -37,6 +37,9 @@ eval_ids = []
 train_videos = 0
 eval_videos = 0
 data_seed = 0
+world = "cards"
+photos = ""
+clutter = []
 
 [clips]
 num_frames = 64

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.cli.printing import echo
 from pipeline.errors import EXIT_SKIPPED, explain_exit
 
 
@@ -20,12 +21,12 @@ def run(make: str, goals: str, goal: str, *command: str) -> int:
     note = Path(sys.prefix) / f".left-out-{make}"  # which targets of the row left videos out, a line each
     if goal == row[0]:
         note.unlink(missing_ok=True)
-    print(shlex.join(["python", "-m", "pipeline", *command]), flush=True)
+    echo(shlex.join(["python", "-m", "pipeline", *command]))
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the command, which says how to go on
     code = subprocess.call([sys.executable, "-m", "pipeline", *command])
     code = code if code >= 0 else 128 - code
     if code:
-        print(explain_exit(code), file=sys.stderr)
+        echo(explain_exit(code), err=True)
     if code == EXIT_SKIPPED:
         with note.open("a") as file:
             file.write(f"{command[0]}\n")
@@ -35,7 +36,7 @@ def run(make: str, goals: str, goal: str, *command: str) -> int:
         return 0
     names = " ".join(sorted(set(note.read_text().split())))
     note.unlink()
-    print(f"videos were left out by: {names} (what each of them printed says which and why)", file=sys.stderr)
+    echo(f"videos were left out by: {names} (what each of them printed says which and why)", err=True)
     return EXIT_SKIPPED
 
 

@@ -80,19 +80,27 @@ def _report(threshold: str, top_k: int, merge_seconds: float, min_seconds: float
     type=click.Path(path_type=Path, dir_okay=False),
     help="A table of boxes of your own, where the second network looks.",
 )
+@click.option(
+    *("--gate", "share"),
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Look twice only at about this share of windows, where Base is unsure; learnt on the run's training clips.",
+)
+@click.option("--look-if-entropy-above", "look_above", type=float, help="As --gate, with the entropy itself, in nats.")
 @click.option("--films", is_flag=True, help="A film of each video: saliency, box, focused view, scores.")
 @table_options
-def predict(places, run_dir: Path, experiment, overrides, out: Path, windows, work, own_boxes, **tables) -> None:
+def predict(places, run_dir: Path, experiment, overrides, out: Path, windows, work, **tables) -> None:
     """Say what happens in videos, when, and where the network looked, with a trained run (--run).
 
     <PLACES> are videos, folders of videos, and .txt files with a path a line. Writes videos.csv, timeline.csv,
     boxes.csv, windows.parquet and failed.csv into --out. The same command again goes on where it stopped.
     """
     from pipeline.predict import run
+    from pipeline.predict.gate import look_above
 
     device, workers = work
-    experiment = run.Experiment(run_dir, experiment, overrides, device, own_boxes)
-    films = tables.pop("films")
+    own_boxes, films, *gate = (tables.pop(name) for name in ("own_boxes", "films", "share", "look_above"))
+    entropy = look_above(run_dir, experiment, overrides, *gate)
+    experiment = run.Experiment(run_dir, experiment, overrides, device, own_boxes, entropy)
     finish(run.run(experiment, list(places), out, windows, _report(**tables), workers, films))
 
 

@@ -85,9 +85,31 @@ def table_cache(config, run_dir: Path, seeds: int, fusion: str, every: int | Non
     _finish_table(table_cache.table_cache(config, run_dir, seeds, fusion, every))
 
 
+@click.command("table-gate")
+@table_options
+@click.option("--fusion", type=click.Choice(FUSIONS), default="late", help="That looks twice.")
+def table_gate(config, run_dir: Path, seeds: int, fusion: str) -> None:
+    """Look twice only where Base is unsure: accuracy against the share of clips; write report/table-gate.*."""
+    from pipeline.recipes import table_gate
+
+    _finish_table(table_gate.table_gate(config, run_dir, seeds, fusion))
+
+
+@click.command("worth-it")
+@stage_options
+@click.option("--seeds", type=click.IntRange(1, 1000), default=3, help="Each has its own Base.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.5, help="Of the training videos.")
+@click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Of each training.  [default: half of the config's]")
+def worth_it(config, run_dir: Path, seeds: int, share: float, epochs: int | None) -> None:
+    """Say whether a second look, and resolution, pay on these videos; short trainings, in <run>-worth."""
+    from pipeline.recipes import worth_it
+
+    _finish_table(worth_it.worth_it(config, run_dir, seeds, share, epochs))
+
+
 def _finish_table(outcome) -> None:
     echo(outcome.path.read_text(encoding="utf-8"))
     finish(outcome)
 
 
-COMMANDS = (demo, table2, table1, table_box, compare_saliency, table_cache)
+COMMANDS = (demo, table2, table1, table_box, compare_saliency, table_cache, table_gate, worth_it)

@@ -150,19 +150,27 @@ def train_fusion(
 @click.option("--use-labels", is_flag=True, help="Allow boxes that come from labels; results are marked as oracle.")
 @click.option("--thresholds", is_flag=True, help="Also store thresholds for `predict`, from training videos.")
 @click.option("--precision", type=click.FloatRange(0, 1, min_open=True), help="Of --thresholds.  [default: best F1]")
+@click.option("--cost", is_flag=True, help="Also measure GFLOP and seconds a video of each result, here.")
 @caches_option
-def evaluate(
-    config, run_dir: Path, boxes_eval, eval_ids, use_labels: bool, thresholds: bool, precision: float | None, caches
-) -> None:
+def evaluate(config, run_dir: Path, boxes_eval, eval_ids, use_labels: bool, caches, cost: bool, **learnt) -> None:
     """Score Base and all fusion models of the run."""
     from pipeline.stages import evaluate as stage
 
+    thresholds, precision = learnt["thresholds"], learnt["precision"]
     if precision and not thresholds:
         raise click.UsageError("--precision says what --thresholds are to reach; give both")
     config, (boxes_eval,) = with_table(config, boxes_eval)
     outcome = stage.run(config, run_dir, boxes_eval, split_list(eval_ids), use_labels, local_folder(caches))
+    measured = _costs(config, run_dir) if cost else []
     print_results(outcome.path)
-    finish(outcome, *_thresholds(config, run_dir, precision) if thresholds else ())
+    finish(outcome, *measured, *(_thresholds(config, run_dir, precision) if thresholds else ()))
+
+
+def _costs(config, run_dir: Path) -> list:
+    """Measure what every result costs; of several processes of torchrun only the first does."""
+    from pipeline.recipes import costs
+
+    return [costs.run(config, run_dir)] if is_first_process() else []
 
 
 def _thresholds(config, run_dir: Path, precision: float | None) -> list:

@@ -16,6 +16,8 @@ from models.i3d import as_input
 from models.motion import motion_maps
 from models.objectives import objectives_of, saliency_maps
 from models.precision import tf32
+from pipeline.box_settings import num_boxes
+from pipeline.config import MAPS
 from pipeline.data.box_policies import find_boxes
 from pipeline.data.clips import focused_volumes
 from pipeline.data.own_boxes import OwnBoxes
@@ -45,7 +47,8 @@ class FirstLook(NamedTuple):
     """A window after Base has seen it; its source frames are not needed any more."""
 
     seen: Seen  # with Base's logits
-    focused: np.ndarray | None  # uint8 (T, H_in, W_in, 3), of k boxes (k, T, H_in, W_in, 3); None for Base alone
+    # uint8 (T, H_in, W_in, 3), of k boxes (k, T, H_in, W_in, 3); None for Base alone, and where it is sure
+    focused: np.ndarray | None
     context: np.ndarray  # V_in, uint8 (T, H_in, W_in, 3)
     logits: Tensor  # Base's, float32 (T_out, C)
 
@@ -60,6 +63,7 @@ class Model:
     """
 
     own_boxes: OwnBoxes | None = None  # where the second network looks, where they are given
+    look_above: float | None = None  # a second look only where Base's entropy, nats, is above; None: always
 
     def __init__(self, settings: Settings, base: nn.Module, second: nn.Module | None, device: str = "auto"):
         self.settings, self.device = settings, pick_device(device)
@@ -76,35 +80,63 @@ class Model:
         if self.second is None:
             yield from (one.seen for one in looked)
         else:
-            seconds = (self._second_look(batch) for batch in batches(looked, self.settings.batch_size))
-            yield from (one for batch in seconds for one in batch)
+            yield from self._second_looks(looked)
+
+    def _second_looks(self, looked: Iterable[FirstLook]) -> Iterator[Seen]:
+        """Yield all windows in their order, those of which Base is sure as it has seen them."""
+        waiting: list[FirstLook] = []
+        unsure: list[FirstLook] = []
+
+        def done() -> Iterator[Seen]:
+            found = iter(self._second_look(unsure) if unsure else ())
+            yield from (one.seen if one.focused is None else next(found) for one in waiting)
+
+        for one in looked:
+            waiting.append(one)
+            unsure += [] if one.focused is None else [one]
+            if len(unsure) == self.settings.batch_size:
+                yield from done()
+                waiting, unsure = [], []
+        yield from done()
 
     def _first_look(self, windows: list[Window]) -> list[FirstLook]:
         """Compute Base's logits, find the boxes, and cut the focused volumes."""
         with cpu_threads(self.device, self.settings.saliency.threads), torch.no_grad():
             with phases.device_phase("transfer", self.device):
                 video = as_input(torch.from_numpy(np.stack([window.pixels for window in windows])), self.device)
-            with phases.device_phase("network", self.device):
-                logits, maps = self._logits_and_maps(video)
             negative_entropy = objectives_of(self.settings.task)["entropy"]
-            scores, entropy = clip_logits(logits).cpu().numpy(), -negative_entropy(logits).cpu().numpy()
-            if self.settings.policy == "motion":
-                maps = motion_maps(torch.from_numpy(np.stack([window.pixels for window in windows])))
-            maps = [None] * len(windows) if maps is None else [quantise(one)[0] for one in maps.cpu().numpy()]
-            return [self._cut(*one) for one in zip(windows, logits, scores, entropy, maps, strict=True)]
+            with phases.device_phase("network", self.device):
+                if self.look_above is None or self.second is None:
+                    logits, maps = self._logits_and_maps(video)
+                    entropy = -negative_entropy(logits)
+                    unsure = torch.ones_like(entropy, dtype=torch.bool)
+                else:
+                    logits = self._compute(self.base, video, ())[0]
+                    entropy = -negative_entropy(logits)
+                    unsure = entropy > self.look_above
+                    maps = self._logits_and_maps(video[unsure])[1] if unsure.any() else None
+            scores, entropy = clip_logits(logits).cpu().numpy(), entropy.cpu().numpy()
+            if self.settings.policy == "motion" and unsure.any():
+                maps = motion_maps(torch.from_numpy(np.stack([window.pixels for window in windows]))[unsure.cpu()])
+            codes = iter(() if maps is None else [quantise(one)[0] for one in maps.cpu().numpy()])
+            return [
+                self._cut(*one, next(codes, None)) if look else self._sure(*one)
+                for look, *one in zip(unsure.tolist(), windows, logits, scores, entropy, strict=True)
+            ]
+
+    def _compute(self, network: nn.Module, video: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute logits and maps as the run's settings say."""
+        saliency = self.settings.saliency
+        how = saliency.method, saliency.precision, None, self.settings.task, saliency.gradient_at
+        return saliency_maps(network, video, names, *how)
 
     def _logits_and_maps(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return Base's logits, float32 (B, T_out, C), and the maps that choose the boxes, (B, H_in, W_in)."""
-        objective, saliency = self.settings.objective, self.settings.saliency
-
-        def compute(network: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-            how = saliency.method, saliency.precision, None, self.settings.task, saliency.gradient_at
-            return saliency_maps(network, video, names, *how)
-
+        objective = self.settings.objective
         if objective is None:
-            return compute(self.base, ())[0], None
-        logits, maps = compute(self.chooser, (objective,))
-        return logits if self.chooser is self.base else compute(self.base, ())[0], maps[objective]
+            return self._compute(self.base, video, ())[0], None
+        logits, maps = self._compute(self.chooser, video, (objective,))
+        return logits if self.chooser is self.base else self._compute(self.base, video, ())[0], maps[objective]
 
     def _cut(
         self, window: Window, logits: Tensor, scores: np.ndarray, entropy: float, codes: np.ndarray | None
@@ -122,6 +154,14 @@ class Model:
         boxes_source = [clip.theta.to_source(box) for box in boxes]
         seen = Seen(clip, window.start, window.end, scores, float(entropy), boxes_source, codes)
         return FirstLook(seen, focused, window.pixels, logits)
+
+    def _sure(self, window: Window, logits: Tensor, scores: np.ndarray, entropy: float) -> FirstLook:
+        """Return a window that is not looked at twice; its boxes are all that the network sees, its map is empty."""
+        theta = window.clip.theta
+        boxes_source = [theta.to_source(Box(0, 0, *theta.input_size))] * num_boxes(self.settings.saliency)
+        codes = np.zeros(theta.input_size, np.uint16) if self.settings.policy in MAPS else None
+        seen = Seen(window.clip, window.start, window.end, scores, float(entropy), boxes_source, codes)
+        return FirstLook(seen, None, window.pixels, logits)
 
     def _second_look(self, looked: list[FirstLook]) -> list[Seen]:
         """Compute the scores of both networks together."""

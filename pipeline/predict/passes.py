@@ -79,6 +79,7 @@ def plan(
     rule: WindowRule,
     failed: Callable[[str, VideoError], None],
     own_boxes: OwnBoxes | None = None,
+    look_above: float | None = None,
 ) -> Iterator[Job]:
     """Yield the jobs of some videos in their order; call `failed` with path and error of one that cannot be used.
 
@@ -109,6 +110,7 @@ def plan(
         if own_boxes:
             own_boxes.check_inside(source.video_id, video.source_size)
             facts |= {"own_boxes": own_boxes.sha256}
+        facts |= {} if look_above is None else {"look_above": look_above}
         yield Job(video, str(source.path), tuple(starts), fingerprint(facts), rule.clips == "as-evaluated")
 
 

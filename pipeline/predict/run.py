@@ -24,7 +24,16 @@ from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, 
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.tables import Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import WINDOWS, is_done, is_predictions, read_facts, video_path, videos_in, write_video
+from pipeline.run.predictions import (
+    WINDOWS,
+    is_done,
+    is_predictions,
+    read_facts,
+    read_video,
+    video_path,
+    videos_in,
+    write_video,
+)
 from pipeline.workers.device_claims import claim_device
 from pipeline.workers.engines import results
 from pipeline.workers.progress import progress
@@ -46,6 +55,7 @@ class Experiment:
     overrides: tuple[str, ...] = ()
     device: str = "auto"
     own_boxes: Path | None = None  # a table of boxes to look at, see `own_boxes`
+    look_above: float | None = None  # see `model.Model`
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ def run(
     shown = wanted(report, list(settings.classes), settings.stored_thresholds, one_label)
     sources = find_sources(places)
     facts = settings.scored_by() | {"windows": windows.words(settings.clips)} | _own_facts(own, sources)
+    look_above = experiment.look_above
+    facts |= {} if look_above is None else {"look_above": look_above}
     check_folder(out)
     with locked(out / ".lock", sign=True) as mine:
         if not mine:
@@ -88,7 +100,7 @@ def run(
         _remove_temporary(out)
         failed: Failed = {}
         before = {path for path, _, _ in read_failed(out)}
-        planned = plan(settings, sources, windows, partial(_note, failed), own)
+        planned = plan(settings, sources, windows, partial(_note, failed), own, look_above)
         looked_up = progress(planned, len(sources), "look up", "videos")
         grouped = list(groups(settings, looked_up, windows))
         work = _Work(experiment, out, shown.thresholds if films else None)
@@ -100,6 +112,9 @@ def run(
         write_tables(out, ids, facts, shown, [(path, *reason) for path, reason in sorted(failed.items())])
     rows = sum(len(job.starts) for group in todo for job in group)
     summary = f"{len(ids)} videos, {rows} windows now, {settings.experiment}; thresholds: {shown.thresholds_from}"
+    if look_above is not None and ids:
+        above = pd.concat([read_video(out, video_id).table.entropy > look_above for video_id in ids]).mean()
+        summary += f"; looked twice at {above:.1%} of the windows, those with an entropy above {look_above:.4g}"
     return Outcome(out / "videos.csv", summary, len(failed), _say_failed(out, failed))
 
 
@@ -140,6 +155,7 @@ class _Work:
 def _model(experiment: Experiment) -> Model:
     model = load_model(experiment.folder, experiment.experiment, experiment.device, experiment.overrides)
     model.own_boxes = experiment.own_boxes and read_own_boxes(experiment.own_boxes)
+    model.look_above = experiment.look_above
     return model
 
 
@@ -201,8 +217,10 @@ def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     another = "use another --out"
     if is_predictions(out):
         before = read_facts(out)
-        same = [name for name in facts if name != "thresholds_stored"]  # which change tables only
-        if wrong := differences({name: before.get(name) for name in same}, {name: facts[name] for name in same}):
+        same = [
+            name for name in {**facts, "look_above": None} if name != "thresholds_stored"
+        ]  # which changes tables only
+        if wrong := differences({name: before.get(name) for name in same}, {name: facts.get(name) for name in same}):
             raise StageError(f"{out} holds other predictions: {wrong[0]}; {another}")
     if others := sorted(set(videos_in(out)) - set(video_ids)):
         names = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)

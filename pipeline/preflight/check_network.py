@@ -1,22 +1,18 @@
 """check-network: what the network of a config takes, gives and costs here, and whether it keeps the contract."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from models.backbones import build, head_names
 from models.clip_length import check_clips
 from models.frozen.fold import fold
 from models.objectives import saliency_maps
+from models.operations import count_operations
 from models.own_network import check_contract
 from pipeline.config import Config
 from pipeline.data.strict_csv import read_classes
@@ -24,10 +20,9 @@ from pipeline.errors import AnnotationError, StageError
 from pipeline.preflight.finding import Finding, judged
 from pipeline.run.precision_check import LOWEST_OVERLAP, box_agreement
 from pipeline.training.optimiser import make_optimiser
-from pipeline.workers.device import pick_device
+from pipeline.workers.device import median_seconds, pick_device
 from pipeline.workers.peak_memory import peak_bytes, reset_peak
 
-REPEATS = 3  # of each timed pass, after one that is not timed
 CLASSES = 10  # where no class list is there yet
 
 
@@ -74,23 +69,6 @@ def examine(config: Config) -> Iterator[Finding]:
             yield Finding("recipe", "problem", f"{section}.{error}", "pipeline/training/README.md has the settings")
 
 
-class _Operations(TorchDispatchMode):
-    """Counts floating-point operations of convolutions and products, two for a multiplication and its addition.
-
-    PyTorch's own counter follows modules as well, and so cannot be used around `torch.autograd.grad`.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """Call and count."""
-        kwargs = kwargs or {}
-        found = function(*args, **kwargs)
-        if count := flop_registry.get(function._overloadpacket):
-            self.total += count(*args, **kwargs, out_val=found)
-        return found
-
-
 def _num_classes(config: Config) -> int:
     try:
         return len(read_classes(Path(config.data.classes)))
@@ -114,19 +92,9 @@ def _attributes(network: nn.Module, frozen: nn.Module) -> Iterator[Finding]:
 def _cost(name: str, run: Callable[[], Tensor | tuple], device: torch.device) -> Finding:
     """Count the operations of one pass over one clip, and time it."""
     with torch.set_grad_enabled(name != "forward pass"):
-        # attention written out: its fused form on a CPU is not in PyTorch's list of what to count
-        with sdpa_kernel(SDPBackend.MATH), _Operations() as counter:
-            run()
+        operations = count_operations(run)
         reset_peak()
-        seconds = []
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - started)
+        seconds = median_seconds(run, device)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()  # of the whole process
-    text = (
-        f"{counter.total / 1e9:,.3g} GFLOP, {statistics.median(seconds):.3g} s here, peak memory {memory / 1e6:,.0f} MB"
-    )
+    text = f"{operations / 1e9:,.3g} GFLOP, {seconds:.3g} s here, peak memory {memory / 1e6:,.0f} MB"
     return Finding(name, "ok", f"{text}, for one clip")

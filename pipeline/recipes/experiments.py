@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, Policy
+from pipeline.config import MAPS, Config, Focus, Fusion, Pixels, Policy
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import Variant, base_folder, model_folder
 from pipeline.run.results import rebuild
@@ -66,7 +66,7 @@ class Work:
     """What the stages have to do for some rows, everything once.
 
     Attributes:
-        objectives: of saliency.
+        objectives: of saliency, and other maps.
         crops: for each kind of pixels the policies of its boxes; () where only context volumes are needed.
         models: to be trained; rows that differ only in their evaluation boxes share one.
     """
@@ -84,7 +84,7 @@ def plan(rows: Iterable[Row]) -> Work:
         wanted = policies.setdefault(row.pixels, {})
         wanted |= {name: None for name in (row.boxes_train, row.boxes_eval) if name != "repeat"}
     return Work(
-        tuple(name for name in OBJECTIVES if any(name in names for names in policies.values())),
+        tuple(name for name in MAPS if any(name in names for names in policies.values())),
         tuple((pixels, tuple(names)) for pixels, names in policies.items()),
         tuple({model_of(row): None for row in fused}),
     )

@@ -13,6 +13,7 @@ from pipeline.errors import StageError
 from pipeline.metrics import RESAMPLES, Contrast, Scored, contrast, resampled_maps, resampled_top1, resamples
 from pipeline.recipes.experiments import Row, ensure_prepared, run_rows, seed_configs, stored_result
 from pipeline.recipes.tables import Cell
+from pipeline.run.costs import cost_cells, read_costs
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import load_base
 from pipeline.run.results import main_metric, protocol, read_result
@@ -26,6 +27,7 @@ ORACLE_NOTE = (
     "oracle = true: the boxes of the evaluation videos come from the gradient of a loss that holds their labels, so "
     "the number is no prediction and compares with nothing that has not seen them."
 )
+COST_NOTE = "gflop, seconds: what one video costs, where `evaluate --cost` has measured it."
 
 _resamples = lru_cache(maxsize=1)(resamples)
 
@@ -103,9 +105,15 @@ def of_rows(rows: Sequence[Row], shown: Sequence[Row] = ()) -> RunSeed:
 def read_scored(path: Path, annotations: Annotations) -> Result:
     """Read a result file; results of the same videos are scored on the same resamples of them."""
     facts, ids, scores = read_result(path)
+    facts |= {"cost": read_costs(path.parents[1]).get(facts["key"])}
     metric, targets = main_metric(facts), annotations.video_targets(ids)
-    resampled = resampled_top1 if metric == "top1" else resampled_maps
-    return Result(facts, Scored(facts[metric], resampled(scores, targets, _resamples(len(ids)))), tuple(ids))
+    return Result(facts, Scored(facts[metric], resampled(metric, scores, targets)), tuple(ids))
+
+
+def resampled(metric: str, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Compute a metric of METRICS on the resamples that all results of V videos share, float64 (R,)."""
+    compute = resampled_top1 if metric == "top1" else resampled_maps
+    return compute(scores, targets, _resamples(len(scores)))
 
 
 def compare(a: BySeed, b: BySeed) -> Contrast:
@@ -136,3 +144,10 @@ def spread(by_seed: BySeed, metric: str = "map") -> dict[str, Cell]:
         f"{metric}_mean": 100 * float(np.mean(values)) if values else None,
         f"{metric}_std": 100 * float(np.std(values, ddof=1)) if len(values) > 1 else None,
     }
+
+
+def cost(by_seed: BySeed) -> dict[str, Cell]:
+    """Cells gflop and seconds, of one video: means over seeds; None where they were not measured for all of them."""
+    cells, names = [cost_cells(one.facts.get("cost")) for one in by_seed.values()], ("gflop", "seconds")
+    values = {name: [one.get(name, "") for one in cells] for name in names}
+    return {name: float(np.mean(found)) if found and "" not in found else None for name, found in values.items()}

@@ -10,10 +10,12 @@ from pipeline.config import Config
 from pipeline.errors import StageError
 from pipeline.recipes.experiments import TABLE_2, UPSCALED, Row
 from pipeline.recipes.study import (
+    COST_NOTE,
     INTERVAL_NOTE,
     ORACLE_NOTE,
     BySeed,
     compare,
+    cost,
     difference,
     metric_of,
     of_rows,
@@ -54,7 +56,7 @@ def table2(
     chosen = [row for row in rows if row.name in ("base", *only)] if only else list(TABLE_2)
     shown = [row for row in rows if row in TABLE_2 or row in chosen]
     study = run_study(config, run_dir, num_seeds, of_rows(chosen, shown=shown), share_base)
-    notes = (study.note, INTERVAL_NOTE, ORACLE_NOTE)
+    notes = (study.note, INTERVAL_NOTE, ORACLE_NOTE, COST_NOTE)
     if share_base:
         notes += ("All seeds share one Base (--share-base): the spread over seeds is that of the fusion alone.",)
     tables = {"table2": summary(config, study.results, notes), "contrasts": contrast_table(study.results)}
@@ -81,6 +83,7 @@ def summary(config: Config, results: Mapping[Row, BySeed], notes: tuple[str, ...
         line |= difference(compare(by_seed, theirs), "delta_base", "delta_low", "delta_high")
         shares = [one.facts["boxes_on_target"] for one in by_seed.values()]
         line["boxes_on_target"] = float(np.mean(shares)) if shares and None not in shares else None
+        line |= cost(by_seed)
         line["oracle"] = row.oracle
         line["paper_map"] = row.paper_map if official and not missing else None
         lines.append(line)

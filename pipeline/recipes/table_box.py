@@ -29,7 +29,7 @@ def table_box(config: Config, run_dir: Path, num_seeds: int = 1, sides: Sequence
     sides = sides or tuple(round(config.clips.input_side * part / 7) for part in range(2, 7))
     skipped = ensure_prepared(config, run_dir)
     folder = run_dir.with_name(f"{run_dir.name}-box")
-    config = _validation_config(config, run_dir, folder)
+    config = held_out_config(config, run_dir, folder)
     lines, notes = [], ()
     for side in sides:
         one = check(replace(config, saliency=replace(config.saliency, box_side=side)))
@@ -48,20 +48,35 @@ def held_out(video_id: str) -> bool:
     return hashlib.sha256(video_id.encode()).digest()[0] % 5 == 0
 
 
-def _validation_config(config: Config, run_dir: Path, folder: Path) -> Config:
-    """The config of a run on the training videos of a prepared run, a fifth of them for evaluation."""
+def in_share(video_id: str, share: float) -> bool:
+    """Whether a video belongs to a share, in [0, 1], of all; decided by its id alone, and not as `held_out`."""
+    return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[1:5]) < share * 2**32
+
+
+def held_out_config(config: Config, run_dir: Path, folder: Path, share: float = 1.0) -> Config:
+    """Return the config of a run, in `folder`, on a share of the training videos of a prepared run; see `held_out`.
+
+    Raises:
+        StageError: no video is left to train on, or to evaluate; or the folder has another share.
+    """
     annotations = read_labels(run_dir)
     videos = annotations.videos[annotations.videos.split == "train"].copy()
+    videos = videos[[in_share(video_id, share) for video_id in videos.video_id]]
     videos["split"] = ["test" if held_out(video_id) else "train" for video_id in videos.video_id]
     if (found := videos.split.nunique()) < 2:
         which = "all" if found and videos.split.iat[0] == "test" else "none"
         rule = (
             f"a fifth of the training videos, by a hash of their ids, is evaluated here, {which} of its {len(videos)}"
         )
-        raise StageError(f"{run_dir}: {rule}; table-box needs more of them, ten or so: prepare --extend adds some")
+        more = "table-box needs more of them, ten or so: prepare --extend adds some"
+        more = more if share == 1 else "a larger --share takes more of them"
+        raise StageError(f"{run_dir}: {rule}; {more}")
     actions = annotations.actions[annotations.actions.video_id.isin(videos.video_id)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "validation.csv", labels_csv(replace(annotations, videos=videos, actions=actions)))
+    content = labels_csv(replace(annotations, videos=videos, actions=actions))
+    if share < 1 and (folder / "config.toml").exists() and (folder / "validation.csv").read_bytes() != content:
+        raise StageError(f"{folder} was made with another --share, or other labels; delete it")
+    write_file(folder / "validation.csv", content)
     plain = {"format": "plain", "train_splits": ("train",), "eval_splits": ("test",), "eval_ids": ()}
     data = replace(config.data, annotations=(str(folder / "validation.csv"),), **plain)
     # the share of labels past the end was small enough in all videos

@@ -36,6 +36,31 @@ def curve(epochs: Sequence[float], values: Sequence[float], drops: Sequence[floa
     return _svg(LEFT + WIDTH + 8, BOTTOM + BELOW, "curve", parts, label)
 
 
+def plane(points: Sequence[tuple[float, float]], joined: bool, what: str) -> Markup:
+    """Points (x, y) over an axis that begins at 0, with the lowest and highest y; joined by a line, or numbered from 1.
+
+    Args:
+        what: what they are, for who cannot see it; none of its characters is special in HTML.
+    """
+    ys = [y for _, y in points]
+    low, high, last = min(ys), max(ys), max(x for x, _ in points) or 1
+    places = [
+        (LEFT + WIDTH * 0.94 * x / last, ABOVE + HEIGHT * (1 - (y - low) / ((high - low) or 1)) * 0.9)
+        for x, y in points
+    ]
+    parts = [AXIS]
+    if joined:
+        parts.append(f'<polyline class="line" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    parts += [f'<circle class="end" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
+    if not joined:
+        parts += [f'<text x="{x + 5:.1f}" y="{y + 4:.1f}">{number}</text>' for number, (x, y) in enumerate(places, 1)]
+    for value, (_, y) in {y: place for (_, y), place in zip(points, places, strict=True) if y in (low, high)}.items():
+        parts.append(f'<text class="y" x="{LEFT - 6}" y="{y + 4:.1f}">{value:.1f}</text>')
+    for value, x in ((0, LEFT), (last, LEFT + WIDTH * 0.94)):
+        parts.append(f'<text class="x" x="{x:.1f}" y="{BOTTOM + 15}">{value:.3g}</text>')
+    return _svg(LEFT + WIDTH + 8, BOTTOM + BELOW, "plane", parts, f"{what}, {len(points)} points")
+
+
 def whisker(value: float, low: float, high: float, span: tuple[float, float]) -> Markup:
     """A difference with its interval, on an axis over `span` with a line at zero."""
 

@@ -61,6 +61,7 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
     _summary(page)
     _results(page, results, chosen, base)
     _classes(page, results, chosen, annotations)
+    _costs(page, results)
     _curves(page)
     _gallery(page, chosen, base, annotations, num_clips)
     _boxes(page)
@@ -109,6 +110,17 @@ def _classes(page: Page, results: list[Result], chosen: Result | None, annotatio
             ends = [0.0, *(end for gain in gains for end in (gain.gain.value, gain.gain.low, gain.gain.high))]
             tables.append({"result": one, "gains": gains, "span": (np.nanmin(ends), np.nanmax(ends))})
     page.values["class_tables"] = tables
+
+
+def _costs(page: Page, results: list[Result]) -> None:
+    """Accuracy against cost of the results whose cost was measured, and the gated look, where its table was made."""
+    measured = [one for one in results if one.facts.get("cost") and one.stored == one.stored]
+    points = [(one.facts["cost"]["gflop"], 100 * one.stored) for one in measured]
+    gate = scores.read_gate(page.run_dir, "top1" if page.values["single"] else "map")
+    metric = page.values["metric"]
+    page.values["costed"] = measured
+    page.values["cost_chart"] = points and charts.plane(points, False, f"{metric} against GFLOP a video")
+    page.values["gate_chart"] = gate and charts.plane(gate, True, f"{metric} against per cent of clips looked at twice")
 
 
 def _curves(page: Page) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cache.errors import DamagedError
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_recorded_file
 from cache.table_files import read_csv
@@ -22,6 +23,7 @@ from pipeline.metrics import (
     resampled_top1,
     resamples,
 )
+from pipeline.run.costs import cost_cells, read_costs
 from pipeline.run.folder import check_classes
 from pipeline.run.results import main_metric, read_result, same_map
 
@@ -137,12 +139,13 @@ def read_results(run_dir: Path, annotations: Annotations) -> list[Result]:
     for path in sorted((run_dir / "models").glob("*/model.json")):
         model = read_record(path, "weights", "base")
         weights[model["weights"]] = model["base"]
-    found, why = [], {}
+    found, why, costs = [], {}, read_costs(run_dir)
     if (run_dir / "results.csv").exists():
         table = read_csv(run_dir / "results.csv", ("key",))
         why = dict(zip(table.key, table.superseded, strict=True)) if "superseded" in table else {}
     for path in sorted(run_dir.glob(RESULTS)):
         facts, ids, scores = read_result(path)
+        facts |= {"cost": cost_cells(costs.get(facts["key"]))}
         table = read_recorded_file(path, f"{path.stem}.per_class.csv")
         names = pd.read_csv(BytesIO(table), dtype=str, keep_default_na=False)["class"].tolist()
         check_classes(names, annotations.classes, f"{path} has scores of")
@@ -210,6 +213,18 @@ def read_metrics(run_dir: Path) -> dict[str, pd.DataFrame]:
     folders = {path.parent for name in ("metrics.csv", "training.json") for path in run_dir.glob(f"models/*/{name}")}
     tables = {folder.name: read_csv(folder / "metrics.csv", EPOCH, EPOCH) for folder in folders}
     return {name: tables[name] for name in sorted(tables, key=lambda name: (not name.startswith("base"), name))}
+
+
+def read_gate(run_dir: Path, metric: str) -> list[tuple[float, float]]:
+    """Points of table-gate.csv: share of the clips looked at twice and mean metric, both in per cent; [] without it."""
+    path, column = run_dir / "report" / "table-gate.csv", f"{metric}_mean"
+    if not path.is_file():
+        return []
+    try:
+        table = pd.read_csv(path)[["share_looked", column]].astype(float)
+    except (ValueError, KeyError) as error:
+        raise DamagedError(f"{path}: {error}; `table-gate` writes it anew") from error
+    return list(table.itertuples(index=False, name=None))
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -90,11 +90,11 @@ def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
         if focus is not None:
             volumes[f"focused{name}"] = resized(focus if focus.ndim == 4 else focus[place], size)
     words = [f"{facts.video_id}, {clip_name(facts)}, from {facts.frame_start / facts.fps:.1f} s"]
-    for name, share, box_source in zip(names, found.saliency_share, boxes_source, strict=True):
-        if not math.isnan(share):
-            words.append(f"{share:.0%} of saliency in the box{name}")
-        sizes = f"{box_source.height} x {box_source.width} of {facts.source_height} x {facts.source_width}"
-        words.append(f"box{name} {sizes} source pixels")
+    noun = "boxes" if len(boxes) > 1 else "box"
+    if not found.saliency_share.isna().any():
+        words.append(f"{', '.join(f'{share:.0%}' for share in found.saliency_share)} of saliency in the {noun}")
+    sizes = ", ".join(f"{box.height} x {box.width}" for box in boxes_source)
+    words.append(f"{noun} {sizes} of {facts.source_height} x {facts.source_width} source pixels")
     return Panels("; ".join([*words, ", ".join(labels) or "no label"]), volumes)
 
 

@@ -12,13 +12,14 @@ from pipeline.box_settings import boxes_words
 from pipeline.config import Config, pooling_of
 from pipeline.data.strict_csv import csv_bytes
 from pipeline.metrics import mean_average_precision
+from pipeline.run.costs import COST_COLUMNS, cost_cells, read_costs
 from pipeline.run.folder import RunFolder
 
 TOLERANCE = 1e-9  # between a stored mAP and the one computed again from the scores file
 COLUMNS = (
     *("experiment", "fusion", "boxes_train", "boxes_eval", "pixels", "oracle", "seed", "eval_clips", "map"),
     *("map_official", "map_windowed", "num_videos", "num_missing", "num_classes", "boxes_on_target", "protocol", "key"),
-    *("superseded", "top1", "top5", "mean_class_accuracy"),
+    *("superseded", "top1", "top5", "mean_class_accuracy", *COST_COLUMNS),
 )
 
 
@@ -50,11 +51,12 @@ def rebuild(run: RunFolder) -> None:
     or its "network" was trained anew, see `_outdated`.
     """
     with locked(run.path / "results" / ".lock", wait=True):  # the table and its record belong together
-        paths = sorted(run.path.glob(RESULTS))
+        paths, costs = sorted(run.path.glob(RESULTS)), read_costs(run.path)
         results = [read_record(path) for path in paths]
         outdated = _outdated(run, results)
         results = [
-            one | {"superseded": _superseded(run, path, outdated)} for path, one in zip(paths, results, strict=True)
+            one | cost_cells(costs.get(one["key"])) | {"superseded": _superseded(run, path, outdated)}
+            for path, one in zip(paths, results, strict=True)
         ]
         results.sort(key=lambda result: (result["experiment"] != "base", result["experiment"], result["key"]))
         rows = [[result.get(name, "") for name in COLUMNS] for result in results]

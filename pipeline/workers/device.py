@@ -1,7 +1,9 @@
-"""Which device computes."""
+"""Which device computes, and how long it takes."""
 
 import os
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,3 +36,15 @@ def cpu_threads(device: torch.device, number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def median_seconds(run: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Time calls, each until the device has finished; one call should have gone before."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)

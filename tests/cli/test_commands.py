@@ -259,6 +259,8 @@ NEED_NO_PLAN = {
     "table2",
     "table-box",
     "table-cache",
+    "table-gate",
+    "worth-it",
     "compare-saliency",
     *("predict", "timeline", "export"),  # need other arguments; see tests/predict
     "convert",  # has no run

@@ -92,6 +92,8 @@ def test_nested_boxes_have_one_centre():
     found = find(blobs((6, 14, 6, 6, 9)), box_rule="nested", box_sides=(10, 2, 6))
     assert edges(found) == [(8, 16, 2, 2), (6, 14, 6, 6), (4, 12, 10, 10)]
     assert shares(found) == [4 / 36, 1, 1]
+    two = find(blobs((6, 14, 6, 6, 9)), box_rule="nested", box_sides=(2, 6))
+    assert edges(two) == [(6, 14, 2, 2), (4, 12, 6, 6)]  # the lower of two is the middle one
     in_the_corner = find(blobs((14, 0, 6, 6, 9)), box_rule="nested", box_sides=(2, 6, 10))
     assert edges(in_the_corner) == [(16, 2, 2, 2), (14, 0, 6, 6), (10, 0, 10, 10)]  # the wide one is moved inside
 
@@ -163,5 +165,7 @@ def test_motion_is_the_largest_change_between_neighbours():
     clips[0, 1, 0, 2] = torch.tensor([10, 0, 5])  # there and away: 15 both times
     clips[0, 2, 1, 3] = torch.tensor([0, 255, 255])
     clips[0, :, 1, 0] = torch.tensor([[200] * 3, [100] * 3, [250] * 3], dtype=torch.uint8)  # down 300, up 450
-    assert motion_maps(clips)[0].tolist() == [[0, 0, 15, 0], [450, 0, 0, 510]]
+    clips[0, :, 0, 0, 0] = torch.tensor([40, 10, 10], dtype=torch.uint8)  # it only darkens
+    clips[0, 1:, 1, 1, 1], clips[0, 2, 1, 1, 2] = 100, 90  # each colour at its own time
+    assert motion_maps(clips)[0].tolist() == [[30, 0, 15, 0], [450, 100, 0, 510]]
     assert motion_maps(clips[:, :1]).tolist() == [[[0] * 4] * 2] and motion_maps(clips).dtype == torch.float32

@@ -15,9 +15,9 @@ from pipeline import config_file as configs
 from pipeline.data.annotations import Annotations
 from pipeline.data.clips import source_frames
 from pipeline.data.label_files import read_annotations
-from pipeline.data.miniature import draw, generate, script
+from pipeline.data.miniature import draw, generate, script, worlds
 from pipeline.data.miniature.truth import ceiling, frame_number, on_target, read_cards, read_print
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.metrics import mean_average_precision
 from pipeline.recipes import miniature_proof
 from pipeline.run.folder import open_folder
@@ -49,6 +49,69 @@ def test_only_the_focused_volume_can_be_read(prepared):
     assert found["input"] <= 0.60
     assert found["enlarged"] <= 0.60
     assert found["focused"] >= 0.95
+
+
+def _world(folder, world, eval_videos=40):
+    config = _config(folder / "data", 1, eval_videos, world=world)
+    prepare.run(config, folder / "run")
+    return open_folder(folder / "run", config), config
+
+
+def test_no_box_holds_two_far_cards(tmp_path):
+    """Each can be read from the source; no place of a box of the config's side holds both."""
+    run, config = _world(tmp_path, "two-far", 12)
+    found = miniature_proof.prove(run, config)
+    assert found["cards"] >= 12 and found["input"] <= 0.8 and found["focused"] >= 0.9
+    annotations = read_annotations(config.data)
+    assert (annotations.actions.groupby("video_id").class_index.nunique() == 2).all()
+    part, cards = run.parts_of("test")[0], read_cards(Path(config.data.videos))
+    places = [(top, left, 32, 32) for top in range(25) for left in range(25)]
+    for row in range(0, part.num_rows, part.rows_per_video):
+        clip, own = part.clip(row), cards[part.rows.video_id.iat[row]]
+        if all(len(own[card]) == max(map(len, own.values())) for card in (0, 1)):  # both all the time
+            assert not any(on_target(cards, part, row, box) for box in places), clip.video_id
+            by_card = ({clip.video_id: {0: one}} for one in own.values())
+            assert all(any(on_target(one, part, row, box) for box in places) for one in by_card)
+
+
+def test_the_plain_print_is_read_on_the_input(tmp_path):
+    found = miniature_proof.prove(*_world(tmp_path, "plain", 12))
+    assert min(found[view] for view in ("input", "enlarged", "focused")) == 1 and found["cards"] >= 12
+
+
+@pytest.mark.slow
+def test_no_side_of_a_box_shows_both_sizes(tmp_path):
+    """A box of 16 reads the small cards and misses corners of the large ones; one of 32 is the other way round."""
+    run, config = _world(tmp_path, "sizes")
+    small, large = worlds.WORLDS["sizes"].kinds
+    found = {
+        (side, kind.edge): miniature_proof.prove(
+            run, replace(config, saliency=replace(config.saliency, box_side=side)), 300, kind
+        )
+        for side in (16, 32)
+        for kind in (small, large)
+    }
+    read = {place: one["focused"] for place, one in found.items()}
+    assert read[16, small.edge] >= 0.95 and read[32, small.edge] <= 0.75
+    assert read[16, large.edge] <= 0.85 and read[32, large.edge] >= 0.85
+    assert max(one["input"] for one in found.values()) <= 0.75
+    assert min(one["cards"] for one in found.values()) >= 10
+
+
+def test_a_world_has_a_folder_of_its_own():
+    config = configs.load("miniature", ("data.world=two-far",))
+    assert (config.name, config.data.videos) == ("miniature-two-far", "runs/miniature-two-far-data")
+    assert config.data.annotations[1] == "runs/miniature-two-far-data/test.csv"
+    assert config.data.classes == "runs/miniature-two-far-data/classes.txt"
+    assert configs.load("miniature", ("data.world=cards",)) == configs.load("miniature")
+    named = configs.load("miniature", ("data.world=plain", "name=mine", "data.videos=here"))
+    assert (named.name, named.data.videos) == ("mine", "here")
+    with pytest.raises(ConfigError, match=r"two-far with data\.task single_label"):
+        configs.load("miniature-single", ("data.world=two-far",))
+
+
+def test_alias_by_hand():
+    np.testing.assert_allclose(miniature_proof.alias(np.array([1.5, 0.75, 2.5, 4])), [3, 3, 2.5, 4])
 
 
 def test_a_reader_with_rows_and_columns_swapped_is_always_wrong(prepared, monkeypatch):

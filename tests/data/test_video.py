@@ -304,7 +304,7 @@ def test_find_video(tmp_path):
     (root / "circle.mp4").symlink_to("circle.mp4")
     with pytest.raises(VideoUnreadable, match=r"circle\.mp4: Too many levels"):
         find_video(root, "circle")
-    for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "é"):
+    for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-", "é"):
         with pytest.raises(UnsafePath):
             find_video(root, video_id)
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cache
-from cache.errors import CacheError
+from cache.errors import CacheError, DamagedError
 from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.cli.main import main
 from pipeline.data.plain_csv import read_plain
@@ -23,6 +23,7 @@ from pipeline.errors import StageError
 from pipeline.metrics import average_precision, mean_average_precision, resamples
 from pipeline.report import box_maps, charts, chosen_stores, gallery, page, pictures, scores
 from pipeline.report.chosen_stores import Boxes
+from pipeline.run.costs import add_costs
 from pipeline.stages import crops, train_fusion
 from pipeline.training.loop import write_metrics
 from tests.helpers.tiny_data import CLASSES
@@ -221,6 +222,32 @@ def films(text, video_id):
         wide = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         found.append(np.stack(np.split(wide, wide.shape[1] // wide.shape[0], axis=1)))
     return card, *found
+
+
+def test_points_of_a_plane_stand_where_their_numbers_say():
+    """The right one is twice as far from 0; the higher one is higher."""
+    svg = charts.plane([(10, 60.0), (20, 90.0)], False, "mAP against GFLOP")
+    places = [tuple(map(float, one)) for one in re.findall(r'cx="([0-9.]+)" cy="([0-9.]+)"', svg)]
+    (left, low), (right, high) = places
+    assert right - charts.LEFT == pytest.approx(2 * (left - charts.LEFT), abs=0.2) and low - high > 50
+    assert ">1</text>" in svg and ">2</text>" in svg and "polyline" not in svg
+    assert "polyline" in charts.plane([(0, 1.0), (100, 1.0)], True, "x")
+
+
+def test_costs_and_the_gated_look_are_drawn(tiny_copy):
+    keys = {path.stem.rpartition("-")[0]: path.stem for path in tiny_copy.path.glob("results/*-*.json")}
+    cost = {"gflop": {"base": 3.0, "look": 5.5}, "seconds": {"base": 0.25}, "device": "a <machine>"}
+    add_costs(tiny_copy.path, {keys["late-entropy-source"]: cost})
+    (tiny_copy.path / "report").mkdir()
+    gate = tiny_copy.path / "report" / "table-gate.csv"
+    gate.write_text("share_looked,map_mean\n0.0000,40.0000\n100.0000,70.0000\n")
+    text = read(tiny_copy.path)
+    section = text[text.index('<section id="cost"') : text.index('<section id="classes"')]
+    assert section.count('class="plane"') == 2 and "1 late-entropy-source" in section and "0.250" in section
+    assert "a &lt;machine&gt;" in section and 'data-gflop="8.5"' in text
+    gate.write_text("nothing\n")
+    with pytest.raises(DamagedError, match=r"table-gate\.csv.*writes it anew"):
+        read(tiny_copy.path)
 
 
 def test_the_page_holds_the_volumes_of_the_cache(tiny_copy):

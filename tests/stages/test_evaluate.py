@@ -402,3 +402,14 @@ def test_a_model_that_diverged_is_named_and_the_others_are_scored(tiny_copy):
 def test_results_go_to_a_new_folder(tiny_copy, tmp_path):
     outcome = evaluate.run(tiny_copy.config, tmp_path / "new", caches=tiny_copy.path)
     assert pd.read_csv(outcome.path).experiment.tolist() == ["base"]
+
+
+def test_a_model_is_evaluated_at_the_maps_that_it_was_trained_with(tiny_copy):
+    """Whatever the config says by now: as with --boxes-eval none are asked for."""
+    grad_cam = change(tiny_copy.config, saliency={"method": "grad_cam"})
+    saliency.run(grad_cam, tiny_copy.path)
+    crops.run(grad_cam, tiny_copy.path, ("entropy",))
+    folder = train_fusion.run(grad_cam, tiny_copy.path, "late").path
+    wanted = evaluate.result_path(grad_cam, tiny_copy.path, folder)
+    assert evaluate.run_model(tiny_copy.config, tiny_copy.path, folder) == wanted
+    assert evaluate.result_path(tiny_copy.config, tiny_copy.path, folder, "entropy") != wanted

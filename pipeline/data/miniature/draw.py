@@ -4,24 +4,34 @@ import colorsys
 
 import numpy as np
 
-from pipeline.data.miniature.script import CARD, PRINT, Script
+from pipeline.data.miniature.photos import Gallery, moving, put_photo
+from pipeline.data.miniature.script import Card, Script
 
 PAIR_HUES = (0.0, 0.15, 0.36, 0.58, 0.82)
-FINE_PERIOD, COARSE_PERIOD = 1.5, 3.0  # the print; the decoy, at the alias of the print
-FINE_AMPLITUDE, FINE_POWER = 0.35, 1.5  # a card's amplitude is 0.35 u^1.5, u uniform: some prints are hardly there
-COARSE_AMPLITUDE = 0.27  # of the decoy, at most
+FINE_AMPLITUDE = 0.35  # of a print, at most; see `worlds.Kind`
+COARSE_PERIOD = 3.0  # of the decoy, at the alias of the print
 NOISE = 0.02
 
 
-def draw_video(script: Script, rng: np.random.Generator):
-    """Yield frames, uint8 (H, W, 3), with (card, top, left, height, width) in source pixels of each visible card."""
+def draw_video(script: Script, rng: np.random.Generator, gallery: Gallery | None = None):
+    """Yield frames, uint8 (H, W, 3), with (card, top, left, height, width) in source pixels of each visible card.
+
+    Args:
+        gallery: photographs for the cards; None for prints.
+    """
     height, width = script.source_size
     hues = _hues(script.split, rng)
-    background = _clutter(height, width, hues, rng)
+    if gallery and gallery.clutter:
+        backgrounds = list(moving(gallery, script.split, script.num_frames, script.source_size, rng))
+    else:
+        backgrounds = [_clutter(height, width, hues, rng)] * script.num_frames
     figure, anchor = _figure(script.scale, hues, rng)
-    patches = [_card_patch(card.class_index, script.scale, script.split, rng) for card in script.cards]
+    if gallery:
+        patches = [_photo_patch(card, script, gallery, rng) for card in script.cards]
+    else:
+        patches = [_card_patch(card, script.scale, script.split, rng) for card in script.cards]
     for number, hand in enumerate(script.path):
-        frame = background.copy()
+        frame = backgrounds[number].copy()
         _paste(frame, figure, *np.round((hand - anchor) * script.scale).astype(int))
         visible = []
         for index, (card, patch) in enumerate(zip(script.cards, patches, strict=True)):
@@ -73,23 +83,40 @@ def _figure(scale: tuple[float, float], hues: np.ndarray, rng: np.random.Generat
     return image, np.array([16.0, rng.choice([14.0, -12.0])])
 
 
-def _card_patch(class_index: int, scale: tuple[float, float], split: str, rng: np.random.Generator) -> np.ndarray:
+def _card_patch(card: Card, scale: tuple[float, float], split: str, rng: np.random.Generator) -> np.ndarray:
     """Draw a card with its print and decoy, float32 (h, w, 4), all opaque."""
-    pair, way = divmod(class_index, 2)
-    size = [round(CARD * s) for s in scale]
+    (pair, way), kind = divmod(card.class_index, 2), card.kind
+    size = [round(kind.edge * s) for s in scale]
     patch = np.ones((*size, 4), np.float32)
     hue = PAIR_HUES[pair] + rng.uniform(-0.015, 0.015)
     patch[..., :3] = _colour(hue, rng.uniform(0.55, 0.7), rng.uniform(0.6, 0.7))
     rows, columns = (np.arange(n, dtype=np.float32) / s for n, s in zip(size, scale, strict=True))
     turn = (rng.random(3) + (split == "test")) * np.pi  # phases of training in [0, pi), of evaluation in [pi, 2 pi)
-    decoy = rng.uniform(0, COARSE_AMPLITUDE, 2)
+    decoy = rng.uniform(0, kind.decoy, 2)
     fine = rows[:, None] + 0 * columns if way == 0 else columns + 0 * rows[:, None]
-    light = FINE_AMPLITUDE * rng.random() ** FINE_POWER * np.sin(2 * np.pi * fine / FINE_PERIOD + turn[0])
+    light = FINE_AMPLITUDE * rng.random() ** kind.power * np.sin(2 * np.pi * fine / kind.period + turn[0])
+    if kind.in_corner:
+        place = kind.places[rng.integers(len(kind.places))]
+        ends = [
+            [round((start + side) * s) for side in (0, kind.print_side)] for start, s in zip(place, scale, strict=True)
+        ]
+        outside = np.ones(size, bool)
+        outside[slice(*ends[0]), slice(*ends[1])] = False
+        light[outside] = 0
     light += decoy[0] * np.sin(2 * np.pi * rows[:, None] / COARSE_PERIOD + turn[1])
     light += decoy[1] * np.sin(2 * np.pi * columns / COARSE_PERIOD + turn[2])
-    rim = [round((CARD - PRINT) / 2 * s) for s in scale]
+    rim = [round(kind.rim * s) for s in scale]
     inner = (slice(rim[0], size[0] - rim[0]), slice(rim[1], size[1] - rim[1]))
     patch[*inner, :3] += light[inner][..., None]
+    return patch
+
+
+def _photo_patch(card: Card, script: Script, gallery: Gallery, rng: np.random.Generator) -> np.ndarray:
+    """Draw a card of any colour with a photograph of its class, float32 (h, w, 4), all opaque."""
+    patch = np.ones((*(round(card.kind.edge * s) for s in script.scale), 4), np.float32)
+    patch[..., :3] = _colour(PAIR_HUES[rng.integers(len(PAIR_HUES))], rng.uniform(0.55, 0.7), rng.uniform(0.6, 0.7))
+    own = gallery.photos[script.split][card.class_index]
+    put_photo(patch, own[rng.integers(len(own))])
     return patch
 
 

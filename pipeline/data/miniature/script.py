@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.miniature.worlds import Kind, World
+
 PAIRS = ("red", "yellow", "green", "blue", "purple")
 CLASSES = tuple(f"Holding a {colour} card printed in {way}" for colour in PAIRS for way in ("rows", "columns"))
 RESIZED = 64
-CARD, PRINT = 10.5, 8.5  # edge of a card and of the print on it
 SLOTS = ((0.0, 0.0), (0.0, 12.0), (12.0, 0.0), (12.0, 12.0))  # where the cards of one hand can be
 EDGE = 6.0  # no card comes closer to the border of the frame
 CENTRE_GAP = 8.0  # the cards' centre keeps this distance from the frame's centre along one axis at least
-SCALES = (2.0, 2.25, 2.5, 3.0, 4.0)  # source / resized, drawn for each axis
-SCALE_ODDS = (0.4, 0.25, 0.2, 0.1, 0.05)
+FAR, ASIDE = (29.0, 32.0), 10.0  # of two far cards: their distance along one axis, and at most along the other
 SOURCE_FPS = (8, 10, 12)
 SECONDS = (2.0, 3.0)
 
@@ -25,6 +25,7 @@ class Card:
     slot: tuple[float, float]
     start: float
     end: float
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class Script:
         return tuple(2 * round(RESIZED * scale / 2) for scale in self.scale)
 
 
-def write_script(video_id: str, split: str, rng: np.random.Generator, most_cards: int = 3) -> Script:
+def write_script(video_id: str, split: str, rng: np.random.Generator, world: World) -> Script:
     """Choose one video's size, length, cards and motion."""
-    scale = tuple(float(s) for s in rng.choice(SCALES, 2, p=SCALE_ODDS))
+    scale = tuple(float(s) for s in rng.choice(world.scales, 2, p=world.scale_odds))
     fps = int(rng.choice(SOURCE_FPS))
     num_frames = int(np.ceil(rng.uniform(*SECONDS) * fps))
     seconds = num_frames / fps
-    slots = rng.permutation(len(SLOTS))[: rng.integers(1, most_cards + 1)]
+    if world.far:
+        slots = _far_slots(rng)
+    else:
+        slots = [SLOTS[one] for one in rng.permutation(len(SLOTS))[: rng.integers(1, world.most_cards + 1)]]
+    kind = world.kinds[rng.integers(len(world.kinds))] if len(world.kinds) > 1 else world.kinds[0]
     cards = []
     for slot in slots:
         start, end = 0.0, seconds
@@ -60,10 +65,20 @@ def write_script(video_id: str, split: str, rng: np.random.Generator, most_cards
                 end = seconds * rng.uniform(0.5, 0.8)
             else:
                 start = seconds * rng.uniform(0.2, 0.5)
-        cards.append(Card(int(rng.integers(len(CLASSES))), SLOTS[slot], round(start, 2), round(end, 2)))
+        class_index = int(rng.integers(world.num_classes))
+        while world.far and class_index in [card.class_index for card in cards]:
+            class_index = int(rng.integers(world.num_classes))
+        cards.append(Card(class_index, slot, round(start, 2), round(end, 2), kind))
     offsets = np.array([card.slot for card in cards])
-    low, high = offsets.min(0), offsets.max(0) + CARD  # extent of the cards relative to the hand, (y, x)
+    low, high = offsets.min(0), offsets.max(0) + kind.edge  # extent of the cards relative to the hand, (y, x)
     return Script(video_id, split, scale, fps, num_frames, tuple(cards), _motion(num_frames, fps, low, high, rng))
+
+
+def _far_slots(rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Draw the places of two cards that no box of half the frame's side can hold."""
+    far, aside = rng.uniform(*FAR), rng.uniform(0, ASIDE)
+    y, x = (far, aside) if rng.random() < 0.5 else (aside, far)
+    return [(0.0, 0.0), (y, x)] if rng.random() < 0.5 else [(y, 0.0), (0.0, x)]
 
 
 def _motion(num_frames: int, fps: int, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 from pipeline.config import Data
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
-PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} without '..' and without a last '.'"
+PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} with a letter or digit, without '..' and without a last '.'"
 
 # what a spreadsheet makes of ids: 150E6 becomes 1.50E+08, mar-7 becomes 07.Mrz, -abc becomes #NAME?
 MONTH = "(jan|ene|f[eé][bv]|m[aä]r|mrz|a[bpv]r|ma[iy]|jui?[nl]|ago|aug|ao[uû]|sep|o[ck]t|nov|d[eéi][cz])[a-z]{0,2}[.]?"
@@ -74,8 +75,10 @@ def _candidates(root: Path, video_id: str) -> list[Path]:
 
     What is listed counts: where a disk ignores case, every spelling of a name opens the one file that is listed.
     """
-    names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
-    if not names:  # added in this very moment, or with an id in another case, on such a disk
+    names = []
+    with suppress(OSError):  # a folder that is not there, or whose files may be opened but not listed
+        names = _listed(root, os.stat(root).st_mtime_ns).get(video_id, [])
+    if not names:  # also: added in this very moment, or with an id in another case, on such a disk
         spelled = (f"{video_id}.{case}" for extension in EXTENSIONS for case in (extension, extension.upper()))
         names = [name for name in spelled if os.path.lexists(root / name)]
     found: dict[tuple, Path] = {}
@@ -119,7 +122,8 @@ def video_kind(path: Path) -> Literal["file", "frames"]:
 
 def is_plain_id(text: str) -> bool:
     """Say whether the text is PLAIN_ID, which is a plain file name on every file system."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)) and ".." not in text and text[-1] != "."
+    plain = re.fullmatch(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)
+    return bool(plain) and ".." not in text and text[-1] != "."
 
 
 def spreadsheet_hint(text: str) -> str:

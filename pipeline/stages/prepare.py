@@ -25,6 +25,7 @@ from pipeline.data.label_times import PastTheEnd, past_the_end
 from pipeline.data.miniature import generate
 from pipeline.data.plain_csv import labels_csv
 from pipeline.data.strict_csv import csv_bytes
+from pipeline.data.video.find import spreadsheet_hint
 from pipeline.errors import StageError, VideoMissing
 from pipeline.run.folder import FRAME_TIMES, check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
@@ -141,8 +142,9 @@ def _with_nearest_files(missing: list[str], annotated: Iterable[str], folder: st
     for video_id in missing[:NAMED]:
         near = difflib.get_close_matches(video_id.lower(), lower, n=1)
         name = lower[near[0]] if near else ""
-        hint = "an id has no extension" if name == video_id else f"nearest file: {name}"
-        named.append(f"{video_id} ({hint})" if near else video_id)
+        hint = f"nearest file: {name}" if near else spreadsheet_hint(video_id).removeprefix("; ")
+        hint = "an id has no extension" if name == video_id else hint
+        named.append(f"{video_id} ({hint})" if hint else video_id)
     return ", ".join(named) + ", ..." * (len(missing) > NAMED)
 
 

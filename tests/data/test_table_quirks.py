@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import Data, check_together
+from pipeline.config import Config, Data, check_together
 from pipeline.config_file import load
 from pipeline.data.charades_csv import CHARADES_COLUMNS, read_charades
 from pipeline.data.label_files import read_annotations
@@ -13,6 +13,7 @@ from pipeline.data.plain_csv import read_plain
 from pipeline.data.strict_csv import read_classes
 from pipeline.data.video.find import find_video, spreadsheet_hint
 from pipeline.errors import AnnotationError, ConfigError, StageError, VideoMissing
+from pipeline.stages import prepare
 
 HEADER = "video_id,split,start,end,label"
 SEMICOLONS = HEADER.replace(",", ";")
@@ -150,6 +151,15 @@ def test_ids_that_a_spreadsheet_made(tmp_path):
         find_video(tmp_path, "07.Mrz")
     (tmp_path / "07.Mrz.mp4").touch()
     assert find_video(tmp_path, "07.Mrz") == tmp_path.resolve() / "07.Mrz.mp4"
+
+
+def test_prepare_points_them_out(tmp_path):
+    plain(tmp_path, f"{HEADER}\n07.Mrz,train,,,wave\nx,test,,,wave\n")
+    files = {"annotations": (str(tmp_path / "labels.csv"),), "classes": str(tmp_path / "classes.txt")}
+    (tmp_path / "videos").mkdir()
+    words = r"2 annotated videos have no file in .*: 07\.Mrz \(a spreadsheet makes such a date of an id, .*\), x \("
+    with pytest.raises(StageError, match=words):
+        prepare.run(Config("quirks", Data(**files, videos=str(tmp_path / "videos"))), tmp_path / "run")
 
 
 def splits(tmp_path, lines: str, **settings) -> dict:

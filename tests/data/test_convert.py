@@ -165,7 +165,7 @@ def test_what_is_left_out_is_said(tmp_path):
     source = net(
         tmp_path,
         a=("training", ("wave", 1, 2), ("wave", 1, 2), ("sit", 5, 4)),
-        b=("training", ("wave", -1, 2)),
+        b=("training", ("wave", -1, 2), ("wave", 3, 3)),
         c=("training",),
         d=("testing",),
         e=("testing",),
@@ -176,6 +176,7 @@ def test_what_is_left_out_is_said(tmp_path):
     assert tables.labels == [
         ("a", "train", "1", "2", "wave"),
         ("b", "train", "0", "2", "wave"),
+        ("b", "train", "3", "3", "wave"),
         ("c", "train", "", "", ""),
     ]
     assert tables.classes == ["wave"] and tables.num_left_out == 4
@@ -191,7 +192,7 @@ def test_what_is_left_out_is_said(tmp_path):
         main, ["convert", "--from", "activitynet", source, "--out", str(tmp_path / "labels.csv")]
     )
     assert result.exit_code == 3 and "left out 2 videos of test" in result.output
-    assert "3 videos (3 train), 2 labels of 1 classes" in result.output
+    assert "3 videos (3 train), 3 labels of 1 classes" in result.output
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,11 @@ def make(
     config = Config(
         name="benchmark",
         data=Data(
-            format="plain", annotations=(str(data / "table.csv"),), classes=str(data / "classes.txt"), videos=str(data)
+            format="plain",
+            annotations=(str(data / "table.csv"),),
+            classes=str(data / "classes.txt"),
+            videos=str(data),
+            max_past_end=1.0,  # of short videos
         ),
         clips=replace(Clips(num_frames=16, aug_seeds=1, videos_per_unit=1), **clips),
         base=Base(epochs=0, network=network, init=str(data / "base.pth")),

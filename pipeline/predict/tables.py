@@ -12,7 +12,16 @@ from pipeline.data.plain_csv import PLAIN_COLUMNS, SCORE
 from pipeline.data.strict_csv import csv_bytes, read_rows, refuse
 from pipeline.errors import StageError
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import BOX, RECORD, VideoTable, is_predictions, read_facts, read_video
+from pipeline.run.predictions import (
+    BOX,
+    RECORD,
+    VideoTable,
+    is_predictions,
+    read_facts,
+    read_timeline,
+    read_video,
+    videos_in,
+)
 from pipeline.run.timeline import DEFAULT_RULE, Rule, segments
 
 DEFAULT = 0.5  # threshold of a class where none is known
@@ -68,7 +77,8 @@ def rewrite(out: Path, report: Report) -> Outcome:
     stored = facts.get("thresholds_stored")
     stored, one_label = stored and pd.Series(stored)[facts["classes"]], facts["timeline"]["one_label"]
     shown = wanted(report, facts["classes"], stored, one_label)
-    ids = list(dict.fromkeys(pd.read_csv(out / "timeline.csv", dtype=str, keep_default_na=False).video_id))
+    there = dict.fromkeys(videos_in(out))
+    ids = list(dict.fromkeys([one for one in read_timeline(out).video_id if one in there]) | there)  # in its order
     write_tables(out, ids, facts, shown, read_failed(out))
     return Outcome(out / "timeline.csv", f"{len(ids)} videos; thresholds: {shown.thresholds_from}")
 

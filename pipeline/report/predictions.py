@@ -13,7 +13,7 @@ from pipeline.errors import StageError
 from pipeline.report import charts
 from pipeline.report.pictures import evenly
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import BOX, read_facts, read_video
+from pipeline.run.predictions import BOX, read_facts, read_timeline, read_video
 from pipeline.run.timeline import moments
 
 MOST_VIDEOS, MOST_BOXES = 50, 200  # on a page; of a video
@@ -32,7 +32,7 @@ def run(folder: Path, video_id: str | None = None, out: Path | None = None) -> O
         StageError: the folder has no such video.
     """
     facts = read_facts(folder)
-    table = pd.read_csv(folder / "timeline.csv", dtype={"video_id": str}, keep_default_na=False)
+    table = read_timeline(folder)
     known = list(dict.fromkeys(table.video_id))
     if video_id is not None and video_id not in known:
         near = ", ".join(difflib.get_close_matches(video_id, known, 3) or known[:3])

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 from cache.commit import write_file
 from cache.sealed import read_record
 from pipeline.data.own_boxes import BOX
+from pipeline.data.plain_csv import PLAIN_COLUMNS, SCORE
+from pipeline.data.strict_csv import parse_seconds, read_rows
 
 RECORD = "predictions.json"
 WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
@@ -124,3 +127,16 @@ def read_facts(folder: Path) -> dict:
 def video_path(folder: Path, video_id: str) -> Path:
     """Return where the windows of a video are."""
     return folder / WINDOWS / f"{video_id}.parquet"
+
+
+def read_timeline(folder: Path) -> pd.DataFrame:
+    """Read timeline.csv, which people correct: video_id, split, start, end (seconds; NaN: none), label.
+
+    AnnotationError, with file and line, where it is not in the format of our annotations.
+    """
+    path = folder / "timeline.csv"
+    rows = list(read_rows(path, PLAIN_COLUMNS, SCORE, ("start", "end")))
+    table = pd.DataFrame([row for _, row in rows], columns=PLAIN_COLUMNS)
+    for name in ("start", "end"):
+        table[name] = [parse_seconds(path, line, name, row[name]) if row[name] else np.nan for line, row in rows]
+    return table

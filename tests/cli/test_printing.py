@@ -122,7 +122,8 @@ def test_ctrl_c_reaches_no_worker(call, tmp_path):
         "def call(job): pass\n"
     )
     script = (
-        "import click, os, sys\n"
+        "import click, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which who runs this may have switched off
         "os.environ['PARENT'] = str(os.getpid())\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
         "import work\n"

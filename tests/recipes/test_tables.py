@@ -18,7 +18,10 @@ from pipeline.recipes.tables import Table, write_tables
 from pipeline.run.folder import open_folder
 
 CHARADES = Config("x", data=Data("charades"))
-HEADER = "row,fusion,num_seeds,map_mean,map_std,delta_base,delta_low,delta_high,boxes_on_target,oracle,paper_map"
+HEADER = (
+    "row,fusion,num_seeds,map_mean,map_std,delta_base,delta_low,delta_high,boxes_on_target,gflop,seconds,oracle,"
+    "paper_map"
+)
 
 
 def result(value: float, resampled, on_target=None, missing: int = 0) -> Result:
@@ -156,5 +159,5 @@ def test_the_whole_file_is_one_line_a_row(tmp_path):
     with (tmp_path / "report/table2.csv").open(newline="") as file:
         lines = list(csv.reader(file))
     assert ",".join(lines[0]) == HEADER and len(lines) == 19
-    assert lines[2] == ["base", "late", "2", "45.0000", "7.0711", "", "", "", "", "false", "31.6000"]
-    assert lines[18] == ["e/e", "late", "0", "", "", "", "", "", "", "false", "33.1000"]
+    assert lines[2] == ["base", "late", "2", "45.0000", "7.0711", "", "", "", "", "", "", "false", "31.6000"]
+    assert lines[18] == ["e/e", "late", "0", "", "", "", "", "", "", "", "", "false", "33.1000"]

@@ -20,13 +20,13 @@ OPTIONS = {  # without which a command has nothing to do, or more than there is 
     "predict": ("--clips", "as-evaluated"),
     "table1": ("--frames", "4"),
     "table2": ("--only", "e/e"),
-    "table-box": ("--side", "16"),
     "table-cache": ("--refresh-every", "3"),
     "train-fusion": ("--fusion", "late"),
 }
-LONG = ("demo", "plan", "table1", "table2", "table-box", "table-cache", "table-gate", "compare-saliency", "worth-it")
+LONG = ("demo", "plan", "table1", "table2", "table-cache", "table-gate", "compare-saliency", "worth-it")
 WITHOUT_RUN = ("timeline",)  # takes a folder of predictions
-COMMANDS = sorted(main.commands.keys() - {"convert"})  # reads tables of other programs, no run
+NOT_HERE = {"convert", "table-box"}  # reads no run; needs more training videos than there are
+COMMANDS = sorted(main.commands.keys() - NOT_HERE)
 
 
 def kinds(folder: Path) -> list[str]:

@@ -129,7 +129,7 @@ def test_the_order_of_videos_is_kept_where_float32_probabilities_are_one(single,
     monkeypatch.setattr(evaluate, "scores_by_video", lambda *_: (logits, windowed))
     stores = open_run(run, config)
     facts = {"experiment": "base", "boxes_eval": "none"}
-    evaluate._evaluate(stores, None, facts, TEST, tmp_path / "base-x.json")
+    evaluate._evaluate(stores, None, "none", facts, TEST, tmp_path / "base-x.json")
     lines = [line.split() for line in (tmp_path / "base-x.scores.txt").read_text().splitlines()]
     assert [line[0] for line in sorted(lines, key=lambda line: -float(line[2]))] == [TEST[1], TEST[2], TEST[0]]
 

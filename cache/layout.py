@@ -21,7 +21,7 @@ RECORD_OF = {  # table -> the record beside it that has its SHA-256
     "metrics.csv": "training.json",
     "cards.csv": "cards.json",  # in the folder of the miniature's videos
 }
-RESULTS = f"results/*-{'[0-9a-f]' * 16}.json"  # the record of each, in the run folder
+RESULTS = f"results/[!.]*-{'[0-9a-f]' * 16}.json"  # the record of each, in the run folder
 RECORDS = (  # of trained networks, of results and of tables
     *("models/*/base.json", "models/*/model.json", "models/*/training.json"),
     *(RESULTS, "results.json", "tables.json", "skipped.json"),

@@ -12,6 +12,7 @@ import torch
 import cache
 from cache.errors import StaleCacheError
 from cache.sealed import read_record, read_recorded_file, read_sealed, seal, write_record
+from cache.upkeep.verify import verify
 from pipeline.errors import StageError
 from pipeline.report.scores import best, read_results
 from pipeline.run.folder import open_folder
@@ -154,6 +155,15 @@ def test_results_csv(tiny_copy):
     evaluate.run(tiny_copy.config, tiny_copy.path)
     assert pd.read_csv(tiny_copy.path / "results.csv").seed.tolist() == [77, 0, 0]
     assert not list(tiny_copy.path.rglob("*.tmp"))
+
+
+def test_files_of_another_system_beside_the_results_are_no_results(tiny_copy):
+    """macOS writes ._NAME beside every NAME on exFAT and SMB: evaluate and verify read the results alone."""
+    for path in tiny_copy.path.glob("results/*.json"):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7Mac OS X")
+    evaluate.run(tiny_copy.config, tiny_copy.path)
+    assert len(pd.read_csv(tiny_copy.path / "results.csv")) == 3
+    assert not [finding for finding in verify(tiny_copy.path) if finding.kind == "damaged"]
 
 
 def test_a_certain_network_is_ranked_by_its_logits(tiny_copy, monkeypatch):

@@ -81,7 +81,7 @@ def test_a_harmed_file_is_named_or_made_anew(command, tiny_run, predicted, trial
             shutil.rmtree(folder)
         shutil.copytree(source, run)
         (run / name).write_bytes(data)
-        out = ("--out", tmp_path / "exported") if command == "export" else ()
+        out = ("--out", tmp_path / "out") if command in ("export", "predict") else ()
         result = CliRunner().invoke(main, [str(one) for one in (command, *given, *options, *out)])
         case = f"{command}, {name} {harm}: code {result.exit_code}, {result.exception!r}\n{result.output}"
         assert result.exception is None or isinstance(result.exception, SystemExit), case

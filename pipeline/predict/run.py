@@ -22,7 +22,7 @@ from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import Source, find_sources
-from pipeline.predict.tables import Report, read_failed, wanted, write_tables
+from pipeline.predict.tables import COLUMNS, Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
 from pipeline.run.predictions import (
     WINDOWS,
@@ -213,8 +213,11 @@ def _remove_temporary(out: Path) -> None:
 
 
 def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
-    """Refuse a folder with predictions of other weights or windows, or of videos that are not asked for."""
+    """Refuse a folder with predictions of other weights or windows, of videos not asked for, or with others' tables."""
     another = "use another --out"
+    theirs = [name for name in COLUMNS if (out / name).exists()]  # such as videos.csv of a run folder
+    if theirs and not is_predictions(out) and not videos_in(out):
+        raise StageError(f"{out / theirs[0]} is there already, and predict did not write it; {another}")
     if is_predictions(out):
         before = read_facts(out)
         same = [

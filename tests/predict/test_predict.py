@@ -335,6 +335,15 @@ def test_what_is_no_video_and_no_run_is_refused(tiny_run, tmp_path):
         predict(tiny_run, files_of(tiny_run), tmp_path / "out", threshold="3")
 
 
+@pytest.mark.parametrize("name", ["videos.csv", "failed.csv"])
+def test_a_table_that_predict_did_not_write_is_left_alone(tiny_run, tmp_path, name):
+    """Such as videos.csv of a run folder that is given as --out."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StageError, match=f"{name} is there already, and predict did not write it; use another --out"):
+        predict(tiny_run, files_of(tiny_run), tmp_path, experiment="base")
+    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "windows.parquet").exists()
+
+
 def test_other_predictions_are_not_mixed(tiny_run, tmp_path):
     predict(tiny_run, files_of(tiny_run), tmp_path / "out", experiment="base")
     with pytest.raises(StageError, match=r"holds other predictions: .*experiment: base != late.*another --out"):

@@ -220,9 +220,8 @@ def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
         raise StageError(f"{out / theirs[0]} is there already, and predict did not write it; {another}")
     if is_predictions(out):
         before = read_facts(out)
-        same = [
-            name for name in {**facts, "look_above": None} if name != "thresholds_stored"
-        ]  # which changes tables only
+        # what changes tables only is left out
+        same = [name for name in {**facts, "look_above": None} if name != "thresholds_stored"]
         if wrong := differences({name: before.get(name) for name in same}, {name: facts.get(name) for name in same}):
             raise StageError(f"{out} holds other predictions: {wrong[0]}; {another}")
     if others := sorted(set(videos_in(out)) - set(video_ids)):

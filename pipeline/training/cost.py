@@ -4,7 +4,6 @@ import platform
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from models.precision import tf32
 from pipeline.box_settings import num_boxes
 from pipeline.config import OBJECTIVES, Config, Fusion
 from pipeline.data.clips import resized_frames
+from pipeline.data.video.find import video_folder
 from pipeline.errors import VideoError
 from pipeline.run.costs import Cost
 from pipeline.run.networks import Variant, build_base, build_fusion, fused_frames
@@ -49,9 +49,8 @@ def measure(stores: Stores, results: Iterable[dict]) -> dict[str, Cost]:
                 if (fusion, number) not in passes:
                     passes[fusion, number] = _second_pass(stores, fusion, number, device)
             found = {name: passes[(fusion, number) if name == "second" else name] for name in names}
-            seconds = {name: value for name, (_, value) in found.items()} | (
-                {} if decode is None else {"decode": decode}
-            )
+            seconds = {} if decode is None else {"decode": decode}
+            seconds |= {name: value for name, (_, value) in found.items()}
             gflop = {name: value for name, (value, _) in found.items()}
             costs[facts["key"]] = {"gflop": gflop, "seconds": seconds, "device": _device_name(device)}
     return costs
@@ -59,12 +58,9 @@ def measure(stores: Stores, results: Iterable[dict]) -> dict[str, Cost]:
 
 def _base_passes(stores: Stores, device: torch.device) -> dict:
     """GFLOP and seconds a video of Base's forward pass, and of what its gradient takes more."""
-    config = stores.config
-    network, video = (
-        fold(build_base(stores.base_weights)).to(device),
-        _noise(config, device, config.saliency.batch_size),
-    )
-    saliency = config.saliency
+    config, saliency = stores.config, stores.config.saliency
+    network = fold(build_base(stores.base_weights)).to(device)
+    video = _noise(config, device, saliency.batch_size)
     how = saliency.method, saliency.precision, None, config.data.task, saliency.gradient_at
 
     def forward() -> None:
@@ -112,7 +108,7 @@ def _decode_seconds(stores: Stores) -> float | None:
     for first in range(0, part.num_rows, part.rows_per_video)[:VIDEOS]:
         rows, started = list(range(first, first + part.rows_per_video)), time.perf_counter()
         with suppress(VideoError):
-            for _ in resized_frames(part, rows, Path(stores.config.data.videos)):
+            for _ in resized_frames(part, rows, video_folder(stores.config.data)):
                 pass
             seconds.append(time.perf_counter() - started)
     return sum(seconds) / len(seconds) if seconds else None

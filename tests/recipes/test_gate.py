@@ -153,3 +153,13 @@ def test_cells_by_hand():
     assert [gated_gflop(cost, share) for share in (0, 0.5, 1)] == [4, 4 + 0.5 * (6 + 5 + 4), 15]
     del cost["gflop"]["look"]
     assert gated_gflop(cost, 0.5) == 4 + 0.5 * 5
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_decoding_is_timed_as_the_stages_decode(tiny_run, tmp_path, follow):
+    """Through links out of the folder of videos where they may be followed; what cannot be read has no seconds."""
+    for path in tiny_run.data.glob("*.mp4"):
+        (tmp_path / path.name).symlink_to(path)
+    config = change(tiny_run.config, data={"videos": str(tmp_path), "follow_links": follow})
+    (cost,) = measure(open_run(tiny_run.path, config), [{"key": "a", "fusion": "none", "boxes_eval": "none"}]).values()
+    assert ("decode" in cost["seconds"]) == follow

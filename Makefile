@@ -14,7 +14,7 @@ STAGE = @$(BIN)/python -m pipeline.cli.make_target $$PPID "$(MAKECMDGOALS)" $@ $
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo convert prepare train-base saliency crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache table-gate worth-it inspect report show status verify gc test test-oldest test-reliability benchmarks scaling plan-outcome lint format plan doctor check-network
+.PHONY: help setup demo convert prepare train-base saliency train-looker crops train-fusion evaluate predict timeline export table1 table2 table-box compare-saliency table-cache table-gate table-policies worth-it inspect report show status verify gc test test-oldest test-reliability benchmarks gpu-check scaling plan-outcome lint format plan doctor check-network
 
 help: ## print this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ train-base: setup ## fine-tune the network that says where to look
 
 saliency: setup ## stage 1: logits, saliency maps, boxes, to Zarr
 	$(call STAGE,saliency)
+
+train-looker: setup ## a head that predicts the maps; boxes "looker" take no gradient
+	$(call STAGE,train-looker)
 
 crops: setup ## stage 2: context and focused volumes, to HDF5
 	$(call STAGE,crops)
@@ -78,6 +81,9 @@ table-cache: setup ## training on the fly and from caches side by side
 table-gate: setup ## a second look only where Base is unsure: accuracy against the share of clips
 	$(call STAGE,table-gate)
 
+table-policies: setup ## boxes of several policies and rules side by side, late fusion
+	$(call STAGE,table-policies)
+
 worth-it: setup ## whether a second look, and resolution, pay on these videos; ARGS="--share 0.3 --epochs 5"
 	$(call STAGE,worth-it)
 
@@ -105,10 +111,10 @@ status: setup ## count done, skipped and waiting rows
 verify: setup ## check every committed file; ARGS="--fast" or "--repair"
 	$(call STAGE,verify)
 
-gc: setup ## delete what killed processes left
+gc: setup ## delete what killed processes left, gather records of many units
 	$(call STAGE,gc)
 
-test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: up to 30 minutes
+test-reliability: setup ## kills, full disks, bit flips, hostile files, in full numbers: more than half an hour
 	$(BIN)/python -m pytest tests/reliability --full -n 2 $(ARGS)
 
 scaling: setup ## units, bytes and metadata operations measured; benchmarks/scaling.md: 10 to 1,000 workers
@@ -117,6 +123,9 @@ scaling: setup ## units, bytes and metadata operations measured; benchmarks/scal
 benchmarks: setup ## speed as ratios, 25 minutes; ARGS="--rows 1,3 --out table.md"
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu-check: setup ## one GPU: its tests, then a table of how fast everything is on it; at most 8 minutes
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 plan-outcome: setup ## what plan says of the miniature, and what then happens, side by side; 10 minutes
 	$(BIN)/python -m benchmarks.plan_outcome --config "$$CONFIG" --run "$${RUN:-runs/miniature}-planned" $(ARGS)

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,12 +22,14 @@ from cache.geometry import Clip
 from pipeline.config import Fusion
 from pipeline.data.clips import PlannedVideo
 from pipeline.data.sampling import frame_indices, train_clip
-from pipeline.run.networks import Variant, build_base
+from pipeline.run.fusion_models import Variant
+from pipeline.run.networks import build_base
 from pipeline.stages import crops, saliency
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import fusion_loss
 from pipeline.training.online_clips import OnlineClips
 
+BLIND = ("center", "repeat")  # boxes of the paper's other rows, which look at nothing
 VIDEOS, RATE = 2, 1e-5  # with so small a rate the boxes of all sides stay the same for a few epochs
 
 
@@ -67,6 +70,7 @@ def _measure(fusion: Fusion, name: str, goal: float, goal_online: float) -> Resu
             "ours": partial(_epoch, *_trained(scene), lambda number: volumes.load([places[number]]), scene, fusion),
             "online": partial(_epoch, *_trained(scene), lambda number: online.load(0, [number]), online, fusion),
             "theirs": partial(_paper_epoch, step, online),
+            **{boxes: partial(_paper_epoch, replace(step, boxes=boxes), online) for boxes in BLIND},
         }
         sides = {side: partial(_kept, losses, side, epoch) for side, epoch in sides.items()}
         times = {side: median(seconds) for side, seconds in interleaved(sides, repeats=2).items()}
@@ -87,6 +91,7 @@ def _measure(fusion: Fusion, name: str, goal: float, goal_online: float) -> Resu
             "ratio_best_online": ratio_online,
             "best_online": times["online"],
             "filling": filling,
+            "by_boxes": {"entropy": times["theirs"], **{boxes: times[boxes] for boxes in BLIND}},
             "break_even_epochs": even["theirs"],
             "break_even_epochs_best_online": even["online"],
         },

@@ -6,24 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.video.container import opened, to_rgb
+from pipeline.data.video.seek import Cursor
 
 
 def clip_frames(path: Path, slots: list[int], fps: float) -> Iterator[tuple[int, np.ndarray]]:
-    """(slot, uint8 (H, W, 3) RGB) of the frame on screen at every slot of the rate; slots are sorted and unique.
-
-    Needs sound timestamps and key frames that can be sought, as the videos of these rows have.
-    """
-    waiting, step, held = list(reversed(slots)), 1 / Fraction(str(fps)), None
-    with opened(path) as (container, stream):
-        first = stream.start_time or 0
-        container.seek(first + int(waiting[-1] * step / stream.time_base), stream=stream, backward=True)
-        for frame in container.decode(stream):
-            start = (frame.pts - first) * stream.time_base
-            while held is not None and waiting and waiting[-1] * step < start:
-                yield waiting.pop(), to_rgb(path, held)
-            if not waiting:
-                return
-            held = frame
-        while waiting:
-            yield waiting.pop(), to_rgb(path, held)
+    """(slot, uint8 (H, W, 3) RGB) of the frame on screen at every slot of the rate; slots are sorted and unique."""
+    cursor = Cursor(path, "pts", None)
+    for slot in slots:
+        yield slot, cursor.at(slot / Fraction(str(fps)))
+    cursor.close()

@@ -32,7 +32,7 @@ def measure() -> Result:
     """Open in a fresh process, whose imports and whole memory count. There is a plan, but no store."""
     with TemporaryDirectory() as folder:
         run = Path(folder)
-        write_part(run, Part("part-000-train", "train", _rows(), PER_VIDEO, VIDEOS_PER_UNIT, {"num_frames": 16}))
+        write_part(run, Part("part-000-train", "train", planned_rows(), PER_VIDEO, VIDEOS_PER_UNIT, {"num_frames": 16}))
         command = [sys.executable, "-c", CHILD, str(run)]
         found = [json.loads(subprocess.check_output(command)) for _ in range(3)]
         seconds, size = (float(np.median([one[name] for one in found])) for name in ("seconds", "bytes"))
@@ -61,12 +61,12 @@ def _video(row: int) -> str:
     return f"V{row // PER_VIDEO:06d}"
 
 
-def _rows() -> pd.DataFrame:
-    """Rows as `prepare` would plan them for videos of 30 seconds at 480 x 270."""
-    row = np.arange(ROWS)
-    number = row // PER_VIDEO
-    names = pd.Series([f"V{one:06d}" for one in range(ROWS // PER_VIDEO)])[number].reset_index(drop=True)
-    hashes = pd.Series([f"{one:064x}" for one in range(ROWS // PER_VIDEO)])[number].reset_index(drop=True)
+def planned_rows(first: int = 0, num_videos: int = ROWS // PER_VIDEO) -> pd.DataFrame:
+    """Rows as `prepare` would plan them, for videos of 30 seconds at 480 x 270; the first one has this number."""
+    row = np.arange(num_videos * PER_VIDEO)
+    number, videos = row // PER_VIDEO, range(first, first + num_videos)
+    names = pd.Series([f"V{one:06d}" for one in videos])[number].reset_index(drop=True)
+    hashes = pd.Series([f"{one:064x}" for one in videos])[number].reset_index(drop=True)
     same = {"split": "train", "clip_index": 0, "num_frames": 240, "fps": 8.0, "source_height": 270, "source_width": 480}
     same |= {"theta_resized_height": 256, "theta_resized_width": 256, "video_timing": "pts"}
     same |= {"theta_input_height": 224, "theta_input_width": 224}

@@ -1,7 +1,7 @@
 """A training step as the paper describes it, written plainly: boxes by the network being trained, nothing stored.
 
 Two decodes of the source (what the network sees, then what is cut), nn.Conv3d, autograd, the box by a convolution with
-ones; in late fusion a frozen Base in a forward pass of its own.
+ones; in late fusion a frozen Base in a forward pass of its own. Boxes that look at nothing need one decode alone.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ class PaperStep:
         network: (B, T, H, W, 3) in [0, 1] to logits; trained.
         base: Base, frozen; only late fusion asks it.
         fps: the clips' rate.
+        boxes: "entropy"; "center", which looks at nothing; or "repeat" for V_in again.
     """
 
     network: nn.Module
@@ -35,6 +36,7 @@ class PaperStep:
     optimiser: torch.optim.Optimizer
     fusion: Fusion
     fps: float
+    boxes: str = "entropy"
 
     def __call__(self, path: Path, clip: Clip, video_targets: Tensor, frame_targets: Tensor) -> float:
         """One step; the loss before it.
@@ -42,10 +44,14 @@ class PaperStep:
         Args:
             video_targets, frame_targets: float32 (1, C) and (1, T, C).
         """
-        context = _volume({i: apply_theta(frame, clip.theta) for i, frame in self._decode(path, clip)}, clip)
-        box = Box(*plainly(self.network.eval(), context).box, BOX, BOX)
-        cut = {i: cut_source(frame, clip.theta, box, clip.theta.input_size) for i, frame in self._decode(path, clip)}
-        focus = _volume(cut, clip)
+        source, looks = self._decode(path, clip), self.boxes == "entropy"
+        source = source if looks else list(source)
+        focus = context = _volume({i: apply_theta(frame, clip.theta) for i, frame in source}, clip)
+        if self.boxes != "repeat":
+            place = plainly(self.network.eval(), context).box if looks else ((clip.theta.input_size[0] - BOX) // 2,) * 2
+            box, source = Box(*place, BOX, BOX), self._decode(path, clip) if looks else source
+            cut = {i: cut_source(frame, clip.theta, box, clip.theta.input_size) for i, frame in source}
+            focus = _volume(cut, clip)
         self.network.train()
         if self.fusion == "late":
             with torch.no_grad():

@@ -43,10 +43,11 @@ class PlainI3D(nn.Module):
             setattr(self, f"layer{i}", layer)
         self.avgpool = nn.AvgPool3d(window, stride=1)
         self.fc = nn.Conv3d(width_in, num_classes, 1)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]), persistent=False)
 
     def forward(self, video):
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        x = ((video - mean) / std).permute(0, 4, 1, 2, 3).contiguous()
+        x = ((video - self.mean) / self.std).permute(0, 4, 1, 2, 3).contiguous()
         x = self.maxpool(self.bn1(self.conv1(x)).relu())
         for i in range(1, self.layers + 1):
             x = getattr(self, f"layer{i}")(x)

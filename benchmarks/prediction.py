@@ -23,7 +23,8 @@ from pipeline.data.pixels import resize
 from pipeline.data.video.frames import scan
 from pipeline.predict.model import Model
 from pipeline.predict.windows import read_windows, starts_by_stride, stride_frames, video_of
-from pipeline.run.networks import Variant, model_facts, model_folder, write_trained
+from pipeline.run.fusion_models import Variant, model_facts, model_folder
+from pipeline.run.networks import write_trained
 from pipeline.stages import crops, evaluate, prepare, saliency
 
 REPEATS, STRIDE = 2, 2.0

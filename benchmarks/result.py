@@ -3,9 +3,16 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
 
 from benchmarks.timing import Times
+from pipeline.errors import StageError
+from pipeline.run.overwrite import check_overwrite, holds
 
+HEAD = ("#", "what", "ours", "theirs", "ratio", "goal", "agreement")
+TABLE = "| " + " | ".join(HEAD)  # how every table of rows begins
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
@@ -51,13 +58,21 @@ def to_markdown(results: Iterable[tuple[int, Result]]) -> str:
         goal = result.goal if result.met else f"{result.goal} (missed)"
         ratio = f"{result.ratio:.3g}" if result.ratio < 100 else f"{result.ratio:.0f}"
         lines.append((str(row), result.name, ours, theirs, ratio, goal, result.agreement))
-    return table(("#", "what", "ours", "theirs", "ratio", "goal", "agreement"), lines) + "\n"
+    return table(HEAD, lines) + "\n"
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def check_out(path: Path, command: str, mark: str) -> None:
+    """Refuse a file that is there already and does not hold the mark of what the command writes."""
+    try:
+        check_overwrite(path, command, holds(mark.encode()))
+    except StageError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def placed(page: str, table: str) -> str:

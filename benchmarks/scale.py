@@ -62,7 +62,6 @@ class Site:
     bandwidth: float = _assumed(1e9, "bytes a second of the shared file system")
     gpu_flops: float = _assumed(20e12, "FLOP a second that a GPU sustains in this network")
     worker_memory: float = _assumed(4e9, "bytes that a worker may take for the plan")
-    start_seconds: float = _assumed(60.0, "seconds that the start of all workers may take")
     video_bytes: float = _assumed(5.6e6, "bytes of a source video (Charades in original size: 55 GB)")
     map_bytes: float = _assumed(98e3, "bytes of a stored map (of real videos, see README)")
     frame_bytes: float = _assumed(13.4e3, "bytes of a stored frame (likewise)")
@@ -104,11 +103,6 @@ class Site:
     def seconds_to_start(self, work: Work, data: DataSet, workers: int) -> float:
         """Seconds until all workers have seen which units are done, if they start near the end of the work."""
         return workers * work.at_start * self.units(data) / self.metadata_rate
-
-    def units_a_record(self, works: list[Work], data: DataSet, workers: int) -> int:
-        """Units that must share a record file, so that so many workers start in time."""
-        slowest = max(self.seconds_to_start(work, data, workers) for work in works)
-        return max(1, math.ceil(slowest / self.start_seconds))
 
     def plan_rows_a_worker(self, costs: Costs) -> int:
         """Rows of the plan that a worker can hold."""

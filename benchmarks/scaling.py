@@ -10,9 +10,10 @@ import click
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import TypeAdapter
 
-from benchmarks import row_costs, unit_costs
+from benchmarks import row_costs, start_costs, unit_costs
 from benchmarks.machine import description
 from benchmarks.networks import SIDE
+from benchmarks.result import check_out
 from benchmarks.row_costs import FRAMES, RowCost
 from benchmarks.scale import DataSet, Site
 from benchmarks.unit_costs import Costs
@@ -64,7 +65,9 @@ def _measure(videos: int) -> Measured:
     if shutil.which("strace") is None:
         raise click.ClickException("strace, which counts operations on metadata, is not installed: apt install strace")
     with tempfile.TemporaryDirectory() as units, tempfile.TemporaryDirectory() as rows:
-        costs = unit_costs.measure(Path(units).resolve(), videos)
+        print("starts of stages, 2,000 units", file=sys.stderr, flush=True)
+        at_start = {stage: gathered for stage, (_, gathered) in start_costs.measure().items()}
+        costs = unit_costs.measure(Path(units).resolve(), videos, at_start)
         print("rows of the paper's size, on one core", file=sys.stderr, flush=True)
         return Measured(costs, row_costs.measure(Path(rows).resolve()), description())
 
@@ -92,6 +95,8 @@ def main(
     rows = (TRAIN * recipe.aug_seeds + EVALUATION * recipe.eval_clips) / (TRAIN + EVALUATION)
     site = Site(**assumed, rows_per_video=rows, videos_per_unit=recipe.videos_per_unit)
     kept = out.with_suffix(".json")
+    check_out(out, "make scaling", "Written by `make scaling`")
+    check_out(kept, "make scaling", '"costs"')
     if not again or not kept.exists():
         kept.write_bytes(KEPT.dump_json(_measure(videos), indent=2) + b"\n")
     sets = site.data_sets(charades_videos, kinetics_videos, clips)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from joblib import cpu_count
 
 from models.backbones import build
 from models.checkpoint import to_bytes
@@ -90,7 +91,8 @@ def make(
             shutil.copyfile(video, data / f"{name}.mp4")
         else:
             write_pictures(data / f"{name}.mp4", seconds, size, number)
-        lines += [f"{name},{split},0,9,c{3 * number}", f"{name},{split},5,20,c{3 * number + 1}"]
+        first, second = (label % CLASSES for label in (3 * number, 3 * number + 1))
+        lines += [f"{name},{split},0,9,c{first}", f"{name},{split},5,20,c{second}"]
     (data / "table.csv").write_text("\n".join(lines) + "\n")
     (data / "classes.txt").write_text("".join(f"c{number}\n" for number in range(CLASSES)))
     if state is None:
@@ -113,6 +115,6 @@ def make(
         fusion=FusionTraining(epochs=1, batch_size=1),
         device="cpu",
     )
-    prepare.run(config, folder / "run")
+    prepare.run(replace(config, workers=min(cpu_count(), train + test)), folder / "run")
     train_base.run(config, folder / "run")
     return Scene(config, folder / "run")

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 RECORDS = {"saliency": "maps", "crops": "crops"}  # whose records say that a unit is done
 SHARES = 4  # one share of so many is done apart
 # Operations that a file server answers and that move no data; fstat, read and write are answered by the client's cache.
+# The C library calls newfstatat for fstat, with an empty path.
 TRACED = "%file,fsync,fdatasync,flock,getdents64,ftruncate"
 
 
@@ -31,7 +32,7 @@ class UnitCost:
     Attributes:
         seconds: wall time of a unit, by number of processes that work together.
         calls: operations on metadata by system call.
-        at_start: operations at the start of a process, per unit that is done already.
+        at_start: operations at the start of a process, per unit that is done already, its record in a segment.
         files: files and folders that stay.
         num_bytes: that are written and stay.
     """
@@ -69,11 +70,12 @@ class Costs:
     plan_memory: float
 
 
-def measure(folder: Path, videos: int) -> Costs:
+def measure(folder: Path, videos: int, at_start: dict[str, float]) -> Costs:
     """Generate videos and a run in an empty folder, and run its stages 1 and 2 several times. Needs strace.
 
     Args:
         videos: for training; a quarter as many more for evaluation.
+        at_start: of each stage, see `UnitCost` and `start_costs`.
     """
     config = _generate(folder, videos)
     parts = open_folder(folder / "start", config).parts
@@ -82,7 +84,7 @@ def measure(folder: Path, videos: int) -> Costs:
     stages = []
     for stage in RECORDS:
         print(f"{stage}: {units} units, with 1 and with 2 processes, and under strace", file=sys.stderr, flush=True)
-        stages.append(_measure_stage(folder, stage, units - apart))
+        stages.append(_measure_stage(folder, stage, units - apart, at_start[stage]))
     rows = sum(part.num_rows for part in parts)
     plan = sum(path.stat().st_size for path in (folder / "start/plan").iterdir())
     memory = sum(int(part.rows.memory_usage(deep=True).sum()) for part in parts)
@@ -102,7 +104,7 @@ def _generate(folder: Path, videos: int) -> Config:
     return config
 
 
-def _measure_stage(folder: Path, stage: str, done: int) -> UnitCost:
+def _measure_stage(folder: Path, stage: str, done: int, at_start: float) -> UnitCost:
     """Measure a stage, and leave folder/start as it is after it.
 
     Args:
@@ -116,10 +118,9 @@ def _measure_stage(folder: Path, stage: str, done: int) -> UnitCost:
     run = _fresh(folder)
     _do(folder, stage, 1, f"1/{SHARES}")
     files, num_bytes = _stored(run)
-    idle, busy, idle_after = (_traced(folder, stage, share) for share in (f"1/{SHARES}", "1/1", "1/1"))
+    idle, busy = (_traced(folder, stage, share) for share in (f"1/{SHARES}", "1/1"))
     files_after, bytes_after = _stored(run)
     calls = {name: count / done for name, count in sorted((busy - idle).items())}
-    at_start = (idle_after.total() - idle.total()) / done
     shutil.rmtree(folder / "start")
     run.rename(folder / "start")
     return UnitCost(seconds, calls, at_start, (files_after - files) / done, (bytes_after - num_bytes) / done)
@@ -161,8 +162,8 @@ def _traced(folder: Path, stage: str, share: str) -> Counter:
 def count_calls(log: str, below: str) -> Counter:
     """Count the system calls that name a path below a folder, in what strace wrote."""
     calls = re.findall(r"^\d+ +(\w+)\((.*)", log, re.MULTILINE)
-    inside = re.compile(rf"{re.escape(below)}[/\">]")
-    return Counter(name for name, arguments in calls if inside.search(arguments))
+    inside, fstat = re.compile(rf"{re.escape(below)}[/\">]"), re.compile(r'\d+<.*?>, ""')
+    return Counter(name for name, arguments in calls if inside.search(arguments) and not fstat.match(arguments))
 
 
 def _stored(run: Path) -> tuple[int, int]:

@@ -53,8 +53,8 @@ class Store:
         """Objective of maps, policy and rule of boxes, BOXES/PIXELS of crops, else the product; not always unique."""
         settings = self.lineage.get("boxes" if self.product == "crops" else self.product, {})
         name = settings.get("objective") or settings.get("policy") or self.product
-        if rule := settings.get("box_rule"):
-            name = boxes_name(name, rule, settings.get("num_boxes", 1))
+        known = {"box_rule": "rule", "num_boxes": "num_boxes", "time_segments": "time_segments", "looks": "looks"}
+        name = boxes_name(name, **{known[key]: value for key, value in settings.items() if key in known})
         return f"{name}/{self.lineage['crops']['pixels']}" if self.product == "crops" else name
 
     def answers(self, selector: str) -> bool:

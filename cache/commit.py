@@ -1,19 +1,26 @@
 """Files that appear whole or not at all, and locks that the kernel frees when their process ends.
 
 A file is written under a temporary name, fsynced, and renamed (or linked, where exactly one writer may win); then its
-directory is fsynced. Whatever writes or locks raises StorageError where the file system refuses.
+directory is fsynced. Only new files that a record will name, see `write_files`, need no temporary name. Whatever writes
+or locks raises StorageError where the file system refuses.
 """
 
 import fcntl
 import os
 import socket
+import threading
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from cache.errors import StorageError
 from cache.layout import RUN_LOCK
+
+OPEN_DIRECTORIES = 64  # at most, that a process keeps open to fsync them again
+_in_use = threading.local()  # the run folders that a thread uses
 
 
 @contextmanager
@@ -34,6 +41,27 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+class _Directory:
+    """A directory that stays open as long as something refers to this."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+_opened = lru_cache(maxsize=OPEN_DIRECTORIES)(_Directory)
+close_directories = _opened.cache_clear
+
+
+def _sync_again(path: Path) -> None:
+    """Fsync a directory like `sync_directory`, and keep it open for its next new name, until `close_directories`."""
+    directory = _opened(path)
+    if not os.fstat(directory.descriptor).st_nlink:  # it was deleted, and made again
+        close_directories()
+        directory = _opened(path)
+    os.fsync(directory.descriptor)
+
+
 def make_durable(files: list[Path], root: Path) -> None:
     """Fsync files that another library wrote, then every directory from theirs up to root, deepest first."""
     folders = {root}
@@ -50,31 +78,74 @@ def write_file(path: Path, data: bytes) -> None:
     """Write or replace a file: after a kill or a power cut it has the old content or the new, never a mixture."""
     with storage_errors(path), _temporary(path, data) as temporary:
         os.replace(temporary, path)
+        sync_directory(path.parent)
+
+
+def write_files(root: Path, files: dict[str, bytes]) -> None:
+    """Write files, content by name below root, that nobody reads until a record names them; make folders they lack.
+
+    A file that is there is replaced as by `write_file`. A new one gets its name at once, so a kill may leave a part of
+    it. Root is there, and its own name is durable. At the end every folder is fsynced once: each one has, or may have
+    since a writer was killed, a new name in it.
+    """
+    folders = {root}
+    for name, data in files.items():
+        path = root / name
+        with storage_errors(path):
+            for folder in [root / below for below in reversed(Path(name).parents[:-1])]:
+                if folder not in folders:
+                    with suppress(FileExistsError):
+                        os.mkdir(folder)
+                    folders.add(folder)
+            try:
+                _write_new(path, data)
+            except FileExistsError:
+                with _temporary(path, data) as temporary:
+                    os.replace(temporary, path)
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        with storage_errors(folder):
+            _sync_again(folder)
 
 
 def write_once(path: Path, data: bytes) -> bool:
     """Create a file if it is absent; return whether this call did. Of several processes exactly one does."""
     with storage_errors(path), _temporary(path, data) as temporary:
+        first = True
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return False
-        return True
+            first = False
+        temporary.unlink(missing_ok=True)
+        _sync_again(path.parent)
+        return first
 
 
 @contextmanager
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """Write a durable temporary file beside path; fsync the directory after the caller has renamed or linked it."""
+    """Write a durable temporary file beside path, which the caller renames; delete it after an error."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_new(temporary, data)
         yield temporary
-        sync_directory(path.parent)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write and fsync a file that is not there yet, or raise FileExistsError; after another error it is empty."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -113,10 +184,16 @@ def holder(path: Path) -> str:
 def in_use(run_dir: Path) -> Iterator[None]:
     """Hold a run's lock together with all others that use the run; wait while `sweep` holds it alone.
 
-    A folder that is missing or read-only needs no lock: nothing in it can be swept.
+    A folder that is missing or read-only needs no lock: nothing in it can be swept. Nor does one that this thread uses
+    already.
     """
-    if not os.access(run_dir, os.W_OK):
+    held = _in_use.__dict__.setdefault("folders", set())
+    if run_dir in held or not os.access(run_dir, os.W_OK):
         yield
-    else:
-        with locked(run_dir / RUN_LOCK, wait=True, shared=True):
+        return
+    with locked(run_dir / RUN_LOCK, wait=True, shared=True):
+        held.add(run_dir)
+        try:
             yield
+        finally:
+            held.remove(run_dir)

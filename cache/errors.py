@@ -36,6 +36,10 @@ class StorageError(CacheError):
     exit_code = 5
 
 
+class UnitTakenError(StorageError):
+    """In object storage another worker is at work on the unit, or died in the middle of it; others can be done."""
+
+
 class StoreAmbiguousError(CacheError):
     """Several stores fit; the message lists them."""
 

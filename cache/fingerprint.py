@@ -40,10 +40,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unchanged_sha256(path: Path) -> str:
-    """As `file_sha256`, but read again only where the file's size, time of change or inode changed."""
-    stat = os.stat(path)
-    return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+def unchanged_sha256(path: Path, found: os.stat_result | None = None) -> str:
+    """As `file_sha256`, but read again only where size, time of change or inode (`found`, of os.stat) changed."""
+    found = found or os.stat(path)
+    return _sha256_of_version(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,6 +11,11 @@ from fractions import Fraction
 import numpy as np
 
 
+def _stretch(low: int, length: int, source: int, resized: int) -> tuple[int, int]:
+    """Edges of [low, low + length) of an axis of `resized` pixels, rounded outwards to `source` pixels."""
+    return low * source // resized, -(-(low + length) * source // resized)
+
+
 @dataclass(frozen=True)
 class Box:
     """The pixels [top, top + height) x [left, left + width) of a frame.
@@ -36,6 +41,12 @@ class Box:
     @property
     def right(self) -> int:
         return self.left + self.width
+
+    def zoomed(self, inner: "Box", size: tuple[int, int]) -> "Box":
+        """The smallest box of whole pixels that covers `inner`, a box of this one enlarged to size (height, width)."""
+        top, bottom = _stretch(inner.top, inner.height, self.height, size[0])
+        left, right = _stretch(inner.left, inner.width, self.width, size[1])
+        return Box(self.top + top, self.left + left, bottom - top, right - left)
 
     def inside(self, size: tuple[int, int]) -> bool:
         """Whether the box lies within a frame of size (height, width)."""
@@ -86,11 +97,6 @@ class Theta:
         return top, left, bottom, right
 
 
-def _stretch(low: int, length: int, source: int, resized: int) -> tuple[int, int]:
-    """Edges of [low, low + length) of an axis of `resized` pixels, rounded outwards to `source` pixels."""
-    return low * source // resized, -(-(low + length) * source // resized)
-
-
 @dataclass(frozen=True)
 class Clip:
     """Everything that is needed to get the same pixels again.
@@ -104,6 +110,17 @@ class Clip:
     aug_index: int
     frame_indices: tuple[int, ...]
     theta: Theta
+
+
+def boxes_by_frame(boxes: Sequence[Box], num_frames: int, segments: int = 1) -> list[list[Box]]:
+    """The box of every frame of a clip, for each look at it.
+
+    Boxes are looks of their own, each the same in all frames; those of several segments are one look whose box moves:
+    frame t of T lies in segment floor(t segments / T).
+    """
+    if segments > 1:
+        return [[boxes[frame * segments // num_frames] for frame in range(num_frames)]]
+    return [[box] * num_frames for box in boxes]
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ Codec = Literal["jpeg", "png"]  # of the frames of volumes
 LOSSLESS: tuple[Codec, ...] = ("png",)  # have no quality that could change a byte
 MOST_BOXES = 64  # of a clip
 RUN_LOCK = ".lock"  # in the run folder
+SEGMENT = re.compile(r"[0-9a-f]{16}\.jsonl")  # of records, in done/segments/: the first digits of its SHA-256
 RECORD_OF = {  # table -> the record beside it that has its SHA-256
     **dict.fromkeys(("videos.csv", "labels.csv", "classes.txt", "frame_times.csv"), "tables.json"),
     "skipped.csv": "skipped.json",
@@ -23,7 +24,7 @@ RECORD_OF = {  # table -> the record beside it that has its SHA-256
 }
 RESULTS = f"results/[!.]*-{'[0-9a-f]' * 16}.json"  # the record of each, in the run folder
 RECORDS = (  # of trained networks, of results and of tables
-    *("models/*/base.json", "models/*/model.json", "models/*/training.json"),
+    *("models/*/base.json", "models/*/model.json", "models/*/looker.json", "models/*/training.json"),
     *(RESULTS, "results.json", "tables.json", "skipped.json"),
 )
 KEY = re.compile(r"[0-9a-f]{16}")  # the name of a product's folder
@@ -37,8 +38,10 @@ def record_path(folder: Path, unit: int) -> Path:
     return folder / "done" / f"{unit:06d}.json"
 
 
-def boxes_name(policy: str, rule: str, num_boxes: int) -> str:
-    """What boxes of a policy are called: "entropy" for one box of a fixed size, "entropy-top2", "entropy-scale"."""
+def boxes_name(policy: str, rule: str = "fixed", num_boxes: int = 1, time_segments: int = 1, looks: int = 1) -> str:
+    """What boxes are called: "entropy" for one of a fixed size, "entropy-top2", "-scale", "-tube4", "-looks3"."""
+    if time_segments > 1 or looks > 1:
+        return f"{policy}-tube{time_segments}" if time_segments > 1 else f"{policy}-looks{looks}"
     return policy if rule == "fixed" else f"{policy}-top{num_boxes}" if rule == "top-k" else f"{policy}-{rule}"
 
 

@@ -149,6 +149,11 @@ class Part:
         """Columns as lists of plain Python values: reading one row of a DataFrame is a hundred times slower."""
         return {name: self.rows[name].tolist() for name in SCHEMA.names}
 
+    def video_rows(self, video_id: str) -> range:
+        """Local rows of a video; none where the part does not have it."""
+        found = np.flatnonzero((self.rows.video_id == video_id).to_numpy())
+        return range(found[0], found[-1] + 1) if len(found) else range(0)
+
     def unit_rows(self, unit: int) -> range:
         """Local rows of a unit."""
         if not 0 <= unit < self.num_units:

@@ -115,6 +115,13 @@ class Run:
         """
         return pd.concat([self._index_of(part) for part in self.parts], ignore_index=True)
 
+    def rows_of(self, video_id: str) -> pd.DataFrame:
+        """The rows of `index` that are of a video, in parts of the plan that have it; `index` of others is not made."""
+        found = [self._index_of(part).iloc[rows] for part in self.parts if (rows := part.video_rows(video_id))]
+        if not found:
+            raise KeyError(f"{self.path} has no video {video_id!r}")
+        return pd.concat(found).set_axis(np.concatenate([one.row for one in found]))
+
     def stores(self) -> pd.DataFrame:
         """One row per product and plan part: its key, its settings, and how much is done (bytes as in the records)."""
         lines = []

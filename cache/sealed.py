@@ -18,9 +18,7 @@ def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
 
     A record that says something else is deleted first: none ever names a file that is being replaced.
     """
-    entries = [
-        {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-    ]
+    entries = [file_entry(name, data) for name, data in files.items()]
     sealed = seal(facts | {"files": entries})
     if record.exists() and record.read_bytes() != sealed:
         with storage_errors(record):
@@ -29,6 +27,11 @@ def write_record(record: Path, facts: dict, files: dict[str, bytes]) -> None:
     for name, data in files.items():
         write_file(record.parent / name, data)
     write_file(record, sealed)
+
+
+def file_entry(name: str, data: bytes) -> dict:
+    """What a record says of a file."""
+    return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def recorded_files(record: Path, content: dict | None = None) -> list[dict]:
@@ -84,13 +87,26 @@ def seal(content: dict) -> bytes:
     return f"{json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False)}\n".encode()
 
 
+def seal_line(content: dict) -> bytes:
+    """As `seal`, in one line."""
+    return f"{canonical(content | {'sha256': hashlib.sha256(canonical(content).encode()).hexdigest()})}\n".encode()
+
+
 def read_sealed(path: Path, *names: str) -> dict:
-    """Read what `seal` made, without its checksum.
+    """Read what `seal` or `seal_line` made, without its checksum.
 
     DamagedError where the file is missing, differs in any bit from what was written, or lacks a field of `names`;
     StorageError as `read_bytes`.
     """
     return parse_sealed(read_bytes(path), path, *names)
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether bytes are what `seal` made."""
+    try:
+        return bool(parse_sealed(data, ""))
+    except DamagedError:
+        return False
 
 
 def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:
@@ -100,7 +116,7 @@ def parse_sealed(data: bytes, path: Path | str, *names: str) -> dict:
         if not isinstance(content, dict) or not set(names) <= content.keys():
             raise DamagedError(f"{path} lacks one of {', '.join(names)}")
         content.pop("sha256", None)
-        whole = data == seal(content)
+        whole = data == (seal if data.count(b"\n") > 1 else seal_line)(content)
     except (ValueError, RecursionError) as error:  # `seal` refuses what it never writes, such as NaN
         raise DamagedError(f"{path}: {error}") from error
     if not whole:

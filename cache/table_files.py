@@ -5,6 +5,7 @@ they are.
 """
 
 import io
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -49,9 +50,17 @@ def read_csv(path: Path, columns: Iterable[str] = (), numbers: Iterable[str] = (
         found = pd.read_csv(text, dtype=str, keep_default_na=False, na_filter=False)
         if missing := [name for name in columns if name not in found]:
             raise ValueError(f"it has no column {', '.join(missing)}")
-        return found.assign(**{name: pd.to_numeric(found[name]) for name in numbers})
+        return found.assign(**{name: _numbers(found[name]) for name in numbers})
     except ValueError as error:  # pandas's errors of every kind
         raise DamagedError(f"{path}: {error}; {REMEDIES[RECORD_OF[path.name]]}") from error
+
+
+def _numbers(cells: pd.Series) -> pd.Series:
+    """Return the numbers that the cells name, to the last bit, which `to_numeric` of pandas 2 does not."""
+    found = pd.to_numeric(cells)
+    if found.dtype.kind == "f":
+        found[:] = [float(cell) if cell else math.nan for cell in cells]
+    return found
 
 
 def unvouched(run_dir: Path) -> list[Path]:

@@ -6,10 +6,10 @@ LARGEST_CODE = np.iinfo(np.uint16).max
 
 
 def quantise(saliency: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Turn a saliency map, float32 (H, W), into integers, whose sums are exact.
+    """Turn a saliency map, float32 (H, W), into integers, whose sums are exact; or (segments, H, W), with one scale.
 
-    Returns codes uint16 (H, W), whose maximum is 65535, and scale float32, both 0 for a map of zeros; codes * scale is
-    the map to half a step. ValueError where the map has negative or non-finite values.
+    Returns codes uint16 of this shape, whose maximum is 65535, and scale float32, both 0 for a map of zeros; codes *
+    scale is the map to half a step. ValueError where the map has negative or non-finite values.
     """
     if not (np.isfinite(saliency).all() and (saliency >= 0).all()):
         raise ValueError("a saliency map must be finite and not negative")

@@ -6,18 +6,22 @@ from torch import Tensor, nn
 
 from models.own_network import NetworkError
 from models.precision import Precision, tf32
-from models.saliency import Objective, SaliencyError, cut_graph
+from models.saliency import Objective, SaliencyError, cut_graph, segment_maxima
 
 
-def last_block(network: nn.Module) -> str:
+def last_block(network: nn.Module, who_needs: str = "Grad-CAM needs") -> str:
     """Return the name of the module that Grad-CAM looks at; NetworkError where a network names none."""
     if network.last_block:
         return network.last_block
-    raise NetworkError("Grad-CAM needs the network's attribute last_block, the name of the module that it looks at")
+    raise NetworkError(f"{who_needs} the network's attribute last_block, the name of its last module with places")
 
 
 def grad_cam(
-    network: nn.Module, video: Tensor, objectives: dict[str, Objective], precision: Precision = "float32"
+    network: nn.Module,
+    video: Tensor,
+    objectives: dict[str, Objective],
+    precision: Precision = "float32",
+    segments: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and Grad-CAM maps of clips with a network in eval mode; as `saliency.input_saliency`.
 
@@ -43,7 +47,9 @@ def grad_cam(
         channels, gradient = block  # B, C, T, h, w
         weights = gradient.mean((2, 3, 4), keepdim=True)  # B, C, 1, 1, 1
         cam = (weights * channels).sum(1).relu()  # B, T, h, w
-        maps[name] = F.interpolate(cam, size=video.shape[2:4], mode="bilinear", align_corners=False).amax(1)
+        cam = F.interpolate(cam, size=video.shape[2:4], mode="bilinear", align_corners=False)
+        cam = segment_maxima(cam, segments)
+        maps[name] = cam if segments > 1 else cam[:, 0]
         if not maps[name].isfinite().all():
             raise SaliencyError(f"Grad-CAM of objective {name!r} is not finite")
     return logits.detach(), maps

@@ -38,6 +38,22 @@ class Labels(NamedTuple):
     terms: LossTerms = PAPER
 
 
+class MapKind(NamedTuple):
+    """How maps are made: by which method, where its gradient is taken, and for how many segments of time."""
+
+    method: Literal["input_gradient", "grad_cam"] = "input_gradient"
+    gradient_at: GradientAt = "pixels"  # of "input_gradient"; Grad-CAM has its own place
+    time_segments: int = 1
+
+    @classmethod
+    def of(cls, settings: object) -> "MapKind":
+        """Take it from the settings of stage 1."""
+        return cls(**{name: getattr(settings, name) for name in cls._fields})
+
+
+PLAIN = MapKind()
+
+
 def objectives_of(task: Task) -> dict[str, Objective]:
     """Return the objectives of a task that need no labels, by name."""
     return OBJECTIVES | OF_SINGLE_LABEL if task == "single_label" else dict(OBJECTIVES)
@@ -47,23 +63,21 @@ def saliency_maps(
     network: nn.Module,
     video: Tensor,
     names: Iterable[str],
-    method: Literal["input_gradient", "grad_cam"] = "input_gradient",
+    kind: MapKind = PLAIN,
     precision: Precision = "float32",
     labels: Labels | None = None,
     task: Task = "multi_label",
-    gradient_at: GradientAt = "pixels",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps as `input_saliency`, or with Grad-CAM, of objectives given by name.
 
     They are in `objectives_of` the task, or "cross_entropy", the training loss (eq. 3) without label smoothing, which
-    needs labels on the video's device, whose terms are those of the task. `gradient_at` is that of `input_saliency`;
-    Grad-CAM has its own place.
+    needs labels on the video's device, whose terms are those of the task.
     """
     objectives = objectives_of(task)
     if labels is not None:
         labels = labels._replace(terms=labels.terms._replace(label_smoothing=0.0))
         objectives["cross_entropy"] = partial(charades_loss, **labels._asdict(), reduction="clip_sum")
     chosen = {name: objectives[name] for name in names}
-    if method == "grad_cam":
-        return grad_cam(network, video, chosen, precision)
-    return input_saliency(network, video, chosen, precision, gradient_at)
+    if kind.method == "grad_cam":
+        return grad_cam(network, video, chosen, precision, kind.time_segments)
+    return input_saliency(network, video, chosen, precision, kind.gradient_at, kind.time_segments)

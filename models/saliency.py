@@ -26,6 +26,7 @@ def input_saliency(
     objectives: dict[str, Objective],
     precision: Precision = "float32",
     gradient_at: GradientAt = "pixels",
+    segments: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute logits and saliency maps of clips: one forward pass, and one backward pass to the input per objective.
 
@@ -38,8 +39,10 @@ def input_saliency(
     Args:
         network: video (B, T, H, W, 3) to logits (B, T_out, C).
         video: float (B, T, H, W, 3), RGB in [0, 1].
+        segments: of time, each with a maximum of its own, see `segment_maxima`.
     Returns:
-        logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame.
+        logits float32 (B, T_out, C), and for each name a map float32 (B, H, W) of the input frame; with several
+        segments (B, segments, H, W).
     Raises:
         ValueError: the precision is unknown. SaliencyError: a map is not finite; names objective and clips.
         NetworkError: the network does not name its patch embedding, or that gives no patch grid.
@@ -56,16 +59,28 @@ def input_saliency(
             more = number < len(objectives)
             (gradient,) = torch.autograd.grad(objective(logits).sum(), leaves[0], retain_graph=more)
             if gradient_at == "patches":
-                norm = _on_patch_grid(gradient.float(), network, video).amax(1, keepdim=True)  # B, 1, h, w
-                maps[name] = F.interpolate(norm, size=video.shape[2:4], mode="bilinear", align_corners=False)[:, 0]
+                norm = segment_maxima(_on_patch_grid(gradient.float(), network, video), segments)  # B, segments, h, w
+                norm = F.interpolate(norm, size=video.shape[2:4], mode="bilinear", align_corners=False)
             else:  # colour by colour: reductions over three values are slow on a CPU
                 norm = sum(colour.square() for colour in gradient.unbind(-1)).sqrt()  # B, T, H, W
-                maps[name] = norm.amax(1)  # B, H, W
-            finite = maps[name].isfinite().all(2).all(1)  # B
+                norm = segment_maxima(norm, segments)
+            maps[name] = norm if segments > 1 else norm[:, 0]
+            finite = maps[name].isfinite().flatten(1).all(1)  # B
             if not finite.all():
                 bad = (~finite).nonzero().flatten().tolist()
                 raise SaliencyError(f"saliency of objective {name!r} is not finite for clips {bad} of the batch")
     return logits.detach(), maps
+
+
+def segment_maxima(values: Tensor, segments: int) -> Tensor:
+    """Take the maximum over every segment of the second axis, time: (B, T', ...) to (B, segments, ...).
+
+    Segment s has the steps that its share of the time touches, floor(s T' / segments) to ceil((s + 1) T' / segments),
+    as adaptive pooling has them. So where a network has fewer steps than there are segments, neighbours share one.
+    """
+    steps = values.shape[1]
+    edges = ((one * steps // segments, -(-(one + 1) * steps // segments)) for one in range(segments))
+    return torch.stack([values[:, first:end].amax(1) for first, end in edges], 1)
 
 
 def patch_embedding(network: nn.Module) -> str:

@@ -1,7 +1,7 @@
 """The settings of a run: typed and frozen, each with its default and its bounds."""
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval, Predicate
@@ -24,7 +24,7 @@ from pipeline.config_bounds import (
 )
 
 Objective = Literal["entropy", "cross_entropy", "max_logit", "softmax_entropy"]  # what saliency can differentiate
-MapOf = Literal[Objective, "motion"]  # what stage 1 can make maps of; "motion": where frames change, without a network
+MapOf = Literal[Objective, "motion", "looker"]  # maps of stage 1; "motion": of frames' changes, "looker": predicted
 # where to cut: where a map is highest, at random, in the middle, or where a table of the user's says
 Policy = Literal[MapOf, "random", "center", "own"]
 BoxRule = Literal["fixed", "top-k", "scale", "nested"]  # how many boxes a clip has, and of which sides
@@ -34,23 +34,11 @@ Fusion = Literal["late", "concat"]
 SaliencyFrom = Literal["base", "current"]  # training on the fly: saliency of Base, or of the network being trained
 Backend = Literal["loky", "dask", "ray"]  # who works on units
 World = Literal["cards", "two-far", "sizes", "plain", "photos"]  # of the miniature, see pipeline/data/README.md
+Decoding = Literal["player", "plain"]  # of untagged colours and mirrored frames, see pipeline/data/README.md
 Task = Literal["multi_label", "single_label"]  # any number of labels a video, sigmoid; exactly one, softmax
 OBJECTIVES, MAPS, POLICIES, FOCI = get_args(Objective), get_args(MapOf), get_args(Policy), get_args(Focus)
 PIXELS, FUSIONS = get_args(Pixels), get_args(Fusion)
 SALIENCY_FROM, BACKENDS, CODECS = get_args(SaliencyFrom), get_args(Backend), get_args(Codec)
-
-# settings of Training that change no result; the keys of trained models leave them out
-NO_NUMBERS = ("activation_checkpointing", "checkpoint_minutes", "loader_workers", "tensorboard")
-# settings that came after the first keys, and what was done before: in no key at that value. Where a config leaves them
-# out, a run that was made before keeps to it
-LATER = {
-    **{"longer_side": "rounded", "frame_interpolation": "centred", "video_targets": "video"},
-    **{"drop_last": False, "tf32": False, "options": (), "task": "multi_label", "pooling": "auto"},
-    **{"optimizer": "sgd", "schedule": "steps", "warmup_epochs": 0, "clip_grad_norm": 0.0, "label_smoothing": 0.0},
-    **{"layer_decay": 1.0, "freeze": (), "ema_decay": 0.0, "world": "cards", "photos": "", "clutter": ()},
-    **{"gradient_at": "pixels", "concat_positions": "keep", "compile": False, "pool_boxes": "max"},
-    **{"box_rule": "fixed", "num_boxes": 1, "box_sides": (), "box_margin": 0.0, "box_jitter": 0, "own_boxes": ""},
-}
 
 
 def is_network(text: str) -> bool:
@@ -103,6 +91,7 @@ class Clips:
     resized_side: Side = 256
     longer_side: Literal["truncated", "rounded"] = "truncated"  # of "shorter_side": its length in whole pixels
     input_side: Side = 224  # H_in = W_in; at most resized_side
+    decoding: Decoding = "player"  # untagged HD in BT.709, mirrored as files say; "plain": in BT.601, never mirrored
     aug_seeds: Count = 25  # S, stored augmentations per training video
     eval_clips: Count = 10
     plan_seed: Seed = 0
@@ -167,6 +156,8 @@ class Saliency:
     box_rule: BoxRule = "fixed"  # see pipeline/data/box_policies.py; all in input pixels
     num_boxes: Annotated[int, Interval(ge=1, le=MOST_BOXES)] = 1  # of "top-k"
     box_sides: tuple[Side, ...] = ()  # of "scale", which chooses one, and "nested", which takes all
+    time_segments: Annotated[int, Interval(ge=1, le=MOST_BOXES)] = 1  # of a clip, each with a map and a box of its own
+    looks: Annotated[int, Interval(ge=1, le=16)] = 1  # at most, each at what the box before shows; closer_look.py
     box_margin: Annotated[float, Interval(ge=0, le=10)] = 0.0  # added on every side of a box, as a share of its side
     box_jitter: Annotated[int, Interval(ge=0, le=8192)] = 0  # pixels by which boxes of training clips move, at most
     own_boxes: Text = ""  # the table of the policy "own", see pipeline/data/own_boxes.py
@@ -255,18 +246,14 @@ def check_together(config: Config) -> Config:
     if (config.data.world == "photos") != bool(config.data.photos):
         raise ValueError("data.photos: expected a folder with data.world photos, and only there")
     if config.data.task == "single_label":
+        single = "with data.task single_label"
         if config.data.world == "two-far":
-            raise ValueError(
-                "data.world: expected another than two-far with data.task single_label, for it has two cards"
-            )
+            raise ValueError(f"data.world: expected another than two-far {single}, for it has two cards")
         for section in ("base", "fusion"):
             if (found := getattr(config, section).video_targets) != "video":
-                raise ValueError(
-                    f"{section}.video_targets: expected 'video' with data.task single_label, got {found!r}"
-                )
+                raise ValueError(f"{section}.video_targets: expected 'video' {single}, got {found!r}")
         if "softmax_entropy" in config.saliency.objectives:  # of many labels, in the released code
-            what = "'entropy', that of the softmax with data.task single_label"
-            raise ValueError(f"saliency.objectives: expected {what}, got 'softmax_entropy'")
+            raise ValueError(f"saliency.objectives: expected 'entropy' of the softmax {single}, got 'softmax_entropy'")
     return config
 
 
@@ -274,27 +261,3 @@ def pooling_of(config: Config) -> Literal["max", "mean"]:
     """Return how the scores of a video's clips become one; see `Evaluate.pooling`."""
     by_task = "mean" if config.data.task == "single_label" else "max"
     return by_task if config.evaluate.pooling == "auto" else config.evaluate.pooling
-
-
-def task_settings(config: Config) -> dict:
-    """Return the task as part of a key; {} for multi_label, as before there was another."""
-    return without_later({"task": config.data.task})
-
-
-def key_settings(section: object, *without: str) -> dict:
-    """Return the settings of a section that belong to a key; see NO_NUMBERS and LATER, and `without` by name."""
-    settings = {name: value for name, value in asdict(section).items() if name not in (*NO_NUMBERS, *without)}
-    return without_later(settings)
-
-
-def without_later(settings: dict) -> dict:
-    """Return the settings without those of LATER that are as before."""
-    return {name: value for name, value in settings.items() if name not in LATER or LATER[name] != value}
-
-
-def clip_settings(config: Config) -> dict:
-    """The settings that decide the pixels of a clip, as plain values for the keys of caches."""
-    names = ["num_frames", "fps", "resize", "resized_side", "input_side", "plan_seed"]
-    names += ["longer_side"] if config.clips.resize == "shorter_side" else []
-    settings = {name: getattr(config.clips, name) for name in names} | {"source_fps": config.data.source_fps}
-    return without_later(settings)

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.box_settings import check_boxes
-from pipeline.config import LATER, NETWORKS, Config, check_together
+from pipeline.config import NETWORKS, Config, check_together
+from pipeline.config_keys import LATER
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -83,10 +84,15 @@ def _check(values: dict, source: str) -> Config:
         values = values | {"base": base | {"options": sorted(base["options"].items())}}
     try:
         # pydantic takes TOML's types from JSON: integers for floats, lists for tuples; no setting is a date
-        document = json.dumps(_expand(values), default=lambda date: {type(date).__name__: str(date)})
+        dates = {"default": lambda date: {type(date).__name__: str(date)}}
+        document = json.dumps(_expand(values), ensure_ascii=False, **dates).encode()
         return READER.validate_json(document, strict=True, extra="forbid")
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {mistake}" for mistake in _mistakes(error.errors()))) from None
+    except UnicodeEncodeError as error:  # not of a file, for TOML is UTF-8
+        text = error.object[: error.end].rpartition('"')[2] + error.object[error.end :].partition('"')[0]
+        what = "is not UTF-8, as Python reads this command line"
+        raise ConfigError(f"option {_shown(repr(text))} {what}; with PYTHONUTF8=1 it reads it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: too long a number, or too many levels: {error}") from None
 
@@ -188,7 +194,7 @@ def _mistakes(errors: list[ErrorDetails]) -> list[str]:
         if error["type"] == "value_error":  # raised by `check_together` or `check_boxes`
             return [str(error["ctx"]["error"])]
         if not error["loc"]:  # of the whole text, not of a setting
-            return [f"cannot be read, such as text that is not UTF-8: {error['msg']}"]
+            return [f"cannot be read: {error['msg']}"]
         first, *inner = error["loc"]  # inner: the key, then the item of a list or the type of a union
         section, key = (f"{first}.", inner[0]) if first in SECTIONS and inner else ("", first)
         if error["type"] == "unexpected_keyword_argument":

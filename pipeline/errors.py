@@ -76,6 +76,10 @@ class ClipOutOfRange(VideoError):
     """A frame past the end of the video was asked for."""
 
 
+class SegmentOutside(VideoError):
+    """The recording ends before the segment begins."""
+
+
 class VideoChanged(VideoError):
     """The file or folder of frames is not the one that `prepare` decoded."""
 

@@ -113,7 +113,8 @@ class Focus:
         for group in groups(settings, plan(settings, sources, windows, note, model.own_boxes), windows):
             for job, one in look_at(model, group, note, seen):
                 shown = maps.pop(job.video.video_id)
-                yield Found(one.path, one.size, one.table, one.pooling, job.video, settings.clips, values, rule, shown)
+                known = one.path, one.size, one.table, one.pooling, job.video, settings.clips, values, rule, shown
+                yield Found(*known, segment=one.segment)
             maps.clear()
 
 

@@ -75,6 +75,11 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="tests/reliability in full numbers, not a sample of each")
 
 
+def pytest_make_parametrize_id(val):
+    """Name long bytes by their number: what they hold may differ between the processes of one run (times, numbers)."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def pytest_collection_modifyitems(config, items):
     left = [item for item in items if item.get_closest_marker("full") and not config.getoption("--full")]
     config.hook.pytest_deselected(items=left)

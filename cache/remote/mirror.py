@@ -1,7 +1,7 @@
 """Mirrors of runs in object storage: local folders laid out like the run, so that code that reads a run works on them.
 
 Records and tables are downloaded at once. A data file is downloaded when it is read, and is then a link into the file
-cache. Nothing is ever written to the URL.
+cache. Nothing is written to the URL from here; a mirror may be the working folder of a writer, see `publish`.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cache.commit import locked, storage_errors, write_file
 from cache.errors import CacheError, DamagedError
-from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS, RECORD_OF
+from cache.layout import ARRAY_PRODUCTS, ARRAYS, PRODUCTS, RECORD_OF, RUN_LOCK, SEGMENT
 from cache.remote import file_cache
 from cache.remote.fetch import MARK, entries, get_all, storage
-from cache.sealed import parse_sealed, read_sealed, recorded_files, seal
+from cache.sealed import is_sealed, read_sealed, recorded_files, seal
 
 VERSIONS = ".versions.json"  # in a mirror: the files it has, with size and version
 MOST_NAMES = 500_000  # in all listings of a run together
@@ -23,20 +23,22 @@ _RECORDS = ("tables.json", "skipped.json", "results.json")  # of the tables in t
 _TABLES = [table for table, record in RECORD_OF.items() if record in _RECORDS]
 _MIRRORED = re.compile(  # every file that a mirror has, but those that it downloads when they are read
     rf"config\.toml|{'|'.join(map(re.escape, (*_TABLES, *_RECORDS)))}|plan/part-\d{{3}}-\w+\.(json|parquet)"
-    rf"|({'|'.join(PRODUCTS)})/[0-9a-f]{{16}}/(run\.json|done/\d{{6,}}\.json|{re.escape(ARRAYS)}/(\w+/)?zarr\.json)"
-    r"|models/base-[0-9a-f]{16}/base\.json",
+    rf"|({'|'.join(PRODUCTS)})/[0-9a-f]{{16}}/(run\.json|done/(\d{{6,}}\.json|segments/{SEGMENT.pattern})"
+    rf"|{re.escape(ARRAYS)}/(\w+/)?zarr\.json)"
+    r"|models/(base|looker)-[0-9a-f]{16}/(base|looker)\.json",
     re.ASCII,
 )
 
 
-def mirror(url: str) -> Path:
-    """Make or update the mirror of a run, without its data files; return its folder.
+def mirror(url: str, writes: bool = False) -> Path:
+    """Make or update the mirror of a run, without its data files; return its folder, with `writes` the working folder.
 
     CacheError where there is no run; DamagedError where a listing holds what no run folder does, or a file arrives with
     another content every time; StorageError where the storage refuses every time.
     """
     url = str(url).rstrip("/")
-    folder = file_cache.local_folder() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    kind, name = "written" if writes else "runs", hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = file_cache.local_folder() / kind / name
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".sync", wait=True):
@@ -45,16 +47,25 @@ def mirror(url: str) -> Path:
         found = _listing(url)
         if not any(name.startswith("plan/part-") for name in found):
             raise CacheError(f"{url} holds no plan (plan/part-000-*.json); `prepare` writes it")
-        for name in filter(_MIRRORED.fullmatch, old.keys() - found.keys()):
-            with storage_errors(folder / name):
-                (folder / name).unlink(missing_ok=True)
-        new = {name for name in found if old.get(name) != found[name] or not (folder / name).exists()}
-        sealed = {name for name in new if name.endswith(".json")}
-        for names in (sealed, new - sealed):  # sealed files say what the others must be
-            _download(url, folder, {name: found[name] for name in names})
+        with locked(folder / RUN_LOCK) as unused:  # else a process has just put more than the listing has
+            ours = {path.relative_to(folder).as_posix() for path in folder.rglob("*")} if writes and unused else set()
+            gone = set(filter(_MIRRORED.fullmatch, (old.keys() | ours) - found.keys()))
+            records = {name for name in gone if "/done/" in name}
+            _delete(folder, gone - records)
+            new = {name for name in found if old.get(name) != found[name] or not (folder / name).exists()}
+            sealed = {name for name in new if name.endswith(".json")}
+            for names in (sealed, new - sealed):  # sealed files say what the others must be
+                _download(url, folder, {name: found[name] for name in names})
+            _delete(folder, records)  # of units that segments have by now, or of none
         write_file(versions, seal({"files": found}))
-        write_file(folder / MARK, seal({"url": url}))
+        write_file(folder / MARK, seal({"url": url} | ({"writes": True} if writes else {})))
     return folder
+
+
+def _delete(folder: Path, names: set[str]) -> None:
+    for name in names:
+        with storage_errors(folder / name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _download(url: str, folder: Path, files: dict[str, list]) -> None:
@@ -80,13 +91,12 @@ def _check_of(name: str, num_bytes: int, version: str, sha256: str | None) -> Ca
     def check(data: bytes) -> bool:
         if len(data) != num_bytes:
             return False
+        if name.endswith(".jsonl"):
+            return name.endswith(f"/{hashlib.sha256(data).hexdigest()[:16]}.jsonl")
         if sha256:
             return hashlib.sha256(data).hexdigest() == sha256
         if name.endswith(".json") and not name.endswith("zarr.json"):
-            try:
-                return bool(parse_sealed(data, name))
-            except DamagedError:
-                return False
+            return is_sealed(data)
         twice = data in arrived
         arrived.add(data)
         return twice or hashlib.md5(data, usedforsecurity=False).hexdigest() == version.strip('"')
@@ -126,11 +136,12 @@ def _listing(url: str) -> dict[str, list]:
     for product in PRODUCTS:
         for key in look(product):
             look(key)
-            look(f"{key}/done")
+            if f"{key}/done/segments" in look(f"{key}/done"):  # the records that have files of their own come first
+                look(f"{key}/done/segments")
             for array in look(f"{key}/{ARRAYS}") if product in ARRAY_PRODUCTS else ():
                 look(array)
     for model in look("models"):
-        if model.startswith("models/base-"):
+        if model.startswith(("models/base-", "models/looker-")):
             look(model)
     return found
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.commit import storage_errors, write_file
+from cache.commit import storage_errors, sync_directory
 from cache.errors import DamagedError
 from cache.layout import MOST_BOXES
 from cache.stores.frame_codec import decode_frame, encode_volume
@@ -78,6 +78,7 @@ class VolumeStore:
         self.num_frames = self.part.num_frames * self.num_boxes  # of a row
         self.codec, self.quality = product.settings["codec"], product.settings.get("quality", 0)
         self._files, self._pid = OrderedDict(), os.getpid()
+        self._has_folder = False  # volumes/, whose name is durable
 
     def __getstate__(self):
         return self.__dict__ | {"_files": OrderedDict()}
@@ -104,11 +105,13 @@ class VolumeStore:
                 raise ValueError(f"row {row} of unit {unit} needs {self.num_frames} encoded frames, got {len(frames)}")
         rows = [row or [b""] * self.num_frames for row in rows]
         data = build_unit(rows, self._attrs(planned.start))
-        path = self.product.path / "volumes" / f"{unit:06d}-{hashlib.sha256(data).hexdigest()[:16]}.h5"
-        with storage_errors(path.parent):
-            path.parent.mkdir(exist_ok=True)
-        write_file(path, data)
-        return self.product.commit(unit, [path], skipped, index_sha256=_index_sha256(*_index(rows)))
+        if not self._has_folder:
+            with storage_errors(self.product.path):
+                (self.product.path / "volumes").mkdir(exist_ok=True)
+                sync_directory(self.product.path)
+            self._has_folder = True
+        files = self.product.write("volumes", {f"{unit:06d}-{hashlib.sha256(data).hexdigest()[:16]}.h5": data})
+        return self.product.commit(unit, files, skipped, index_sha256=_index_sha256(*_index(rows)))
 
     def volume(self, row: int) -> np.ndarray:
         """The volume of a local row, uint8 (T, H, W, 3) RGB; with k boxes their volumes, (k, T, H, W, 3).

@@ -1,12 +1,14 @@
-"""Deletes the temporary files and the files without a record in a run folder (`gc`)."""
+"""Deletes the temporary files and the files without a record in a run folder, and gathers its records (`gc`)."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from cache.commit import locked, storage_errors
-from cache.errors import CacheError, relative_to
+from cache.commit import in_use, locked, storage_errors
+from cache.errors import CacheError, DamagedError, relative_to
 from cache.layout import ARRAYS, RUN_LOCK
-from cache.upkeep.verify import Finding, strays
+from cache.stores.unit_records import FEWEST, UnitRecords
+from cache.upkeep.verify import Finding, product_paths, strays
 
 
 def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
@@ -32,6 +34,16 @@ def sweep(run_dir: Path, dry: bool = False) -> tuple[list[Finding], int]:
                 if not dry:
                     _remove(finding.path)
         return found, size
+
+
+def gather(run_dir: Path) -> int:
+    """Gather the commit records of all products with many done units in segments; return how many."""
+    number = 0
+    with in_use(run_dir):
+        for records in map(UnitRecords, product_paths(run_dir)):
+            with suppress(DamagedError, OSError):  # `verify` says what is wrong
+                number += records.fold(fewest=1) if len(records.units()) >= FEWEST else 0
+    return number
 
 
 def _remove(path: Path) -> None:

@@ -11,17 +11,19 @@ from typing import Literal
 
 from cache.errors import CacheError, DamagedError, StorageError
 from cache.fingerprint import file_sha256
-from cache.layout import ARRAYS, GENERATION, KEY, PRODUCTS, RECORDS, VOLUME_PRODUCTS, record_path
+from cache.layout import ARRAYS, GENERATION, KEY, PRODUCTS, RECORDS, SEGMENT, VOLUME_PRODUCTS
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.sealed import recorded_files
 from cache.stores.product_folder import ProductDir, read_product
+from cache.stores.unit_records import UnitRecords
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 
-TEMPORARY = re.compile(r"(.*/)?\.[^/]*\.tmp|arrays\.zarr/.*\.partial")  # left by a killed writer: this package, Zarr
+TEMPORARY = re.compile(r"(.*/)?\.[^/]*\.tmp|arrays\.zarr/.*\.partial")  # of a killed writer: ours; Zarr, before
 MADE_HERE = re.compile(  # in the folder of a product
-    r"run\.json|done/\d+\.json|locks/\w+|volumes/\d+-[0-9a-f]{16}\.h5|arrays\.zarr/(\w+/)?(zarr\.json|c(/\d+)+)",
+    rf"run\.json|done/(\d+\.json|segments/{SEGMENT.pattern})|locks/\w+|volumes/\d+-[0-9a-f]{{16}}\.h5"
+    r"|arrays\.zarr/(\w+/)?(zarr\.json|c(/\d+)+|c(\.\d+)+)",
     re.ASCII,
 )
 
@@ -61,9 +63,9 @@ def status(run_dir: Path) -> list[Count]:
 
 def _count(directory: ProductDir) -> Count:
     """Count ok, skipped and todo each by itself, so that their sum is a check."""
-    part, ok, skipped = directory.part, 0, 0
+    part, skips, ok, skipped = directory.part, directory.skips(), 0, 0
     for unit in directory.done_units():
-        failed = _skipped_videos(directory.record(unit))
+        failed = {skip["video_id"] for skip in skips.get(unit, [])}
         ok += sum(part.video_ids[row] not in failed for row in part.unit_rows(unit))
         skipped += sum(part.video_ids[row] in failed for row in part.unit_rows(unit))
     todo = sum(len(part.unit_rows(unit)) for unit in directory.todo())
@@ -121,7 +123,7 @@ def _failed(path: Path, error: Exception) -> Finding:
 def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[Finding]:
     try:
         directory = read_product(path, parts)
-        units = directory.done_units()
+        directory.records.files(), directory.records.segments()
     except (CacheError, OSError) as error:
         if isinstance(error, OSError):
             yield _unlisted(path, error)
@@ -129,12 +131,16 @@ def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[
             yield _failed(path / "run.json", error)
         return
     found = {}  # a file that many records name, such as zarr.json, is checked and yielded once
-    for unit in units:
-        try:
-            record = directory.record(unit)
-            _check_rows(directory, unit, record)
-        except (DamagedError, StorageError) as error:
-            yield _failed(record_path(path, unit), error)
+    for place, record in directory.records.walk():
+        if isinstance(record, Exception):
+            yield _failed(place, record)
+            continue
+        unit = record["unit"]
+        if unit not in range(directory.part.num_units):
+            continue
+        if not _fits_rows(directory, record):
+            reason = f"{place}: rows or skipped videos of unit {unit} are not those of the plan"
+            yield Finding(place, "damaged", reason)
             continue
         files = [(path / file["name"], file["bytes"], "" if fast else file["sha256"]) for file in record["files"]]
         for file in files:
@@ -149,12 +155,11 @@ def _verify_product(path: Path, parts: dict[str, Part], fast: bool) -> Iterator[
                 yield Finding(files[0][0], "damaged", f"cannot be decoded: {error}")
 
 
-def _check_rows(directory: ProductDir, unit: int, record: dict) -> None:
-    """Raise DamagedError where a record's rows or skipped videos are not those of the plan."""
-    rows = directory.part.unit_rows(unit)
+def _fits_rows(directory: ProductDir, record: dict) -> bool:
+    """Whether a record's rows and skipped videos are those of the plan."""
+    rows = directory.part.unit_rows(record["unit"])
     known = {directory.part.video_ids[row] for row in rows}
-    if record["rows"] != [rows.start, rows.stop] or not known >= _skipped_videos(record):
-        raise DamagedError(f"{record_path(directory.path, unit)}: its rows or skipped videos are not those of the plan")
+    return record["rows"] == [rows.start, rows.stop] and known >= _skipped_videos(record)
 
 
 def _check_file(path: Path, num_bytes: int, sha256: str) -> Finding | None:
@@ -227,12 +232,12 @@ def _strays_of(path: Path) -> Iterator[Finding]:
         return
     known = {"run.json", *(str(file.relative_to(path)) for file in path.glob(f"{ARRAYS}/**/zarr.json"))}
     unread = None  # a record that may name any file which no other one names
-    for record in commit_records(path):
-        try:
-            known |= {str(record.relative_to(path)), *(file["name"] for file in recorded_files(record))}
-        except (DamagedError, StorageError) as error:
-            known.add(str(record.relative_to(path)))
-            unread = unread or error
+    for place, record in UnitRecords(path).walk():
+        known.add(str(place.relative_to(path)))
+        if isinstance(record, Exception):
+            unread = unread or record
+        else:
+            known |= {file["name"] for file in record["files"]}
     for name, file in files.items():
         if TEMPORARY.fullmatch(name):
             yield Finding(file, "temporary", "left by a writer that was killed")
@@ -260,21 +265,9 @@ def _foreign(path: Path) -> Finding:
     return Finding(path, "foreign", "this program makes no such file; gc leaves it alone")
 
 
-def commit_records(product: Path) -> list[Path]:
-    return sorted((product / "done").glob("[0-9]*.json"))
-
-
-def named_files(record: Path) -> list[str]:
-    """Files that a record names; none where it cannot be read, which `verify` reports."""
-    try:
-        return [file["name"] for file in recorded_files(record)]
-    except (DamagedError, StorageError):
-        return []
-
-
 def _never_begun(names: Iterable[str]) -> bool:
     """Whether the writer was killed before it wrote run.json: the folder, of these files, holds nothing."""
-    return not any(name == "run.json" or re.fullmatch(r"done/[^/]*\.json", name) for name in names)
+    return not any(name == "run.json" or re.fullmatch(r"done/([^/]*\.json|segments.*)", name) for name in names)
 
 
 def _names(product: Path) -> list[str]:

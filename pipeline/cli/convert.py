@@ -25,13 +25,15 @@ FORMATS = ("activitynet", "charades-json", "path-label", "folders", "epic", "ava
     "--label", type=click.Choice(["verb", "noun", "action"]), default="action", help="epic, assembly101: which."
 )
 @click.option("--offset", type=float, default=0.0, help="ava: the second at which the video files begin.")
+@click.option("--segments", is_flag=True, help="Make a sample of each label with times, with a segment_id.")
 @click.option("--videos", type=FOLDER, help="Link the videos into this folder, as data.videos of a config needs them.")
 @click.option("--root", type=FOLDER, help="Where paths in lists start.  [default: the folder of the first list]")
-def convert(sources, kind: str, out: Path, names: Path | None, prefix: str, videos, root, **told) -> None:
+def convert(sources, kind: str, out: Path, names: Path | None, prefix: str, videos, root, segments, **told) -> None:
     """Make the plain table and its class list from annotations of another data set.
 
     <SOURCES> are files, or folders of a folder a class; train=FILE says the split of all that is in it. Says what was
-    left out, and why. Nothing is written over.
+    left out, and why. Nothing is written over. Where sources name files and there is no --videos, the table has their
+    paths.
     """
     from pipeline.data.convert import tables as made
     from pipeline.data.convert.found import Told
@@ -39,8 +41,8 @@ def convert(sources, kind: str, out: Path, names: Path | None, prefix: str, vide
 
     if videos and kind not in made.PATHS:
         raise click.UsageError(f"--videos: only {', '.join(made.PATHS)} say where videos are")
-    tables = made.convert(kind, list(sources), Told(**told), names, prefix)
-    made.write(tables, out)
+    tables = made.convert(kind, list(sources), Told(**told), names, prefix, segments)
+    made.write(tables, out, paths=kind in made.PATHS and not videos)
     for note in tables.notes:
         echo(note)
     if videos:
@@ -49,10 +51,11 @@ def convert(sources, kind: str, out: Path, names: Path | None, prefix: str, vide
         echo(f"{linked} of {len(tables.files)} videos linked into {videos}")
         if symbolic:
             echo("the links are symbolic: set data.follow_links = true")
-    ids = {row[0]: row[1] for row in tables.labels}
+    ids = {row[5] if segments else row[0]: row[1] for row in tables.labels}
     counts = ", ".join(f"{list(ids.values()).count(split)} {split}" for split in dict.fromkeys(ids.values()))
     labels = sum(bool(row[4]) for row in tables.labels)
-    summary = f"{len(ids)} videos ({counts}), {labels} labels of {len(tables.classes)} classes"
+    noun = "segments" if segments else "videos"
+    summary = f"{len(ids)} {noun} ({counts}), {labels} labels of {len(tables.classes)} classes"
     finish(Outcome(out, summary, tables.num_left_out, "the lines above say why" if tables.num_left_out else ""))
 
 

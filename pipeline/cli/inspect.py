@@ -1,12 +1,13 @@
 """`inspect`: the tables of a run, printed for a person or written for a program."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import click
 
 from cache.commit import storage_errors
-from cache.layout import PRODUCTS, TABLES
+from cache.layout import PRODUCTS, RECORD_OF, TABLES
 from pipeline.cli.options import stage_options
 from pipeline.cli.printing import echo, spreadsheet_safe
 
@@ -35,13 +36,14 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
     """Print what a run holds; write its tables as CSV or Parquet.
 
     In CSV, text that a spreadsheet would take for a formula, such as =1, gets an apostrophe before it, and control
-    characters are written out. Parquet holds all text as it is.
+    characters are written out. Parquet holds all text as it is. A file that it did not write is left alone.
     """
     path = Path(out) if out else None
     if path and path.suffix not in (".csv", ".parquet"):
         raise click.BadParameter(f"{out}: a table is written as .csv or .parquet", param_hint="--out")
     import cache
     from cache import tables
+    from pipeline.run.overwrite import check_overwrite
 
     run = cache.open(run_dir, **_chosen(use))
     task = "one label a video, " if config.data.task == "single_label" else ""
@@ -49,6 +51,7 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
     _print(tables.table(run, table or "stores"), SHOWN.get(table or "stores"), rows)
     if path:
         found = tables.table(run, table or "index")
+        check_overwrite(path, "inspect", partial(_is_own, run))
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".csv":
@@ -56,6 +59,22 @@ def inspect(config, run_dir: Path, table: str | None, rows: int, out: str | None
             else:
                 found.to_parquet(path, index=False)
         echo(f"wrote {path}: {len(found)} rows")
+
+
+def _is_own(run, path: Path) -> bool:
+    """Whether a file has the columns of one of the tables, and is no table of the run itself."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    from cache import tables
+
+    try:
+        columns = pq.read_schema(path).names if path.suffix == ".parquet" else pd.read_csv(path, nrows=0).columns
+    except (ValueError, OSError):  # a file of another kind
+        return False
+    if path.name in RECORD_OF and (path.parent / RECORD_OF[path.name]).exists():
+        return False
+    return any(list(tables.table(run, name).columns) == list(columns) for name in TABLES)
 
 
 def _chosen(use: tuple[str, ...]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 import click
 
@@ -27,6 +28,8 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(EscapedLines("%(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    # joblib replaces a process that has grown between two jobs, and loses nothing
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 
 
 for group in (stages, convert, predict, inspect, report, preflight, recipes, upkeep):

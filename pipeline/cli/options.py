@@ -59,11 +59,17 @@ def _refuse_old_libraries(error: Exception) -> None:
 
 
 config_option = click.option("--config", "config_name", default="miniature", help="TOML file or its name.")
-folder_option = click.option("--run", "run_name", help="Run folder.  [default: runs/<name of the config>]")
+FOLDER = "Run folder.  [default: runs/<name of the config>]"
+FOLDER_OR_URL = "Run folder, or s3://bucket/run of a prepared run.  [default: runs/<name of the config>]"
 
 
 def _run_folder(config_name: str, config, run_name: str | None) -> Path:
     """Return the folder that --run names, or else runs/<name of the config>; refuse where it may be an older one."""
+    from cache.remote.fetch import is_url
+
+    if is_url(run_name):
+        instead = f"name a local folder; trainings and evaluate then read the caches with --caches {run_name}"
+        raise click.UsageError(f"--run {run_name}: only saliency and crops write to a URL; {instead}")
     found, by_file = Path(run_name or f"runs/{config.name}").expanduser(), Path("runs", Path(config_name).stem)
     if not run_name and by_file.exists() and not found.exists():
         raise click.UsageError(
@@ -72,39 +78,59 @@ def _run_folder(config_name: str, config, run_name: str | None) -> Path:
     return found
 
 
+def _working_folder(url: str, options: dict) -> Path:
+    """Return the folder in which units of a run in object storage are computed; refuse options that it cannot serve."""
+    from cache.remote.publish import working_folder
+
+    if options["retry"]:
+        how = "delete the records done/*.json that name the videos, and repeat the command without it"
+        raise click.UsageError(f"--retry-skipped: no record is withdrawn at {url}; {how}")
+    if options["backend"] != "loky":
+        how = f"start the command on each machine, with --part I/N, in place of --backend {options['backend']}"
+        raise click.UsageError(f"--run {url}: its units are computed in a folder of this machine; {how}")
+    return working_folder(url)
+
+
 def run_option(command: Callable) -> Callable:
     """--run, and --config for its default, of commands that need no config; they become the run folder."""
 
     @config_option
-    @folder_option
+    @click.option("--run", "run_name", help=FOLDER)
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, **options) -> None:
         from pipeline.config_file import load
 
-        run_dir = Path(run_name).expanduser() if run_name else _run_folder(config_name, load(config_name), None)
+        run_dir = _run_folder(config_name, None if run_name else load(config_name), run_name)
         command(run_dir=run_dir, **options)
 
     return wrapped
 
 
-def stage_options(command: Callable) -> Callable:
-    """--config, --run and --set, which become the config and the run folder; the folder is marked as in use."""
+def stage_options(command: Callable, to_url: bool = False) -> Callable:
+    """--config, --run and --set, which become the config and the run folder; the folder is marked as in use.
+
+    With `to_url`, --run may be a URL: then the run folder is a working folder, see `cache.remote.publish`.
+    """
 
     @config_option
-    @folder_option
+    @click.option("--run", "run_name", help=FOLDER_OR_URL if to_url else FOLDER)
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting.")
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, overrides: tuple[str, ...], **options) -> None:
         from cache.commit import in_use
+        from cache.remote.fetch import is_url
         from pipeline.config_file import load
 
-        config = load(config_name, overrides)
-        run_dir = _run_folder(config_name, config, run_name)
+        config, url = load(config_name, overrides), to_url and is_url(run_name)
+        run_dir = _working_folder(run_name, options) if url else _run_folder(config_name, config, run_name)
         config = load(config_name, overrides, run_dir)
         with in_use(run_dir):
             command(config, run_dir, **options)
 
     return wrapped
+
+
+unit_stage_options = functools.partial(stage_options, to_url=True)
 
 
 class Boxes(click.Choice):

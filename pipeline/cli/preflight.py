@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -15,7 +15,7 @@ from pipeline.config import CODECS
 from pipeline.errors import EXIT_REFUSED, EXIT_STORAGE
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
-STAGES = tuple(command.name for command in stages.COMMANDS)
+STAGES = tuple(command.name for command in stages.COMMANDS if command is not stages.train_looker)  # no part of a plan
 
 
 def finite(context, parameter, number: float) -> float:
@@ -64,10 +64,14 @@ def plan(config, run_dir: Path, seconds: float, rates: dict, as_json: bool, slur
     Exits with 5 where the disk has no room.
     """
     from pipeline.preflight.estimate import estimate
+    from pipeline.preflight.unit_size import best_unit_size
 
     if slurm and as_json:
         raise click.UsageError("--slurm prints a script, --json an object; choose one")
     found, codec = estimate(config, run_dir, seconds), config.crops.codec
+    now = config.clips.videos_per_unit
+    best = best_unit_size(found.counts, found.stages, tasks if slurm else 1, rates, now)
+    found = replace(found, notes=[*found.notes, best.sentence(now)])
     if slurm:
         from pipeline.preflight.slurm import submit_script
 

@@ -54,8 +54,11 @@ def _safe_cell(cell: object) -> object:
 
 def print_outcome(outcome) -> None:
     """Say what was written; of several processes of torchrun only the first does."""
+    from cache.remote.fetch import remote_of
+
     if is_first_process():
-        echo(f"wrote {outcome.path}: {outcome.summary}")
+        remote = remote_of(outcome.path.parent)  # of a working folder, where the run is in object storage
+        echo(f"wrote {remote.url_of(outcome.path) if remote else outcome.path}: {outcome.summary}")
 
 
 def finish(*outcomes) -> None:

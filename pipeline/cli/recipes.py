@@ -95,6 +95,20 @@ def table_gate(config, run_dir: Path, seeds: int, fusion: str) -> None:
     _finish_table(table_gate.table_gate(config, run_dir, seeds, fusion))
 
 
+@click.command("table-policies")
+@table_options
+@click.option(
+    "--side", "sides", type=int, multiple=True, help="Of scale and nested; repeatable.  [default: 3/7 to 5/7]"
+)
+@click.option("--only", multiple=True, metavar="ROW", help="Run this row (and base) only, such as center; repeatable.")
+def table_policies(config, run_dir: Path, seeds: int, sides: tuple[int, ...], only: tuple[str, ...]) -> None:
+    """Boxes of several policies and rules side by side, late fusion; write report/table-policies.*."""
+    from pipeline.recipes import table_policies
+
+    only = tuple(name for text in only for name in split_list(text))
+    _finish_table(table_policies.table_policies(config, run_dir, seeds, sides, only))
+
+
 @click.command("worth-it")
 @stage_options
 @click.option("--seeds", type=click.IntRange(1, 1000), default=3, help="Each has its own Base.")
@@ -112,4 +126,4 @@ def _finish_table(outcome) -> None:
     finish(outcome)
 
 
-COMMANDS = (demo, table2, table1, table_box, compare_saliency, table_cache, table_gate, worth_it)
+COMMANDS = (demo, table2, table1, table_box, compare_saliency, table_cache, table_gate, table_policies, worth_it)

@@ -42,11 +42,12 @@ def show(run_dir: Path, video_id: str, clips: tuple[int, ...], policy: str, out:
     Where --run is a folder of predictions, write the video's page, <VIDEO_ID>.html.
     A clip of a training video is a stored augmentation. Made from the caches alone: no video, no GPU.
     """
+    from pipeline.data.video.find import file_name
     from pipeline.report import predictions, show
     from pipeline.run.predictions import is_predictions
 
     if is_predictions(run_dir):
-        finish(predictions.run(run_dir, video_id, out and out / f"{video_id}.html"))
+        finish(predictions.run(run_dir, video_id, out and out / f"{file_name(video_id)}.html"))
         return
     finish(show.run(run_dir, video_id, clips, policy, out))
 

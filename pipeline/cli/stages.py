@@ -15,9 +15,10 @@ from pipeline.cli.options import (
     split_list,
     stage_options,
     unit_options,
+    unit_stage_options,
     with_table,
 )
-from pipeline.cli.printing import finish, print_results
+from pipeline.cli.printing import echo, finish, print_results
 from pipeline.config import FOCI, FUSIONS, PIXELS, POLICIES, SALIENCY_FROM
 from pipeline.workers.rank import is_first_process
 
@@ -34,6 +35,7 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipp
     Writes videos.csv, skipped.csv, labels.csv and plan/. With the miniature config the videos are generated first.
     """
     from pipeline.config_file import check
+    from pipeline.run.summary import describe_run
     from pipeline.stages import prepare as stage
 
     data = config.data
@@ -41,7 +43,10 @@ def prepare(config, run_dir: Path, extend: bool, eval_ids: str | None, max_skipp
         data = replace(data, eval_ids=split_list(eval_ids))
     if max_skipped is not None:
         data = replace(data, max_skipped=max_skipped)
-    finish(stage.run(check(replace(config, data=data)), run_dir, extend, engine))
+    outcome = stage.run(check(replace(config, data=data)), run_dir, extend, engine)
+    for name, text in describe_run(run_dir).items() if outcome.path.name == "plan" else ():
+        echo(f"{name:8} {text}")
+    finish(outcome)
 
 
 @click.command("train-base")
@@ -59,7 +64,7 @@ def train_base(config, run_dir: Path, init: str | None, new_head: bool) -> None:
 
 
 @click.command()
-@stage_options
+@unit_stage_options
 @profile_option
 @click.option("--devices", callback=parse_devices, metavar="0,1|cpu", help="GPUs, one process each; or the CPU.")
 @click.option("--use-labels", is_flag=True, help="Allow cross_entropy, which needs labels, on evaluation videos.")
@@ -78,8 +83,21 @@ def saliency(config, run_dir: Path, devices: tuple[str, ...], use_labels: bool, 
     finish(stage.run(config, run_dir, use_labels, engine=engine, **options))
 
 
-@click.command()
+@click.command("train-looker")
 @stage_options
+def train_looker(config, run_dir: Path) -> None:
+    """Teach a small head to predict the stored maps; boxes "looker" then take no gradient.
+
+    After `saliency`. Then: saliency with `--set 'saliency.objectives=["looker"]'`, crops and train-fusion with
+    `--boxes looker`.
+    """
+    from pipeline.stages import train_looker as stage
+
+    finish(stage.run(config, run_dir))
+
+
+@click.command()
+@unit_stage_options
 @profile_option
 @boxes_option("--boxes", policies=POLICIES, multiple=True, default=("entropy",), help="Where to cut; repeatable.")
 @click.option("--pixels", type=click.Choice(PIXELS), default="source", help="Cut, or enlarge V_in.")
@@ -121,7 +139,8 @@ def train_fusion(
         raise click.UsageError("--caches is for training from caches that stay as they are")
     config, (cut["focus"],) = with_table(config, cut["focus"])
     from pipeline.run.folder import open_folder
-    from pipeline.run.networks import Variant, build_fusion, load_base
+    from pipeline.run.fusion_models import Variant, build_fusion
+    from pipeline.run.networks import load_base
 
     caches = local_folder(caches)
     base, current = load_base(open_folder(run_dir, config, caches), config), bool(every) or saliency_from == "current"
@@ -180,4 +199,4 @@ def _thresholds(config, run_dir: Path, precision: float | None) -> list:
     return thresholds.run(config, run_dir, precision) if is_first_process() else []
 
 
-COMMANDS = (prepare, train_base, saliency, crops, train_fusion, evaluate)
+COMMANDS = (prepare, train_base, saliency, train_looker, crops, train_fusion, evaluate)

@@ -72,14 +72,19 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
 @run_option
 @click.option("--dry", is_flag=True, help="Only say what would be deleted.")
 def gc(run_dir: Path, dry: bool) -> None:
-    """Delete what killed processes left behind: temporary files, and files that no commit record names."""
-    from cache.upkeep.sweep import sweep
+    """Delete what killed processes left behind: temporary files, and files that no commit record names.
+
+    Then gather the commit records of products with hundreds of units in segments, also those of old runs.
+    """
+    from cache.upkeep.sweep import gather, sweep
 
     found, size = sweep(run_dir, dry)
     for finding in found:
         echo(f"{finding.kind}: {finding.path}" + (f": {finding.reason}" if finding.kind == "unknown" else ""))
     unknown = sum(finding.kind == "unknown" for finding in found)
     echo(f"{run_dir}: {'would delete' if dry else 'deleted'} {len(found) - unknown} files, {size / 1e6:.1f} MB")
+    if gathered := 0 if dry else gather(run_dir):
+        echo(f"{run_dir}: {gathered} records of units gathered in segments")
     if unknown:
         echo(f"{unknown} files could not be judged and stay; make the records readable, or run `verify`", err=True)
         sys.exit(EXIT_STORAGE)

@@ -10,7 +10,8 @@ import pandas as pd
 from cache.geometry import Clip
 from cache.plan import Part
 from pipeline.config import Task
-from pipeline.data.strict_csv import refuse
+from pipeline.data.segments import Source
+from pipeline.data.strict_csv import composed, refuse
 from pipeline.errors import AnnotationError
 
 
@@ -26,15 +27,23 @@ class Annotations:
     actions: pd.DataFrame  # video_id, class_index, start, end (seconds, both inclusive)
     classes: list[str]  # names, by class index
     notes: dict[str, int]  # counts of "unlabelled" videos; of actions "reversed", "past_the_end" and "cut_at_end"
-    not_single: str = ""  # the first video, by file and line, that has no class or two; "" where each has exactly one
+    not_single: dict[str, str] = field(default_factory=dict)  # by id, with file and line: videos with no class, or two
     task: Task = "multi_label"
     # seconds of every frame at the plan's rate, by id: of videos where they are not the frames' numbers / fps
     frame_times: dict[str, np.ndarray] = field(default_factory=dict)
+    # where a sample is found, by id: of segments, and of videos whose table names a path
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def source(self, video_id: str) -> Source:
+        """Return where a sample is found; the one of its id where the table says no other."""
+        return self.sources.get(video_id) or Source(video_id)
 
     def for_task(self, task: Task) -> "Annotations":
         """Return the annotations for a task. AnnotationError, which names file and line: not one class a video."""
-        if task == "single_label" and self.not_single:
-            raise AnnotationError(f"{self.not_single}; expected one class a video (data.task is single_label)")
+        known = set(self.videos.video_id)
+        wrong = [text for video_id, text in self.not_single.items() if video_id in known]
+        if task == "single_label" and wrong:
+            raise AnnotationError(f"{wrong[0]}; expected one class a video (data.task is single_label)")
         return replace(self, task=task)
 
     def video_targets(self, video_ids: Sequence[str]) -> np.ndarray:
@@ -117,9 +126,9 @@ def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Anno
     seen = {}
     for path, line, video_id, _, _ in videos:
         # Two ids that differ in case only are one file on some machines.
-        if video_id.lower() in seen:
-            refuse(path, line, "video id", video_id, f"no id twice; the first is in {seen[video_id.lower()]}")
-        seen[video_id.lower()] = f"{path}, line {line}"
+        if (same := composed(video_id).lower()) in seen:
+            refuse(path, line, "video id", video_id, f"no id twice; the first is in {seen[same]}")
+        seen[same] = f"{path}, line {line}"
     lengths = {video_id: length for _, _, video_id, _, length in videos}
     unlabelled = len(lengths.keys() - {action[0] for action in actions})
     notes = {"unlabelled": unlabelled, "reversed": 0, "past_the_end": 0, "cut_at_end": 0}
@@ -139,15 +148,16 @@ def judge(videos: list[tuple], actions: list[tuple], classes: list[str]) -> Anno
     action_table = pd.DataFrame(judged, columns=["video_id", "class_index", "start", "end"])
     types = {"class_index": np.int64, "start": float, "end": float}
     tables = video_table.astype({"length_seconds": float}), action_table.astype(types)
-    return Annotations(*tables, classes, notes, _first_not_single(videos, actions, classes))
+    return Annotations(*tables, classes, notes, _not_single(videos, actions, classes))
 
 
-def _first_not_single(videos: list[tuple], actions: list[tuple], classes: list[str]) -> str:
-    """Say where a video has a second class, or else where one has none; "" where each has one; see `judge`."""
-    places, found = {video_id: (path, line) for path, line, video_id, *_ in videos}, {}
+def _not_single(videos: list[tuple], actions: list[tuple], classes: list[str]) -> dict[str, str]:
+    """Say where videos have a second class, and then where they have none, by id; see `judge`."""
+    places, found, wrong = {video_id: (path, line) for path, line, video_id, *_ in videos}, {}, {}
     for video_id, index, _, _, *own in actions:
         if (first := found.setdefault(video_id, index)) != index:
             path, line = places[video_id]
-            return f"{path}, line {(*own, line)[0]}: {video_id} is {classes[first]!r} and {classes[index]!r}"
-    missing = next((one for one in places if one not in found), None)
-    return "" if missing is None else "{}, line {}: {} has no label".format(*places[missing], missing)
+            text = f"{path}, line {(*own, line)[0]}: {video_id} is {classes[first]!r} and {classes[index]!r}"
+            wrong.setdefault(video_id, text)
+    missing = (one for one in places if one not in found)
+    return wrong | {one: "{}, line {}: {} has no label".format(*places[one], one) for one in missing}

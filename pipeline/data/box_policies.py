@@ -6,13 +6,16 @@ A policy says what the boxes are found in: a saliency map, chance, the middle, a
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 
 from cache.geometry import Box, Clip
 from models.box_search import best_box
+from pipeline.box_settings import num_segments
 from pipeline.config import Policy, Saliency
 from pipeline.data.own_boxes import OwnRow, mean_centre
 from pipeline.data.sampling import row_generator
@@ -33,31 +36,36 @@ def find_boxes(
     policy: Policy,
     saliency: Saliency,
     seeds: tuple[int, int],
-    evidence: np.ndarray | list[OwnRow] | None = None,
+    evidence: np.ndarray | list[OwnRow] | list[list[OwnRow]] | None = None,
 ) -> list[tuple[Box, float]]:
     """Find the boxes of one clip.
 
     Args:
         policy: "random" and "center" need no evidence; the others take boxes from a map, "own" from rows of a table.
-        saliency: `box_rule` and what it uses, `box_margin`, `box_jitter` (0 for clips that are not trained on).
+        saliency: `box_rule` and what it uses, `time_segments`, `box_margin`, `box_jitter` (0 for clips that are not
+            trained on).
         seeds: of "random" boxes, those of the plan and of the training; of `box_jitter` the plan's.
-        evidence: the policy's map as stored, uint16 (H_in, W_in), or the rows of the table at the clip's time.
+        evidence: the policy's map as stored, uint16 (H_in, W_in), or the rows of the table at the clip's time; with
+            several `time_segments` maps (segments, H_in, W_in), or the rows at the time of each.
     Returns:
-        box_input, and the share of the map's sum inside it (NaN without a map), of each box.
+        box_input, and the share of the map's sum inside it (NaN without a map), of each box, or of each segment's box.
     """
-    size = clip.theta.input_size
-    is_map = isinstance(evidence, np.ndarray)
-    if is_map:
-        source = _of_map(evidence)
-    elif evidence:
-        source = _of_table(evidence, size)
+    size, is_map = clip.theta.input_size, isinstance(evidence, np.ndarray)
+    moves_in_time = num_segments(policy, saliency) > 1
+    if moves_in_time:
+        sources = [_found_in(one, size) for one in _by_segment(evidence)]
+        boxes = smoothed([source.best(saliency.box_side) for source in sources])
     else:
-        source = _at_random(clip, seeds) if policy == "random" else _in_the_middle(size)
-    boxes = [_grown(box, saliency.box_margin, size) for box in RULES[saliency.box_rule](source, saliency, size)]
+        source = _at_random(clip, seeds) if policy == "random" else _found_in(evidence, size)
+        boxes = RULES[saliency.box_rule](source, saliency, size)
+        sources = [source] * len(boxes)
+    boxes = [_grown(box, saliency.box_margin, size) for box in boxes]
     if most := saliency.box_jitter:
         rng = row_generator(seeds[0], f"{clip.video_id} jitter", clip.clip_index, clip.aug_index)
-        boxes = [_moved(box, *map(int, rng.integers(-most, most + 1, 2)), size) for box in boxes]
-    return [(box, float(source.share(box)) if is_map and source.share else float("nan")) for box in boxes]
+        moves = [map(int, rng.integers(-most, most + 1, 2)) for _ in (boxes[:1] if moves_in_time else boxes)]
+        boxes = [_moved(box, *move, size) for box, move in zip(boxes, cycle(map(tuple, moves)), strict=False)]
+    found = zip(sources, boxes, strict=True)
+    return [(box, float(source.share(box)) if is_map and source.share else math.nan) for source, box in found]
 
 
 def fixed(source: Source, saliency: Saliency, size: Size) -> list[Box]:
@@ -105,7 +113,36 @@ def nested(source: Source, saliency: Saliency, size: Size) -> list[Box]:
     return [_inside(top, left, side, side, size) for top, left, side in zip(tops, lefts, sides, strict=True)]
 
 
+def smoothed(boxes: list[Box]) -> list[Box]:
+    """Move the boxes of successive segments, all of one size, towards their neighbours, with the binomial kernel:
+
+        c'(s) = (c(s - 1) + 2 c(s) + c(s + 1)) / 4,   c(-1) = c(0),   c(n) = c(n - 1)
+
+    of their centres and so, for one size, of their corners; in whole pixels, halves rounded up. A box that stands still
+    or moves evenly stays where it is, but for the ends of its way; one that leaps for one segment leaps half as far.
+    """
+    kernel = list(zip([boxes[0], *boxes[:-1]], boxes, [*boxes[1:], boxes[-1]], strict=True))
+    tops = [(before.top + 2 * box.top + after.top + 2) // 4 for before, box, after in kernel]
+    lefts = [(before.left + 2 * box.left + after.left + 2) // 4 for before, box, after in kernel]
+    return [replace(box, top=top, left=left) for box, top, left in zip(boxes, tops, lefts, strict=True)]
+
+
 RULES = {"fixed": fixed, "top-k": top_k, "scale": scale, "nested": nested}  # the names of config.BoxRule
+
+
+def _by_segment(evidence: np.ndarray | list[list[OwnRow]]) -> list[np.ndarray | list[OwnRow]]:
+    """Return what the box of each segment is found in; where it has nothing, all that its clip has."""
+    if isinstance(evidence, np.ndarray):
+        whole = evidence.max(0)
+        return [one if one.any() else whole for one in evidence]
+    whole = [row for rows in evidence for row in rows]
+    return [rows or whole for rows in evidence]
+
+
+def _found_in(evidence: np.ndarray | list[OwnRow] | None, size: Size) -> Source:
+    if isinstance(evidence, np.ndarray):
+        return _of_map(evidence)
+    return _of_table(evidence, size) if evidence else _in_the_middle(size)
 
 
 def _of_map(codes: np.ndarray) -> Source:

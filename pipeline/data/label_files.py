@@ -36,13 +36,13 @@ def read_annotations(data: Data) -> Annotations:
         names = ", ".join(path or "data.classes" for path in missing)
         hint = f"; Charades.zip, from {CHARADES_PAGE}, holds them" if data.format == "charades" else ""
         raise StageError(f"{names}: no such annotation file{relative_to(missing[0])}{hint}")
-    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes)).for_task(data.task)
+    annotations = read(*(Path(path) for path in data.annotations), Path(data.classes))
     if annotations.videos.empty:
         raise StageError(f"{', '.join(data.annotations)}: no video, nothing below the header")
     unknown = set(data.eval_ids) - set(annotations.videos.video_id)
     if unknown:
         raise StageError(f"--eval-ids: {', '.join(sorted(unknown))} not in the annotations")
-    return _choose_splits(data, annotations)
+    return _choose_splits(data, annotations).for_task(data.task)
 
 
 def _choose_splits(data: Data, annotations: Annotations) -> Annotations:

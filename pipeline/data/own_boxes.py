@@ -1,11 +1,14 @@
 """Boxes of one's own, such as hands or persons that a detector found: a table in source pixels and seconds."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from cache.fingerprint import file_sha256
 from cache.geometry import Box, Clip
@@ -68,10 +71,28 @@ class OwnBoxes:
         """
         for video_id, rows in self.rows.items():
             if video_id not in sizes and video_id not in set(known):
-                such = ", ".join(sorted(sizes)[:3])
+                such = ", ".join(sorted(sizes or known)[:3])
                 refuse(self.path, rows[0].line, "video_id", video_id, f"a video of the run, such as {such}")
         for video_id, size in sizes.items():
             self.check_inside(video_id, size)
+
+    def of_videos(self, video_ids: Collection[str]) -> bytes:
+        """Write the rows of some videos as a table of their own."""
+        rows = [(name, row) for name in self.rows if name in video_ids for row in self.rows[name]]
+        lines = [(name, row.start, row.end, *(getattr(row.box, side) for side in BOX), row.score) for name, row in rows]
+        return pd.DataFrame(lines, columns=COLUMNS + SCORE).to_csv(index=False, lineterminator="\n").encode()
+
+    def evidence(self, clip: Clip, start: float, end: float, segments: int = 1) -> list[OwnRow] | list[list[OwnRow]]:
+        """Return what `find_boxes` takes: the rows at the time of a clip, or those of each of its segments.
+
+        A frame lasts as long as the mean one of the clip.
+        """
+        if segments == 1:
+            return self.at(clip, start, end)
+        indices, length = np.array(clip.frame_indices), len(clip.frame_indices) // segments
+        frame = (end - start) / (indices[-1] + 1 - indices[0])
+        edges = start + frame * (np.stack([indices[::length], indices[length - 1 :: length] + 1], 1) - indices[0])
+        return [self.at(clip, *one) for one in edges.tolist()]
 
     def at(self, clip: Clip, start: float, end: float) -> list[OwnRow]:
         """Return the rows that share time with a clip from start to end, seconds."""

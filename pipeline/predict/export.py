@@ -1,13 +1,14 @@
 """An experiment in one folder that needs neither its run nor the training data; read back by `load_exported`."""
 
 import copy
+import json
 import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from cache.commit import write_file
@@ -16,10 +17,12 @@ from models.checkpoint import state_hash
 from models.hf_network import architecture_files, is_folder
 from models.kernels.split_conv import SplitConv3d
 from models.own_network import is_reference, source_file
+from pipeline.config_keys import LATER
 from pipeline.errors import StageError
 from pipeline.predict.settings import EXPORTED, Settings, of_run
 from pipeline.run.networks import build_base, build_for, build_trained
 from pipeline.run.outcome import Outcome
+from pipeline.run.overwrite import check_overwrite, holds
 
 WEIGHTS, OWN_CODE, FOLDER = "model.safetensors", "network.py", "network"
 READER = TypeAdapter(Settings)
@@ -56,18 +59,27 @@ def run(
         experiment, overrides: see `settings.of_run`.
         onnx: also the forward passes, base.onnx and second.onnx.
     Raises:
-        StageError: the folder holds other files, or the packages for ONNX are not installed; and as `of_run`.
+        StageError: the folder holds others' files, or the packages for ONNX are not installed; and as `of_run`.
     """
     settings, base, trained = of_run(run_dir, experiment, overrides)
+    if settings.looker:
+        raise StageError(f"{settings.experiment}: export has no place for the looker; --experiment names another one")
     names = [EXPORTED, WEIGHTS, "README.md", OWN_CODE, FOLDER, "base.onnx", "second.onnx"]
     if out.exists() and (others := sorted(path.name for path in out.iterdir() if path.name not in names)):
         raise StageError(f"{out} holds other files, such as {others[0]}; use another --out")
+    is_own = holds(b"model = focus.load(")(out / "README.md")  # which is written first
+    for path in sorted(out.rglob("*")):
+        check_overwrite(path, "export", lambda _: is_own)
     networks = {"base": build_base(base)}
     if trained:
         networks["second"] = build_trained(base, trained.folder, trained.weights, _frames(settings, "second"))
     out.mkdir(parents=True, exist_ok=True)
     (out / EXPORTED).unlink(missing_ok=True)
-    if is_reference(settings.network) and settings.network.rpartition(":")[0].endswith(".py"):
+    with_code = is_reference(settings.network) and settings.network.rpartition(":")[0].endswith(".py")
+    more = ONNX * onnx + OWN * with_code
+    text = README.format(**settings.scored_by(), fusion=settings.fusion, folder=out, file=WEIGHTS, more=more)
+    write_file(out / "README.md", text.encode())
+    if with_code:
         shutil.copyfile(source_file(settings.network), out / OWN_CODE)
         settings = replace(settings, network=f"{OWN_CODE}:{settings.network.rpartition(':')[2]}")
     if is_folder(settings.network):
@@ -78,9 +90,6 @@ def run(
     write_file(out / WEIGHTS, _weights(networks))
     for name, network in networks.items() if onnx else ():
         write_onnx(network, out / f"{name}.onnx", _frames(settings, name), settings.clips.input_side)
-    more = ONNX * onnx + OWN * (out / OWN_CODE).exists()
-    text = README.format(**settings.scored_by(), fusion=settings.fusion, folder=out, file=WEIGHTS, more=more)
-    write_file(out / "README.md", text.encode())
     write_file(out / EXPORTED, READER.dump_json(settings, indent=1) + b"\n")
     size = (out / WEIGHTS).stat().st_size
     return Outcome(out, f"{settings.experiment}, {size / 1e6:.1f} MB of weights")
@@ -111,8 +120,10 @@ def load_exported(folder: Path) -> tuple[Settings, nn.Module, nn.Module | None]:
 def read_exported(folder: Path) -> Settings:
     """Return the settings of a folder that `run` wrote; DamagedError where they are not what was written."""
     try:
-        return READER.validate_json((folder / EXPORTED).read_bytes())
-    except (OSError, ValidationError) as error:
+        values = json.loads((folder / EXPORTED).read_bytes())
+        values["clips"].setdefault("decoding", LATER["decoding"])
+        return READER.validate_json(json.dumps(values))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(f"{folder / EXPORTED}: {error}; export the model again") from error
 
 

@@ -15,7 +15,7 @@ from pipeline.data.sampling import eval_theta
 from pipeline.data.video.write import write_video
 from pipeline.report.pictures import pooled, under_veil, veil
 from pipeline.report.show import GAP, GROUND, INK, LINE, SOFT, outlined, write
-from pipeline.run.predictions import BOX, VideoTable
+from pipeline.run.predictions import VideoTable
 from pipeline.run.timeline import moments
 
 HEIGHT = 288  # pixels of the pictures
@@ -23,7 +23,12 @@ SHOWN = 3  # classes with the highest scores of the moment
 
 
 def small_map(codes: np.ndarray) -> np.ndarray:
-    """Keep of a saliency map, uint16 (H, W), what a film shows: float16 (h, w) in [0, 1], at most 56 x 56."""
+    """Keep of a saliency map, uint16 (H, W), what a film shows: float16 (h, w) in [0, 1], at most 56 x 56.
+
+    Of several segments of time one each, (segments, h, w).
+    """
+    if codes.ndim == 3:
+        return np.stack([small_map(one) for one in codes])
     return (pooled(codes) / np.iinfo(np.uint16).max).astype(np.float16)
 
 
@@ -54,21 +59,23 @@ def _frames(
     theta = eval_theta(video.source_size, clips)
     seen = theta.to_source(Box(0, 0, *theta.input_size))  # what the network sees of the source
     centres = found.windows[["start", "end"]].mean(axis=1).to_numpy()
-    boxes = found.boxes[list(BOX)].to_numpy(int).reshape(len(centres), -1, len(BOX))  # by window and box
-    times = (found.windows[name].to_numpy(float) for name in ("start", "end"))
-    edges, scores = moments(*times, found.windows[found.classes].to_numpy())
+    starts, ends = (found.windows[name].to_numpy(float) for name in ("start", "end"))
+    edges, scores = moments(starts, ends, found.windows[found.classes].to_numpy())
     scale = HEIGHT / video.source_size[0]
     width = 2 * round(scale * video.source_size[1] / 2)
     for index, frame in decode_frames(video, range(video.num_frames)):
         now = (video.seconds(index) + video.seconds(index + 1)) / 2
         nearest = int(np.abs(centres - now).argmin())
-        own = [Box(*sides) for sides in boxes[nearest].tolist()]
+        own = [Box(*sides) for sides in found.edges[nearest].tolist()]
+        segment = min(max(0, int((now - starts[nearest]) / found.segment)), len(own) - 1) if found.segment else 0
+        own = own[segment : segment + 1] if found.segment else own
         moment = min(np.searchsorted(edges, now, "right") - 1, len(scores) - 1)
         focused = [frame[box.top : box.bottom, box.left : box.right] for box in own]
         if maps:
             frame = frame.copy()
             part = slice(seen.top, seen.bottom), slice(seen.left, seen.right)
-            frame[part] = under_veil(frame[part][None], veil(maps[nearest].astype(np.float32)))[0]
+            saliency = maps[nearest][segment] if maps[nearest].ndim == 3 else maps[nearest]
+            frame[part] = under_veil(frame[part][None], veil(saliency.astype(np.float32)))[0]
         small = np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BILINEAR))
         for box in reversed(own):  # the first one on top
             sides = [round(scale * side) for side in (box.top, box.left, box.height, box.width)]

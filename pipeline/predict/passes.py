@@ -164,7 +164,8 @@ def look_at(
                 rows.append(one._replace(saliency=None))
             if video_id not in lost:
                 table = _table(rows, model.settings)
-                yield job, VideoTable(job.path, job.video.source_size, table, model.settings.pooling)
+                segment = model.settings.segment_frames / job.video.fps
+                yield job, VideoTable(job.path, job.video.source_size, table, model.settings.pooling, segment=segment)
 
 
 def class_scores(logits: np.ndarray, task: Task = "multi_label") -> np.ndarray:

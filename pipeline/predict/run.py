@@ -22,10 +22,13 @@ from pipeline.predict.load import load_model, read_settings
 from pipeline.predict.model import Model, Seen
 from pipeline.predict.passes import Job, WindowRule, check_classes_are_columns, groups, look_at, plan
 from pipeline.predict.sources import Source, find_sources
-from pipeline.predict.tables import COLUMNS, Report, read_failed, wanted, write_tables
+from pipeline.predict.tables import COLUMNS, FORMATS, Report, read_failed, wanted, write_tables
 from pipeline.run.outcome import Outcome
+from pipeline.run.overwrite import check_overwrite
 from pipeline.run.predictions import (
+    FILMS,
     WINDOWS,
+    film_path,
     is_done,
     is_predictions,
     read_facts,
@@ -40,7 +43,6 @@ from pipeline.workers.progress import progress
 
 log = logging.getLogger(__name__)
 
-FILMS = "films"  # a folder beside the tables
 TEMPORARY = re.compile(r"\..+\.(mp4|[0-9a-f]{32})\.tmp")  # as `cache.commit` and `film` name a file that is not whole
 SHOWN = 3  # failed videos that are named at the end
 Failed = dict[str, tuple[str, str]]  # by path: the name of the error and its text
@@ -97,6 +99,8 @@ def run(
         if not mine:
             raise StageError(f"{out}: another process predicts into this folder; wait for it, or use another --out")
         _check_is_same(out, facts, [source.video_id for source in sources])
+        if films:
+            _check_no_source_is_a_film(out, sources)
         _remove_temporary(out)
         failed: Failed = {}
         before = {path for path, _, _ in read_failed(out)}
@@ -132,7 +136,7 @@ class _Work:
         return film and is_done(self.out, job.video.video_id, job.made_from)
 
     def _film(self, job: Job) -> Path:
-        return self.out / FILMS / f"{job.video.video_id}.mp4"
+        return film_path(self.out, job.video.video_id)
 
     def do(self, group: list[Job], failed: Failed, ticks: Iterator | None = None) -> None:
         """Predict the videos of a group and write what was found in them."""
@@ -215,9 +219,9 @@ def _remove_temporary(out: Path) -> None:
 def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     """Refuse a folder with predictions of other weights or windows, of videos not asked for, or with others' tables."""
     another = "use another --out"
-    theirs = [name for name in COLUMNS if (out / name).exists()]  # such as videos.csv of a run folder
-    if theirs and not is_predictions(out) and not videos_in(out):
-        raise StageError(f"{out / theirs[0]} is there already, and predict did not write it; {another}")
+    if not is_predictions(out) and not videos_in(out):
+        for name in filter(None, (*COLUMNS, *FORMATS.values())):  # such as videos.csv of a run folder
+            check_overwrite(out / name, "predict")
     if is_predictions(out):
         before = read_facts(out)
         # what changes tables only is left out
@@ -227,6 +231,12 @@ def _check_is_same(out: Path, facts: dict, video_ids: list[str]) -> None:
     if others := sorted(set(videos_in(out)) - set(video_ids)):
         names = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
         raise StageError(f"{out} holds predictions of videos that are not asked for now: {names}; {another}")
+
+
+def _check_no_source_is_a_film(out: Path, sources: list[Source]) -> None:
+    folder = (out / FILMS).resolve()
+    if theirs := [source.path for source in sources if folder in Path(source.path).resolve().parents]:
+        raise StageError(f"{theirs[0]} would be replaced by its film; use another --out")
 
 
 def _own_facts(own: OwnBoxes | None, sources: list[Source]) -> dict:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cache.layout import RESULTS
 from cache.sealed import read_record, read_sealed
-from pipeline.box_settings import as_trained, named, num_boxes
+from pipeline.box_settings import as_trained, named, num_boxes, num_segments
 from pipeline.config import (
     OBJECTIVES,
     POLICIES,
@@ -28,8 +28,11 @@ from pipeline.config import (
 from pipeline.config_file import load
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder
-from pipeline.run.networks import BaseWeights, TrainedModel, fused_frames, load_base, read_model
+from pipeline.run.fusion_models import TrainedModel, fused_frames, read_model
+from pipeline.run.looker_weights import looker_sha256
+from pipeline.run.networks import BaseWeights, load_base
 from pipeline.run.results import main_metric, protocol
+from pipeline.run.stores import Stores
 
 EXPORTED = "config.json"  # in a folder that `export` made
 THRESHOLDS = "thresholds.json"  # beside the weights
@@ -60,6 +63,7 @@ class Settings:
     task: Task = "multi_label"
     pooling: Literal["max", "mean"] = "max"  # over the windows of a video
     pool_boxes: Literal["max", "mean"] = "max"  # over the boxes of a window, in late fusion
+    looker: str = ""  # the folder of the head that chooses the boxes; "" where none does
     thresholds: tuple[float, ...] = ()  # by class, stored with the model; () where there are none
 
     @property
@@ -72,6 +76,12 @@ class Settings:
         """How many frames the second network sees at once."""
         boxes = 1 if self.boxes == "repeat" else num_boxes(self.saliency)
         return fused_frames(self.clips.num_frames, self.fusion, boxes)
+
+    @property
+    def segment_frames(self) -> int:
+        """For how many frames of a window a box holds; 0 for all."""
+        segments = self.saliency.time_segments
+        return self.clips.num_frames // segments if segments > 1 else 0
 
     @property
     def policy(self) -> str:
@@ -176,6 +186,8 @@ def _settings(
         model.check_count(saliency)
     if boxes_eval and boxes_eval != boxes and boxes != "repeat":
         name, boxes, saliency_from = f"{name}{EVALUATED}{named(boxes_eval, saliency)}", boxes_eval, "base"
+    # chance and the middle know no time, nor does a table that is given instead of them
+    saliency = replace(saliency, time_segments=num_segments("entropy" if boxes == "repeat" else boxes, saliency))
     folder, weights = (model.folder, model.weights) if model else (base.folder, base.sha256)
     # as `clip_scores.box_stores`: random boxes are those of the model's own seed
     seed = model.seed if model and boxes == "random" else config.seed
@@ -196,8 +208,16 @@ def _settings(
         pool_boxes=model.pool_boxes if model else "max",
         base=base.sha256,
         weights=weights,
+        looker=_looker(config, run, base) if boxes == "looker" else "",
         thresholds=_thresholds(folder, run.classes, weights),
     )
+
+
+def _looker(config: Config, run: RunFolder, base: BaseWeights) -> str:
+    """Return the name of the folder of the config's looker; StageError where it is not trained."""
+    folder = Stores(run, config, base).looker_folder
+    looker_sha256(folder)
+    return folder.name
 
 
 def _thresholds(folder: Path, classes: list[str], weights: str) -> tuple[float, ...]:

@@ -17,7 +17,8 @@ from pipeline.predict.settings import THRESHOLDS, of_config
 from pipeline.predict.tables import DEFAULT
 from pipeline.predict.windows import starts_as_evaluated
 from pipeline.run.folder import holds_run, open_folder
-from pipeline.run.networks import load_base, read_model
+from pipeline.run.fusion_models import read_model
+from pipeline.run.networks import load_base
 from pipeline.run.outcome import Outcome
 from pipeline.workers.progress import progress
 

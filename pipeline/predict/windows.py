@@ -33,6 +33,7 @@ def video_of(video_id: str, path: Path, info: VideoInfo, clips: Clips, source_fp
         *(video_id, path, path.parent, info.num_frames(clips.fps or None)),
         *(clips.fps or round(float(info.source_fps), 6), (info.height, info.width), clips.fps or None),
         *(info.timing, source_fps or None, info.bytes, info.sha256, () if clips.fps else info.times),
+        decoding=clips.decoding,
     )
 
 

@@ -17,6 +17,8 @@ from models.own_network import NetworkError
 from pipeline.config import Base, Config
 from pipeline.data.label_files import read_annotations
 from pipeline.data.label_times import past_the_end
+from pipeline.data.own_boxes import read_own_boxes
+from pipeline.data.segments import Source, split_path
 from pipeline.data.video.container import traits
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import AnnotationError, StageError, VideoError
@@ -26,6 +28,7 @@ from pipeline.preflight.finding import Finding, judged
 from pipeline.run.folder import open_folder
 from pipeline.run.networks import base_folder, read_trained
 from pipeline.run.plan_rows import LOW_ZOOM, clock_oddities, probe_row
+from pipeline.run.summary import describe
 
 UNEVEN = 1.5  # longest time between frames / shortest
 NOT_SQUARE = 0.02  # how far the aspect ratio of pixels may be from 1
@@ -47,7 +50,12 @@ def check_data(config: Config, run_dir: Path, videos: int) -> Iterator[Finding]:
     yield from check_weights(config, run_dir, classes)
     yield from check_skipped(run_dir)
     rows = yield from check_videos(config, counts, videos)
+    if rows and counts.annotations is not None:
+        for name, text in describe(pd.DataFrame(rows), counts.annotations).items():
+            yield Finding(name, "ok", text)
     yield from check_labels(config, counts, rows)
+    if config.saliency.own_boxes:
+        yield check_own_boxes(Path(config.saliency.own_boxes), counts, rows)
     yield from check_decoders(config, rows)
 
 
@@ -149,12 +157,13 @@ def check_videos(config: Config, counts: Counts, number: int) -> Generator[Findi
     rows, odd, failed = [], {}, {}
     with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
         for video_id in ids:
-            found = probe_row(config, prober, video_id, None)
+            source = counts.annotations.source(video_id) if counts.annotations else Source(video_id)
+            found = probe_row(config, prober, source, None)
             if isinstance(found, tuple):
                 failed[video_id] = found[0]
                 continue
             rows.append({"video_id": video_id, **found})
-            for kind in _oddities(Path(config.data.videos) / found["path"], found):
+            for kind in _oddities(Path(config.data.videos) / split_path(found["path"])[0], found):
                 odd.setdefault(kind, []).append(video_id)
     if failed:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(failed.values()).items())
@@ -178,6 +187,19 @@ def check_labels(config: Config, counts: Counts, rows: list[dict]) -> Iterator[F
         )
 
 
+def check_own_boxes(path: Path, counts: Counts, rows: list[dict]) -> Finding:
+    """Read the table of `saliency.own_boxes`; compare it with all video ids, and with the sizes of probed videos."""
+    sizes = {row["video_id"]: (row["height"], row["width"]) for row in rows}
+    try:
+        own = read_own_boxes(path)
+        own.check_videos(sizes, counts.annotations.videos.video_id)
+    except AnnotationError as error:
+        return Finding("own boxes", "problem", str(error), "correct this line, or the program that wrote the table")
+    number, videos = sum(map(len, own.rows.values())), len(counts.annotations.videos)
+    text = f"{path}: {number} boxes in {len(own.rows)} of {videos} videos"
+    return Finding("own boxes", "ok", f"{text}, inside the frames of {len(sizes.keys() & own.rows)} sampled ones")
+
+
 def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
     """Yield (what is odd, what to do) about a video and its row of videos.csv."""
     if min(row["zoom_y"], row["zoom_x"]) < LOW_ZOOM:
@@ -194,13 +216,12 @@ def _oddities(path: Path, row: dict) -> Iterator[tuple[str, str]]:
         yield "have no usable timestamps", "frame times come from the rate; remux them (ffmpeg -i IN -c copy OUT.mp4)"
     elif found.shortest > 0 and found.longest > UNEVEN * found.shortest:
         yield "have a variable frame rate", "nothing: frames are chosen by time; check that labels are in seconds, too"
-    if found.rotation:
-        yield "are turned by their metadata", "nothing: frames are turned before use; boxes are in the turned frame"
+    if found.rotation or found.mirrored:
+        fix = "nothing: frames are turned and mirrored before use; boxes are in such frames"
+        yield "are turned or mirrored by their metadata", fix
     if abs(found.pixel_aspect - 1) > NOT_SQUARE:
         fix = "nothing where all are alike: square resizing ignores it; else re-encode"
         yield "have pixels that are not square", fix
-    if found.interlaced:
-        yield "are interlaced", "deinterlace them (ffmpeg -i IN -vf bwdif OUT.mp4), for frames are taken as they come"
 
 
 def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
@@ -212,7 +233,7 @@ def check_decoders(config: Config, rows: list[dict]) -> Iterator[Finding]:
         return
     # of several streams, other decoders may take another one
     single = [row for row in rows if not row.get("video_stream")]
-    files = [(row, path) for row in single if (path := Path(config.data.videos) / row["path"]).is_file()]
+    files = [(row, path) for row in single if (path := Path(config.data.videos) / split_path(row["path"])[0]).is_file()]
     for name, read in found.items():
         compared = [
             (row["video_id"], other_decoders.compare(path, row["timing"], (row["height"], row["width"]), read))

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models.backbones import build, head_names
 from models.clip_length import check_clips
 from models.frozen.fold import fold
-from models.objectives import saliency_maps
+from models.objectives import MapKind, saliency_maps
 from models.operations import count_operations
 from models.own_network import check_contract
 from pipeline.config import Config
@@ -52,13 +52,13 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _attributes(network, frozen)
     if config.saliency.gradient_at == "patches":
         try:
-            saliency_maps(frozen, video, ["entropy"], gradient_at="patches")
+            saliency_maps(frozen, video, ["entropy"], MapKind(gradient_at="patches"))
         except ValueError as error:
             yield Finding("patch_embedding", "problem", str(error), "models/README.md, 'Your network in ten minutes'")
             return
     yield _cost("forward pass", lambda: frozen(video), device)
-    where = config.saliency.gradient_at
-    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"], gradient_at=where), device)
+    kind = MapKind(gradient_at=config.saliency.gradient_at)
+    yield _cost("saliency pass", lambda: saliency_maps(frozen, video, ["entropy"], kind), device)
     found = box_agreement(frozen, video, replace(config.saliency, objectives=("entropy",)))
     moved = found.overlap < LOWEST_OVERLAP
     yield judged("bfloat16", moved, f"{found}; of one random clip", "keep saliency.precision = float32")

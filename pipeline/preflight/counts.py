@@ -3,16 +3,17 @@
 import heapq
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
+from pipeline.data.segments import planned_sources
 from pipeline.data.video.find import EXTENSIONS
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
-from pipeline.run.plan_rows import check_root
+from pipeline.run.plan_rows import check_rate, check_root
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,13 @@ class Counts:
     planned: bool
 
     def videos(self, *splits: str) -> int:
-        """Videos of these splits; later parts of a split may hold more augmentations of the same videos."""
-        return sum(max((part.num_videos for part in self.parts if part.split == one), default=0) for one in splits)
+        """Videos of these splits; several parts may hold augmentations of the same videos."""
+        return sum(self._videos_of(split) for split in splits)
+
+    def _videos_of(self, split: str) -> int:
+        if split in self.video_ids:
+            return len(self.video_ids[split])
+        return sum(part.num_videos for part in self.parts if part.split == split)
 
     def rows(self, *splits: str) -> int:
         """Planned rows of these splits."""
@@ -88,7 +94,9 @@ def count(config: Config, run_dir: Path) -> Counts:
         return Counts(_new_parts(config, config.data.train_videos, config.data.eval_videos), {}, [], None, False)
     annotations = read_annotations(config.data)
     table = list(annotations.videos[["video_id", "split"]].itertuples(index=False, name=None))
-    sizes = _file_sizes(check_root(config, table[0][0]))
+    check_rate(config, annotations)
+    root = check_root(config, annotations.source(table[0][0]).video_id)
+    sizes = _sizes(root, annotations)
     found = sorted(((video_id, split) for video_id, split in table if video_id in sizes), key=lambda one: sizes[one[0]])
     if not found:
         raise StageError(
@@ -115,13 +123,28 @@ def _count_by_plan(config: Config, run_dir: Path) -> Counts:
     planned = sizes["train"] | sizes["test"]
     missing = [video_id for video_id in run.annotations.videos.video_id if video_id not in planned]
     ids = {split: sorted(own, key=own.get) for split, own in sizes.items()}
-    return Counts(parts, ids, missing, run.annotations, planned=True)
+    paths = {one: path for part in run.parts for one, path in zip(part.video_ids, part.rows.video_path, strict=True)}
+    return Counts(parts, ids, missing, replace(run.annotations, sources=planned_sources(paths)), planned=True)
 
 
 def spread(ids: list[str], number: int) -> list[str]:
     """So many of the ids, or all of them, evenly spaced in their order."""
     number = min(number, len(ids))
     return [ids[(2 * place + 1) * len(ids) // (2 * number)] for place in range(number)]
+
+
+def _sizes(root: Path, annotations: Annotations) -> dict[str, int]:
+    """Return the bytes of the file of every sample that has one, by id (0 for a folder of frames)."""
+    names, sizes = _file_sizes(root), {}
+    for video_id in annotations.videos.video_id:
+        source = annotations.source(video_id)
+        if source.path:
+            with suppress(OSError):
+                path = root / source.path
+                sizes[video_id] = 0 if path.is_dir() else path.stat().st_size
+        elif source.video_id in names:
+            sizes[video_id] = names[source.video_id]
+    return sizes
 
 
 def _file_sizes(root: Path) -> dict[str, int]:

@@ -43,7 +43,7 @@ def compare(path: Path, timing: str, size: tuple[int, int], read: Reader) -> str
     """
     frames = []
     with suppress(ClipOutOfRange):  # a video may be shorter
-        for _, frame in read_frames(path, range(FRAMES), None, timing):
+        for _, frame in read_frames(path, range(FRAMES), None, timing, decoding="plain"):
             frames.append(frame)
     ours = np.stack(frames).astype(np.float32)
     try:

@@ -16,7 +16,8 @@ from joblib.externals.loky import get_reusable_executor
 from pipeline.config import CODECS, FUSIONS, Config, Policy
 from pipeline.data.annotations import Annotations
 from pipeline.data.miniature import generate
-from pipeline.data.plain_csv import labels_csv
+from pipeline.data.plain_csv import sources_csv
+from pipeline.data.segments import Source
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import StageError
 from pipeline.preflight.counts import Counts, count, spread
@@ -99,7 +100,8 @@ def rehearse(config: Config, counts: Counts, base: Path, folder: Path, seconds: 
         StageError: as the stages would, or because none of the videos that were tried can be read.
     """
     entered, rounds, total = time.time(), [], counts.videos("train", "test")
-    readable = {split: first_readable(config, ids) for split, ids in counts.video_ids.items() if ids}
+    found = counts.annotations.source if counts.annotations else Source
+    readable = {split: first_readable(config, ids, found) for split, ids in counts.video_ids.items() if ids}
 
     def run_round(number: int) -> float:
         own, first = folder / str(len(rounds)), rounds[0] if rounds else None
@@ -197,15 +199,15 @@ def _write_annotations(annotations: Annotations, ids: set[str], folder: Path) ->
     """Write labels.csv of these videos, and classes.txt."""
     videos, actions = (table[table.video_id.isin(ids)] for table in (annotations.videos, annotations.actions))
     folder.mkdir(parents=True)
-    (folder / "labels.csv").write_bytes(labels_csv(replace(annotations, videos=videos, actions=actions)))
+    (folder / "labels.csv").write_bytes(sources_csv(replace(annotations, videos=videos, actions=actions)))
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in annotations.classes), encoding="utf-8")
 
 
-def first_readable(config: Config, ids: list[str]) -> str:
+def first_readable(config: Config, ids: list[str], sources: Callable[[str], Source] = Source) -> str:
     """The first of some videos of a split that can be read."""
     tried = spread(ids, TRIED)
     with Prober(config.data.video_seconds, round(config.data.video_memory * 2**30)) as prober:
         for video_id in tried:
-            if isinstance(probe_row(config, prober, video_id, None), dict):
+            if isinstance(probe_row(config, prober, sources(video_id), None), dict):
                 return video_id
     raise StageError(f"none of the sampled videos can be read: {', '.join(tried)}")

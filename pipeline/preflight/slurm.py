@@ -45,7 +45,7 @@ def submit_script(
     environment.filters |= {"variable": lambda stage: stage.replace("-", "_"), "clock": clock}
     margins = {"margin_time": MARGIN_TIME, "margin_memory": MARGIN_MEMORY, "least_minutes": LEAST_MINUTES}
     template = environment.get_template("slurm.sh.jinja")
-    return template.render(jobs=jobs, tasks=tasks, python=python, rates=rates, **margins)
+    return template.render(jobs=jobs, tasks=tasks, python=python, rates=rates, notes=found.notes, **margins)
 
 
 def _job(

@@ -149,7 +149,7 @@ class Measured:
                 with h5py.File(run / path) as file:
                     frames[path.parts[0]] += file["data"].size
                 larger, more = 0.0, units
-            elif "c" in path.parts:  # chunks of a Zarr array, one file of each unit
+            elif path.name.startswith("c."):  # chunks of a Zarr array, one file of each unit
                 larger, more = rows, units
             elif path.stem.isdigit():  # record or lock of a unit
                 larger, more = units, units

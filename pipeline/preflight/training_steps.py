@@ -12,7 +12,7 @@ from models.backbones import build
 from pipeline.config import Config, Fusion
 from pipeline.preflight.rehearsal import crops_policy, quiet
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import Variant, build_fusion
+from pipeline.run.fusion_models import Variant, build_fusion
 from pipeline.run.stores import open_run
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.cached_volumes import CachedVolumes

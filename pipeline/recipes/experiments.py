@@ -6,10 +6,12 @@ from pathlib import Path
 
 from pipeline.config import MAPS, Config, Focus, Fusion, Pixels, Policy
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import Variant, base_folder, model_folder
+from pipeline.run.fusion_models import Variant, model_folder
+from pipeline.run.looker_weights import TEACHER
+from pipeline.run.networks import base_folder
 from pipeline.run.results import rebuild
 from pipeline.run.stores import open_stores
-from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
+from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion, train_looker
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ def run_rows(config: Config, run_dir: Path, rows: Sequence[Row]) -> int:
     work = plan(missing)
     outcomes = [train_base.run(config, run_dir)]
     config = replace(config, saliency=replace(config.saliency, objectives=work.objectives))
+    if "looker" in work.objectives:
+        taught = replace(config, saliency=replace(config.saliency, objectives=(TEACHER,)))
+        outcomes += [saliency.run(taught, run_dir, splits=("train",)), train_looker.run(config, run_dir)]
     outcomes.append(saliency.run(config, run_dir, use_labels="cross_entropy" in work.objectives))
     outcomes += [crops.run(config, run_dir, policies, pixels) for pixels, policies in work.crops]
     folders = {model: train_fusion.run(config, run_dir, *model).path for model in work.models}
@@ -143,7 +148,10 @@ def stored_result(config: Config, run_dir: Path, row: Row) -> Path | None:
     if not (base_folder(run, config) / "base.json").exists():
         return None
     if row.boxes_train is not None:
-        folder = model_folder(run, train_fusion.model_facts(open_stores(run, config), model_of(row)))
+        stores = open_stores(run, config)
+        if "looker" in (row.boxes_train, row.boxes_eval) and not (stores.looker_folder / "looker.json").exists():
+            return None
+        folder = model_folder(run, train_fusion.model_facts(stores, model_of(row)))
         if not (folder / "model.json").exists():
             return None
     path = evaluate.result_path(config, run_dir, folder, row.boxes_eval)

@@ -17,8 +17,9 @@ from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels
 from pipeline.errors import StageError
 from pipeline.run import generations
 from pipeline.run.folder import holds_run
+from pipeline.run.fusion_models import Variant, build_fusion, model_folder, read_model, write_model
 from pipeline.run.generations import Generation
-from pipeline.run.networks import Variant, build_fusion, build_trained, model_folder, read_model, write_model
+from pipeline.run.networks import build_trained
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
 from pipeline.stages import crops, saliency, train_fusion

@@ -8,6 +8,7 @@ from pathlib import Path
 from cache.commit import write_file
 from pipeline.config import Config
 from pipeline.config_file import check
+from pipeline.data.own_boxes import read_own_boxes
 from pipeline.data.plain_csv import labels_csv
 from pipeline.errors import StageError
 from pipeline.recipes.experiments import ATTENTION, BASE, ensure_prepared
@@ -58,6 +59,7 @@ def held_out_config(config: Config, run_dir: Path, folder: Path, share: float = 
 
     Raises:
         StageError: no video is left to train on, or to evaluate; or the folder has another share.
+        AnnotationError: the table of `saliency.own_boxes` names a video that the prepared run has not.
     """
     annotations = read_labels(run_dir)
     videos = annotations.videos[annotations.videos.split == "train"].copy()
@@ -80,4 +82,10 @@ def held_out_config(config: Config, run_dir: Path, folder: Path, share: float = 
     plain = {"format": "plain", "train_splits": ("train",), "eval_splits": ("test",), "eval_ids": ()}
     data = replace(config.data, annotations=(str(folder / "validation.csv"),), **plain)
     # the share of labels past the end was small enough in all videos
-    return replace(config, data=replace(data, classes=str(run_dir / "classes.txt"), max_past_end=1.0))
+    data = replace(data, classes=str(run_dir / "classes.txt"), max_past_end=1.0)
+    if not config.saliency.own_boxes:
+        return replace(config, data=data)
+    own = read_own_boxes(Path(config.saliency.own_boxes))
+    own.check_videos({}, annotations.videos.video_id)
+    write_file(folder / "own_boxes.csv", own.of_videos(set(videos.video_id)))
+    return replace(config, data=data, saliency=replace(config.saliency, own_boxes=str(folder / "own_boxes.csv")))

@@ -26,8 +26,8 @@ from pipeline.recipes.study import (
 )
 from pipeline.recipes.tables import Cell, Table, write_tables
 from pipeline.run.costs import gated_gflop
+from pipeline.run.fusion_models import model_folder, read_model
 from pipeline.run.gate import entropies, threshold_of
-from pipeline.run.networks import model_folder, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
 from pipeline.stages import train_fusion

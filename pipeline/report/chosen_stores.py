@@ -21,6 +21,11 @@ class Sources:
     run: Run
     stores: dict[str, Store]
 
+    @property
+    def segments(self) -> int:
+        """How many segments of time have a box of their own."""
+        return self.stores["boxes"].lineage["boxes"].get("time_segments", 1) if "boxes" in self.stores else 1
+
     def rows_done(self, *products: str, split: str | None = None) -> np.ndarray:
         """Global rows of a split (None: of both) for which all these products are stored: int64, ascending."""
         found = [np.empty(0, np.int64)]
@@ -44,6 +49,7 @@ class Boxes:
         box_input, box_source: int32 (N, 4), top, left, height, width in the input frame and in the source frame; of k
             boxes a clip (N, k, 4).
         share: saliency inside as a share of the map, float32 (N,) or (N, k), NaN without maps.
+        looks: the look that found the box, from 1, int32 (N,); None where `saliency.looks` was 1.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Boxes:
     box_input: np.ndarray
     box_source: np.ndarray
     share: np.ndarray
+    looks: np.ndarray | None = None
 
 
 def require_plan(run_dir: Path) -> None:
@@ -95,7 +102,9 @@ def all_boxes(run_dir: Path, split: str) -> list[Boxes]:
         sources = Sources(cache.open(run_dir, boxes=key), {"boxes": store})
         rows = sources.rows_done("boxes", split=split)
         if len(rows):
-            values = [sources.run.read("boxes", name, rows) for name in ("box_input", "box_source", "saliency_share")]
+            arrays = ["box_input", "box_source", "saliency_share"]
+            arrays += ["looks"] if store.lineage["boxes"].get("looks", 1) > 1 else []
+            values = [sources.run.read("boxes", name, rows) for name in arrays]
             method = store.lineage.get("maps", {}).get("method", "input_gradient")
             name = store.name if method == "input_gradient" else f"{store.name}, {method}"
             twins = sum(other.name == store.name for other in stores) > 1

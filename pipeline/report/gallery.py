@@ -28,13 +28,13 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class Look:
-    """A box of a clip as the page draws it."""
+    """A box of a clip, which may move from frame to frame, as the page draws it."""
 
-    place: str  # in the input frame, as CSS
+    places: list[str]  # in the input frame, as CSS: of each frame that is shown, or one for all
     focus: str  # the film of its focused volume, as a data address
     height: int  # source pixels
     width: int
-    share: float  # of the saliency inside; NaN without a map
+    share: float  # of the saliency inside, of a moving box the mean; NaN without a map
 
 
 def candidates(sources: Sources, split: str, gains: Mapping[str, float]) -> pd.DataFrame:
@@ -84,31 +84,38 @@ def with_pictures(sources: Sources, table: pd.DataFrame) -> pd.DataFrame:
     for row, facts in table.iterrows():
         context, focus = run.context(row), run.focus(row)
         focus = focus[None] if focus.ndim == 4 else focus  # a volume for each box
-        chosen = evenly(len(context), FRAMES)
+        chosen, segments = evenly(len(context), FRAMES), sources.segments
+        at = [frame * segments // len(context) for frame in chosen] if segments > 1 else []
         codes = run.read("maps", "codes", [row]) if row in with_map else ()  # without their scale, which does not show
+        codes = codes.max(1) if row in with_map and codes.ndim == 4 else codes  # over segments of time
         found.append(
             {
                 "clip": clip_name(facts),
                 "frames": len(chosen),
                 "seconds": len(context) / facts.fps,
                 "context": data_uri(film(context[chosen], SIDE)),
-                "looks": _looks(run.boxes(row), context.shape[1:3], [film(one[chosen], SIDE) for one in focus]),
+                "looks": _looks(run.boxes(row), context.shape[1:3], [film(one[chosen], SIDE) for one in focus], at),
                 "saliency": data_uri(film(veil(codes[0])[None], SIDE)) if row in with_map else "",
             }
         )
     return table.join(pd.DataFrame(found, index=table.index))
 
 
-def _looks(boxes: pd.DataFrame, size: tuple[int, int], films: list[np.ndarray]) -> list[Look]:
-    """The boxes of a clip, and the film of the focused volume of each, in an input of size (height, width)."""
-    found = []
-    for box, focus in zip(boxes.itertuples(), films, strict=True):
+def _looks(boxes: pd.DataFrame, size: tuple[int, int], films: list[np.ndarray], at: list[int]) -> list[Look]:
+    """The boxes of a clip, and the film of the focused volume of each, in an input of size (height, width).
+
+    Args:
+        at: the segment of time of every frame that is shown, whose boxes are one look; [] where a box holds for all.
+    """
+    places = []
+    for box in boxes.itertuples():
         place = {"--l": box.box_input_left / size[1], "--t": box.box_input_top / size[0]}
         place |= {"--w": box.box_input_width / size[1], "--h": box.box_input_height / size[0]}
-        text = ";".join(f"{name}:{value:.5f}" for name, value in place.items())
-        extent = box.box_source_height, box.box_source_width
-        found.append(Look(text, data_uri(focus), *extent, box.saliency_share))
-    return found
+        places.append(";".join(f"{name}:{value:.5f}" for name, value in place.items()))
+    by_look = [[places[segment] for segment in at]] if at else [[place] for place in places]
+    shares = [boxes.saliency_share.mean(skipna=False)] if at else boxes.saliency_share
+    extents = zip(boxes.box_source_height, boxes.box_source_width, shares, strict=not at)
+    return [Look(*one, data_uri(focus), *facts) for *one, focus, facts in zip(by_look, films, extents, strict=True)]
 
 
 def clip_name(facts: pd.Series) -> str:

@@ -79,6 +79,9 @@
   let at = 0, timer = null;
   const draw = () => {
     gallery.style.setProperty("--at", frames > 1 ? `${(100 * at) / (frames - 1)}%` : "0%");
+    for (const films of all("[data-places]", gallery)) {  // a box that moves
+      for (const side of films.dataset.places.split("|")[at].split(";")) films.style.setProperty(...side.split(":"));
+    }
     gallery.dataset.frame = at;
     slider.value = at;
   };

@@ -20,6 +20,8 @@ from pipeline.report.pictures import CIVIDIS, data_uri, heat
 from pipeline.report.scores import Result
 from pipeline.run.folder import read_labels
 from pipeline.run.outcome import Outcome
+from pipeline.run.overwrite import check_overwrite, holds
+from pipeline.run.summary import describe_run, videos_by_class
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -49,16 +51,18 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
         num_clips: clips in the gallery, at most.
         experiment: name or key of the result that is compared with Base; None for the highest that is no oracle.
     Raises:
-        StageError: the run has no plan, or no result of that name.
+        StageError: the run has no plan, or no result of that name; `out` is another file.
         CacheError: a file is damaged.
     """
     require_plan(run_dir)
+    if out:
+        check_overwrite(out, "report", holds(b": focused attention</title>"))
     annotations = read_labels(run_dir)
     page = Page(run_dir)
     results = scores.read_results(run_dir, annotations)
     chosen = scores.best(results, experiment)
     base = scores.base_of(chosen, results) if chosen else None
-    _summary(page)
+    _summary(page, annotations)
     _results(page, results, chosen, base)
     _classes(page, results, chosen, annotations)
     _costs(page, results)
@@ -74,7 +78,8 @@ def run(run_dir: Path, num_clips: int = 48, experiment: str | None = None, out: 
     return Outcome(path, f"{len(results)} results, {shown} clips, {len(content) / 1e6:.1f} MB{lacks}")
 
 
-def _summary(page: Page) -> None:
+def _summary(page: Page, annotations: Annotations) -> None:
+    page.values |= {"data": describe_run(page.run_dir), "by_class": charts.histogram(videos_by_class(annotations))}
     parts = read_plan(page.run_dir)
     counts = {split: sum(part.num_videos for part in parts if part.split == split) for split in ("train", "test")}
     page.values |= {"title": page.run_dir.resolve().name, "counts": counts, "settings": parts[0].settings}
@@ -171,6 +176,7 @@ def _boxes(page: Page) -> None:
     for one, density in zip(stores, maps, strict=True):
         sides = np.rint(np.sqrt(one.box_source.reshape(-1, 4)[:, 2:].astype(float).prod(1))).astype(int)
         values = {"sizes": box_maps.sizes(one, size), "histogram": charts.histogram(sides)}
+        values["by_look"] = [] if one.looks is None else np.bincount(one.looks)[1:].tolist()
         values["picture"] = data_uri(heat(density, highest), lossless=True)
         shown.append({"name": one.name, "count": len(one.rows)} | values)
     overlaps = [[box_maps.overlap(a, b) for b in stores] for a in stores]

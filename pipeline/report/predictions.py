@@ -4,16 +4,19 @@ import difflib
 import os
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cache.commit import write_file
+from pipeline.data.video.find import file_name
 from pipeline.errors import StageError
 from pipeline.report import charts
 from pipeline.report.pictures import evenly
 from pipeline.run.outcome import Outcome
-from pipeline.run.predictions import BOX, read_facts, read_timeline, read_video
+from pipeline.run.overwrite import check_overwrite, holds
+from pipeline.run.predictions import BOX, film_path, read_facts, read_timeline, read_video
 from pipeline.run.timeline import moments
 
 MOST_VIDEOS, MOST_BOXES = 50, 200  # on a page; of a video
@@ -29,15 +32,17 @@ def run(folder: Path, video_id: str | None = None, out: Path | None = None) -> O
         video_id: draw this video only.
         out: another file.
     Raises:
-        StageError: the folder has no such video.
+        StageError: the folder has no such video; `out` is no page of this kind.
     """
+    if out:
+        check_overwrite(out, "report" if video_id is None else "show", holds(b": predictions</title>"))
     facts = read_facts(folder)
     table = read_timeline(folder)
     known = list(dict.fromkeys(table.video_id))
     if video_id is not None and video_id not in known:
         near = ", ".join(difflib.get_close_matches(video_id, known, 3) or known[:3])
         raise StageError(f"{folder} has no predictions of {video_id!r}; it has {len(known)} videos, such as {near}")
-    path = out or folder / "report" / f"{video_id or 'index'}.html"
+    path = out or folder / "report" / f"{file_name(video_id or 'index')}.html"
     shown = [video_id] if video_id else known[:MOST_VIDEOS]
     videos = [_video(folder, one, table[(table.video_id == one) & (table.label != "")], facts, path) for one in shown]
     values = {"title": folder.resolve().name, "facts": facts, "videos": videos}
@@ -62,9 +67,9 @@ def _video(folder: Path, video_id: str, timeline: pd.DataFrame, facts: dict, pag
         one = scores[:, found.classes.index(label)]
         chart = charts.lane(edges, one, own, facts["thresholds"][label], seconds)
         lanes.append({"label": label, "chart": chart, "score": found.scores[label]})
-    film = folder / "films" / f"{video_id}.mp4"
-    address = Path(os.path.relpath(film, page.parent)).as_posix() if film.is_file() else ""
-    by_window = found.boxes[list(BOX)].to_numpy().reshape(len(windows), -1, len(BOX))
+    film = film_path(folder, video_id)
+    address = quote(Path(os.path.relpath(film, page.parent)).as_posix()) if film.is_file() else ""
+    by_window = found.edges
     chosen = by_window[evenly(len(windows), MOST_BOXES // by_window.shape[1])]
     boxes = charts.boxes_over_time(chosen.reshape(-1, len(BOX)), found.size)
     facts = {"video_id": video_id, "path": found.path, "seconds": seconds, "film": address}

@@ -4,15 +4,19 @@ import difflib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from cache.commit import write_file
-from cache.geometry import Box
+from cache.geometry import Box, boxes_by_frame
+from pipeline.data.annotations import Annotations
+from pipeline.data.video.find import file_name
 from pipeline.data.video.write import write_video
 from pipeline.errors import StageError
 from pipeline.report.chosen_stores import Sources, open_sources, require_plan
@@ -20,10 +24,12 @@ from pipeline.report.gallery import clip_name, labels_of
 from pipeline.report.pictures import evenly, under_veil, veil
 from pipeline.run.folder import read_labels
 from pipeline.run.outcome import Outcome
+from pipeline.run.overwrite import check_overwrite, holds
 
 MOST_CLIPS, MOST_FRAMES = 3, 8  # clips without --clip; frames side by side in a strip
 SIDE = 224  # pixels that the shorter side of a panel has at least
 GAP, LINE, MARGIN = 8, 26, 88  # between panels, height of a line of text, width of the names of the rows
+MADE_BY = "focused-attention show"  # in the strip's metadata
 GROUND, INK, SOFT = (251, 250, 247), (29, 33, 37), (92, 102, 112)
 
 
@@ -44,56 +50,67 @@ def run(
         clips: of an evaluation video, or stored augmentations of a training video; () for three, evenly spaced.
         policy: of the boxes; focused volumes are shown with source pixels where these are stored.
     Raises:
-        StageError: the plan lacks the video or the clip, or nothing of them is stored.
+        StageError: the plan lacks the video or the clip, nothing of them is stored, or `out` has another file of that
+            name, such as the video itself.
     """
     require_plan(run_dir)
     sources = open_sources(run_dir, policy)
     rows = _rows(sources, video_id, clips, policy)
     annotations = read_labels(run_dir)
-    shown = [panels(sources, row, labels_of(annotations, video_id)) for row in rows]
     folder = out or run_dir / "report" / "show"
+    name = file_name(video_id)
+    picture, video = folder / f"{name}.png", folder / f"{name}.mp4"
+    for path in (picture, video) if out else ():
+        check_overwrite(path, "show", lambda _: holds(MADE_BY.encode())(picture))
+    shown = [panels(sources, row, annotations) for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(strip(shown)).save(buffer, "png")
-    write_file(folder / f"{video_id}.png", buffer.getvalue())
-    temporary = folder / f"{video_id}.mp4.tmp"
-    fps = max(1, round(float(sources.run.parts[0].settings["fps"])))
+    buffer, made_by = io.BytesIO(), PngInfo()
+    made_by.add_text("Software", MADE_BY)
+    Image.fromarray(strip(shown)).save(buffer, "png", pnginfo=made_by)
+    write_file(picture, buffer.getvalue())
+    temporary = folder / f"{name}.mp4.tmp"
+    fps = max(1, round(_facts(sources, rows[0]).fps))
     write_video(temporary, (frame for one in shown for frame in film(one)), fps)
-    os.replace(temporary, folder / f"{video_id}.mp4")
-    return Outcome(folder / f"{video_id}.png", f"{len(rows)} of its clips; and {video_id}.mp4 beside it")
+    os.replace(temporary, video)
+    return Outcome(picture, f"{len(rows)} of its clips; and {video.name} beside it")
 
 
-def panels(sources: Sources, row: int, labels: list[str]) -> Panels:
+def panels(sources: Sources, row: int, annotations: Annotations) -> Panels:
     """Draw the volumes of a row: the input with saliency and boxes; of each box, it enlarged and its focused volume."""
-    run = sources.run
-    number, local = run.locate(row)
-    facts = run.parts[number].rows.iloc[local]
+    run, facts = sources.run, _facts(sources, row)
     found = run.boxes(row)
     boxes, boxes_source = (
         [Box(*map(int, edges)) for edges in found.filter(regex=f"^{name}_").to_numpy()]
         for name in ("box_input", "box_source")
     )
-    names = [f" {number}" for number in range(1, len(boxes) + 1)] if len(boxes) > 1 else [""]
     context = run.context(row)
+    looks = boxes_by_frame(boxes, len(context), sources.segments)
+    names = [f" {number}" for number in range(1, len(looks) + 1)] if len(looks) > 1 else [""]
     scale = math.ceil(SIDE / min(context.shape[1:3]))
     size = tuple(2 * math.ceil(scale * side / 2) for side in context.shape[1:3])
     with_saliency = context
     if row in sources.rows_done("maps"):
-        with_saliency = under_veil(context, veil(run.read("maps", "codes", [row])[0]))
+        codes = run.read("maps", "codes", [row])[0]
+        codes = codes if codes.ndim == 3 else codes[None]  # a map for each segment of time
+        parts = zip(np.split(context, len(codes)), codes, strict=True)
+        with_saliency = np.concatenate([under_veil(frames, veil(one)) for frames, one in parts])
     frames = resized(with_saliency, size)
-    for box in reversed(boxes):  # the first one on top
-        frames = np.stack([outlined(frame, box, scale) for frame in frames])
+    for look in reversed(looks):  # the first one on top
+        frames = np.stack([outlined(frame, box, scale) for frame, box in zip(frames, look, strict=True)])
     volumes = {"input": frames}
     focus = run.focus(row) if row in sources.rows_done("crops") else None
-    for place, (name, box) in enumerate(zip(names, boxes, strict=True)):
-        volumes[f"enlarged{name}"] = resized(context[:, box.top : box.bottom, box.left : box.right], size)
+    for place, (name, look) in enumerate(zip(names, looks, strict=True)):
+        cut = [frame[box.top : box.bottom, box.left : box.right] for frame, box in zip(context, look, strict=True)]
+        volumes[f"enlarged{name}"] = resized(cut, size)
         if focus is not None:
             volumes[f"focused{name}"] = resized(focus if focus.ndim == 4 else focus[place], size)
-    words = [f"{facts.video_id}, {clip_name(facts)}, from {facts.frame_start / facts.fps:.1f} s"]
+    start = annotations.seconds(facts.video_id, [facts.frame_start], facts.fps).item()
+    words = [f"{facts.video_id}, {clip_name(facts)}, from {start:.1f} s"]
     noun = "boxes" if len(boxes) > 1 else "box"
     if not found.saliency_share.isna().any():
         words.append(f"{', '.join(f'{share:.0%}' for share in found.saliency_share)} of saliency in the {noun}")
     sizes = ", ".join(f"{box.height} x {box.width}" for box in boxes_source)
+    labels = labels_of(annotations, facts.video_id)
     words.append(f"{noun} {sizes} of {facts.source_height} x {facts.source_width} source pixels")
     return Panels("; ".join([*words, ", ".join(labels) or "no label"]), volumes)
 
@@ -131,8 +148,8 @@ def film(one: Panels) -> Iterator[np.ndarray]:
         yield np.asarray(picture)
 
 
-def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Every frame at this (height, width), bilinear: uint8 (T, H, W, 3)."""
+def resized(frames: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Every frame, uint8 (h, w, 3), at this (height, width), bilinear: uint8 (T, H, W, 3)."""
     return np.stack([np.asarray(Image.fromarray(one).resize(size[::-1], Image.Resampling.BILINEAR)) for one in frames])
 
 
@@ -157,6 +174,12 @@ def write(picture: Image.Image, place: tuple[int, int], text: str, colour: tuple
             text = text[:-1]
         text += "..."
     ImageDraw.Draw(picture).text(place, text, fill=colour, font=font)
+
+
+def _facts(sources: Sources, row: int) -> pd.Series:
+    """Return what the plan says of a global row."""
+    number, local = sources.run.locate(row)
+    return sources.run.parts[number].rows.iloc[local]
 
 
 def _rows(sources: Sources, video_id: str, clips: tuple[int, ...], policy: str) -> list[int]:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.commit import in_use
+from cache.commit import close_directories, in_use
 from cache.errors import StaleCacheError, relative_to
 from cache.fingerprint import differences, unchanged_sha256
 from cache.plan import Part
-from cache.plan_files import read_plan
+from cache.plan_files import StoredPart, read_plan
 from cache.table_files import read_csv, read_table
-from pipeline.config import Config, Task, clip_settings
+from pipeline.config import Config, Task
+from pipeline.config_keys import clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.plain_csv import read_plain
 from pipeline.data.strict_csv import read_classes
@@ -57,7 +58,10 @@ class RunFolder:
         return [part for part in self.parts if part.split in splits]
 
     def part(self, name: str) -> Part:
-        """Return the part of this name."""
+        """Return the part of this name; of a large plan forget the rows of others, for workers go part by part."""
+        for other in self.parts:
+            if isinstance(other, StoredPart) and other.name != name:
+                other.release()
         return next(part for part in self.parts if part.name == name)
 
     @cached_property
@@ -67,7 +71,7 @@ class RunFolder:
         Raises as these two, and as `parts` where the folder was not prepared.
         """
         _ = self.parts
-        return replace(read_labels(self.source).for_task(self.task), frame_times=read_frame_times(self.source))
+        return read_labels(self.source).for_task(self.task)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -99,9 +103,10 @@ def check_labels(run_dir: Path) -> None:
 
 
 def read_labels(run_dir: Path) -> Annotations:
-    """Read the labels of a run as `prepare` wrote them. Raises as `check_labels`; AnnotationError as `read_plain`."""
+    """Read labels and frame times as `prepare` wrote them. Raises as `check_labels`, and AnnotationError."""
     check_labels(run_dir)
-    return read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    labels = read_plain(run_dir / "labels.csv", run_dir / "classes.txt")
+    return replace(labels, frame_times=read_frame_times(run_dir))
 
 
 def read_frame_times(run_dir: Path) -> dict[str, np.ndarray]:
@@ -124,7 +129,10 @@ def holds_run(stage: Callable) -> Callable:
     @wraps(stage)
     def held(config: Config, run_dir: Path, *args, **options):
         with in_use(run_dir):
-            return stage(config, run_dir, *args, **options)
+            try:
+                return stage(config, run_dir, *args, **options)
+            finally:
+                close_directories()
 
     return held
 

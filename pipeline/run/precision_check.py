@@ -10,8 +10,8 @@ from cache.geometry import iou
 from models.box_search import best_box, quantise
 from models.i3d import as_input
 from models.losses import LossTerms
-from models.objectives import Labels, saliency_maps
-from pipeline.config import Saliency, Task
+from models.objectives import Labels, MapKind, saliency_maps
+from pipeline.config import OBJECTIVES, Saliency, Task
 from pipeline.data.clips import input_clips, video_rows
 from pipeline.data.video.find import video_folder
 from pipeline.errors import VideoError
@@ -66,8 +66,8 @@ def box_agreement(
     """
     found, side = [], saliency.box_side
     for precision in ("float32", "bfloat16"):
-        how = saliency.method, precision, labels, task, saliency.gradient_at
-        _, maps = saliency_maps(network, video, [one for one in saliency.objectives if one != "motion"], *how)
+        how = MapKind.of(saliency)._replace(time_segments=1), precision, labels, task
+        _, maps = saliency_maps(network, video, [one for one in saliency.objectives if one in OBJECTIVES], *how)
         found.append([_box(values, side) for batch in maps.values() for values in batch.float().cpu().numpy()])
     exact, rough = map(np.array, found)
     return Agreement(len(exact), int((exact == rough).all(1).sum()), float(iou(exact, rough).mean()))

@@ -2,7 +2,7 @@
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,12 +17,15 @@ from cache.sealed import read_record
 from pipeline.data.own_boxes import BOX
 from pipeline.data.plain_csv import PLAIN_COLUMNS, SCORE
 from pipeline.data.strict_csv import parse_seconds, read_rows
+from pipeline.data.video.find import file_name, id_of
 
 RECORD = "predictions.json"
 WINDOWS = "windows.parquet"  # a folder with a file a video, which pandas and others read as one table
+FILMS = "films"  # a folder beside the tables
 MADE_FROM = b"made_from"  # in the metadata of each of these files: the key of what it was made from
 SOURCE, SIZE = b"path", b"size"  # of the video: its path as it was given; height and width of its frames
 POOLING = b"pooling"  # see VideoTable; not there: "max"
+SEGMENT = b"segment"  # see VideoTable; not there: 0
 FACTS = ("video_id", "start", "end", "entropy", *(f"box_{side}" for side in BOX))
 OTHER_BOX = re.compile(rf"box([1-9][0-9]?)_({'|'.join(BOX)})")  # of a window's second box: box2_top, ...
 
@@ -42,13 +45,15 @@ def is_fact(name: str) -> bool:
 class VideoTable:
     """What was found in one video: a row a window with `fact_columns` and the score of every class, in [0, 1].
 
-    Times are seconds from the first frame, boxes are in source pixels, entropy is Base's, in nats.
+    Times are seconds from the first frame, boxes are in source pixels, entropy is Base's, in nats. Where the box moves
+    within a window, its boxes are those of segments of time.
     """
 
     path: str  # of the video
     size: tuple[int, int]  # (height, width) of its frames, pixels
     table: pd.DataFrame
     pooling: Literal["max", "mean"]  # how the scores of windows become that of the video
+    segment: float = field(default=0.0, kw_only=True)  # seconds that a box holds; 0 for the whole window
 
     @property
     def video_id(self) -> str:
@@ -71,12 +76,25 @@ class VideoTable:
         return self.table[["start", "end", "entropy", *self.classes]]
 
     @property
-    def boxes(self) -> pd.DataFrame:
-        """Start, end (seconds), top, left, height, width (source pixels): a row a box, window by window."""
+    def edges(self) -> np.ndarray:
+        """Top, left, height, width (source pixels) of the boxes of each window, int64 (windows, boxes, 4)."""
         edges = [name for name in self.table.columns if name in FACTS[4:] or OTHER_BOX.fullmatch(name)]
-        times = self.table[["start", "end"]].loc[self.table.index.repeat(len(edges) // len(BOX))]
-        boxes = pd.DataFrame(self.table[edges].to_numpy().reshape(-1, len(BOX)), columns=list(BOX))
-        return pd.concat([times.reset_index(drop=True), boxes], axis=1)
+        return self.table[edges].to_numpy(np.int64).reshape(len(self.table), -1, len(BOX))
+
+    @property
+    def boxes(self) -> pd.DataFrame:
+        """Start, end (seconds), top, left, height, width (source pixels): a row a box, window by window.
+
+        A box of a segment of time holds for its part of the window; one that begins after the end of a video that is
+        shorter than the window is left out.
+        """
+        count = self.edges.shape[1]
+        times = self.table[["start", "end"]].loc[self.table.index.repeat(count)].reset_index(drop=True)
+        if self.segment:
+            first = times.start + self.segment * np.tile(np.arange(count), len(self.table))
+            times = pd.DataFrame({"start": first, "end": np.minimum(first + self.segment, times.end)})
+        boxes = pd.concat([times, pd.DataFrame(self.edges.reshape(-1, len(BOX)), columns=list(BOX))], axis=1)
+        return boxes[boxes.start < boxes.end - 1e-9].reset_index(drop=True) if self.segment else boxes
 
 
 def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
@@ -84,6 +102,7 @@ def write_video(folder: Path, found: VideoTable, made_from: str) -> None:
     table = pa.Table.from_pandas(found.table, preserve_index=False)
     facts = {MADE_FROM: made_from, SOURCE: found.path, SIZE: "{} {}".format(*found.size)}
     facts |= {POOLING: found.pooling} if found.pooling != "max" else {}
+    facts |= {SEGMENT: repr(found.segment)} if found.segment else {}
     table = table.replace_schema_metadata((table.schema.metadata or {}) | facts)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -106,12 +125,13 @@ def read_video(folder: Path, video_id: str) -> VideoTable:
     table = pq.ParquetFile(video_path(folder, video_id)).read()
     facts = table.schema.metadata
     size, pooling = tuple(map(int, facts[SIZE].split())), facts.get(POOLING, b"max").decode()
-    return VideoTable(facts[SOURCE].decode(), size, table.to_pandas(), pooling)
+    segment = float(facts.get(SEGMENT, 0))
+    return VideoTable(facts[SOURCE].decode(), size, table.to_pandas(), pooling, segment=segment)
 
 
 def videos_in(folder: Path) -> list[str]:
     """Return the ids of the videos whose windows are there."""
-    return sorted(path.name.removesuffix(".parquet") for path in (folder / WINDOWS).glob("[!.]*.parquet"))
+    return sorted(id_of(path.name.removesuffix(".parquet")) for path in (folder / WINDOWS).glob("[!.]*.parquet"))
 
 
 def is_predictions(folder: Path) -> bool:
@@ -126,7 +146,12 @@ def read_facts(folder: Path) -> dict:
 
 def video_path(folder: Path, video_id: str) -> Path:
     """Return where the windows of a video are."""
-    return folder / WINDOWS / f"{video_id}.parquet"
+    return folder / WINDOWS / f"{file_name(video_id)}.parquet"
+
+
+def film_path(folder: Path, video_id: str) -> Path:
+    """Return where the film of a video is."""
+    return folder / FILMS / f"{file_name(video_id)}.mp4"
 
 
 def read_timeline(folder: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from cache.errors import DamagedError
 from cache.table_files import read_csv
 from pipeline.config import Config
 from pipeline.data.annotations import Annotations
+from pipeline.data.segments import is_segment
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import DecoderCrashed
 from pipeline.run.folder import read_frame_times
@@ -26,9 +27,9 @@ log = logging.getLogger(__name__)
 VIDEO_COLUMNS = (
     *("video_id", "split", "path", "num_source_frames", "num_frames", "source_fps", "duration_seconds"),
     *("height", "width", "zoom_y", "zoom_x", "timing", "bytes", "sha256", "labels"),
-    *("video_stream", "first_frame", "longest_gap"),
+    *("video_stream", "first_frame", "longest_gap", "pictures"),
 )
-NEW_COLUMNS = VIDEO_COLUMNS[-3:]  # which the videos.csv of an older run does not get
+NEW_COLUMNS = VIDEO_COLUMNS[-4:]  # which the videos.csv of an older run does not get
 NAMED = 3  # videos that a warning names
 BLOCK = 16  # videos a task of a cluster: each task starts a process that decodes them
 
@@ -43,14 +44,14 @@ def known_videos(run_dir: Path) -> tuple[dict[str, dict], tuple[str, ...]]:
     try:
         table = read_csv(run_dir / "videos.csv", [name for name in VIDEO_COLUMNS if name not in NEW_COLUMNS])
         columns = tuple(name for name in VIDEO_COLUMNS if name in table)
-        texts = ("video_id", "split", "path", "timing", "sha256", "video_stream")
+        texts = ("video_id", "split", "path", "timing", "sha256", "video_stream", "pictures")
         table = read_csv(run_dir / "videos.csv", columns, [name for name in columns if name not in texts])
         times = read_frame_times(run_dir)
     except DamagedError as error:
         log.warning("%s; now every video is decoded again", error)
         return {}, VIDEO_COLUMNS
     own = [name for name in columns if name not in ("video_id", "split", "labels")]
-    new = dict(zip(NEW_COLUMNS, ("", 0.0, 0.0), strict=True))
+    new = dict(zip(NEW_COLUMNS, ("", 0.0, 0.0, ""), strict=True))
     rows = {row["video_id"]: new | {name: row[name] for name in own} for row in table.to_dict("records")}
     return {one: row | {"times": tuple(times.get(one, ()))} for one, row in rows.items()}, columns
 
@@ -66,8 +67,13 @@ def probe_all(
         known: rows of an earlier videos.csv by id; a file with the same SHA-256 is not decoded again.
     """
     ids = annotations.videos.video_id.tolist()
-    check_root(config, ids[0])
-    found = dict(progress(_probe_each(config, run_dir, ids, known, engine), len(ids), "prepare", "videos"))
+    check_root(config, annotations.source(ids[0]).video_id)
+    files: dict[tuple, list[tuple]] = {}  # the samples of each file
+    for one in ids:
+        source = annotations.source(one)
+        files.setdefault(source[:2], []).append((one, source, known.get(one)))
+    answers = _probe_each(config, run_dir, [tuple(of_file) for of_file in files.values()], engine)
+    found = dict(progress(answers, len(ids), "prepare", "videos"))
     videos, skipped = [], []
     for video_id, split in annotations.videos[["video_id", "split"]].itertuples(index=False, name=None):
         one = found[video_id]
@@ -87,6 +93,8 @@ def oddities(videos: pd.DataFrame) -> Iterator[str]:
     splits = videos.groupby("sha256").split.nunique()
     for one in videos[videos.sha256.isin(splits.index[splits > 1])].sort_values("sha256", kind="stable").itertuples():
         text = "videos are the same file in training and in evaluation, so that scores are too high"
+        if is_segment(one.path):
+            text = "segments are of a recording that has some in training and some in evaluation, so scores may be high"
         found.setdefault(text, []).append(f"{one.video_id} ({one.split})")
     for text, some in found.items():
         yield f"{len(some)} {text}: {_some(some)}"
@@ -100,19 +108,25 @@ def _some(ids: list[str]) -> str:
     return ", ".join(ids[:NAMED]) + ", ..." * (len(ids) > NAMED)
 
 
-def _probe_each(config: Config, run_dir: Path, ids: list[str], known: dict, engine: Engine) -> Iterator[tuple]:
-    """Yield what `_probe_one` returns of every video, in any order, from threads here or from tasks of a cluster."""
-    jobs = [(video_id, known.get(video_id)) for video_id in ids]
+def _probe_each(config: Config, run_dir: Path, files: list[tuple], engine: Engine) -> Iterator[tuple]:
+    """Yield what `_probe_file` returns of every file, in any order, from threads here or from tasks of a cluster.
+
+    Args:
+        files: for each its samples, (id, source, known row).
+    """
     if engine.is_local:
         with _prober(config) as prober:
-            there = _names(Path(config.data.videos))
+            names = _names(Path(config.data.videos))
+            there = [file for file in files if file[0][1].path or file[0][1].video_id in names]
             # a missing file is found at once; handing it to a thread would take longer
-            yield from (_probe_one(config, prober, *job) for job in jobs if job[0] not in there)
-            yield from Parallel(n_jobs=config.workers, return_as="generator_unordered", prefer="threads")(
-                delayed(_probe_one)(config, prober, *job) for job in jobs if job[0] in there
-            )
+            for file in (one for one in files if not (one[0][1].path or one[0][1].video_id in names)):
+                yield from _probe_file(config, prober, file)
+            for found in Parallel(n_jobs=config.workers, return_as="generator_unordered", prefer="threads")(
+                delayed(_probe_file)(config, prober, file) for file in there
+            ):
+                yield from found
         return
-    blocks = [tuple(jobs[first : first + BLOCK]) for first in range(0, len(jobs), BLOCK)]
+    blocks = [tuple(files[first : first + BLOCK]) for first in range(0, len(files), BLOCK)]
     with share_directory(run_dir, Path(config.data.videos)) as site:
         for _, found in results(partial(_probe_block, config, site), blocks, 1, engine):
             yield from found
@@ -125,16 +139,17 @@ def _names(root: Path) -> set[str]:
 
 
 def _probe_block(config: Config, site: SharedDirectory, block: tuple, crashed: str = "") -> tuple[tuple, list[tuple]]:
-    """Return the block, and what `_probe_one` returns of each of its videos."""
+    """Return the block, and what `_probe_file` returns of each of its files."""
     if crashed:
-        return block, [(video_id, (DecoderCrashed.__name__, crashed)) for video_id, _ in block]
+        return block, [(sample[0], (DecoderCrashed.__name__, crashed)) for file in block for sample in file]
     with site.enter(), _prober(config) as prober:
-        return block, [_probe_one(config, prober, *job) for job in block]
+        return block, [one for file in block for one in _probe_file(config, prober, file)]
 
 
 def _prober(config: Config) -> Prober:
     return Prober(config.data.video_seconds, round(config.data.video_memory * 2**30))
 
 
-def _probe_one(config: Config, prober: Prober, video_id: str, known: dict | None) -> tuple[str, dict | tuple[str, str]]:
-    return video_id, probe_row(config, prober, video_id, known)
+def _probe_file(config: Config, prober: Prober, file: tuple) -> list[tuple[str, dict | tuple[str, str]]]:
+    """Return each sample of a file with what `probe_row` says of it; the file is decoded once at most."""
+    return [(video_id, probe_row(config, prober, source, known)) for video_id, source, known in file]

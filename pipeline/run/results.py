@@ -11,6 +11,7 @@ from cache.sealed import read_record, read_recorded_file, write_record
 from pipeline.box_settings import boxes_words
 from pipeline.config import Config, pooling_of
 from pipeline.data.strict_csv import csv_bytes
+from pipeline.data.video.find import id_of
 from pipeline.metrics import mean_average_precision
 from pipeline.run.costs import COST_COLUMNS, cost_cells, read_costs
 from pipeline.run.folder import RunFolder
@@ -120,4 +121,4 @@ def same_map(computed: float, stored: float | None) -> bool:
 def read_result(path: Path) -> tuple[dict, list[str], np.ndarray]:
     """Return a result's facts, its video ids in the order of the annotations, their scores float64 (V, C)."""
     lines = [line.split(" ") for line in read_recorded_file(path, f"{path.stem}.scores.txt").decode().splitlines()]
-    return read_record(path), [line[0] for line in lines], np.array([line[1:] for line in lines], float)
+    return read_record(path), [id_of(line[0]) for line in lines], np.array([line[1:] for line in lines], float)

@@ -12,11 +12,14 @@ from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION
 from models.losses import LossTerms
-from pipeline.box_settings import num_boxes, rule_settings
-from pipeline.config import MAPS, PIXELS, POLICIES, Config, Pixels, Policy, task_settings, without_later
+from pipeline.box_settings import box_axis, num_looks, num_segments, rule_settings
+from pipeline.config import MAPS, PIXELS, POLICIES, Config, Pixels, Policy
+from pipeline.config_keys import task_settings, without_later
 from pipeline.errors import StageError
 from pipeline.run.folder import RunFolder, open_folder, own_boxes_sha256
-from pipeline.run.networks import BaseWeights, Variant, load_base, own_network
+from pipeline.run.fusion_models import Variant
+from pipeline.run.looker_weights import TEACHER, looker_facts, looker_folder, looker_sha256
+from pipeline.run.networks import BaseWeights, load_base, own_network
 
 
 def _kept(open_store):
@@ -70,10 +73,14 @@ class Stores:
 
     def maps_settings(self, part: Part, objective: str) -> dict:
         """Saliency maps. Labels count only where the objective uses them; "motion" is of the clips alone."""
+        if objective == "looker":
+            weights = looker_sha256(self.looker_folder)
+            return {"method": "looker", "objective": objective, "looker": weights, "base": self.base_settings(part)}
+        in_time = without_later({"time_segments": self.config.saliency.time_segments})
         if objective == "motion":
-            return {"method": "frame_difference", "objective": objective, "clips": part.settings}
+            return {"method": "frame_difference", "objective": objective, "clips": part.settings, **in_time}
         method = self.config.saliency.method
-        settings = {"method": method, "objective": objective, "base": self.base_settings(part)}
+        settings = {"method": method, "objective": objective, "base": self.base_settings(part), **in_time}
         if method == "grad_cam":  # before, the maximum over time was enlarged
             settings["time_maximum"] = "of enlarged maps"
         else:
@@ -83,10 +90,17 @@ class Stores:
             settings |= without_later(LossTerms.of(self.config.base)._replace(label_smoothing=0.0)._asdict())
         return settings
 
+    @property
+    def looker_folder(self) -> Path:
+        """The folder of the looker that this config trains."""
+        parts = self.run.parts_of("train")
+        maps = {part.name: self.maps_settings(part, TEACHER) for part in parts}
+        return looker_folder(self.run, looker_facts(self.run, self.base_weights.sha256, self.config.seed, maps))
+
     def boxes_settings(self, part: Part, policy: Policy) -> dict:
         """Boxes: of a map, random, in the centre, or of a table. Raises StageError for another policy."""
         saliency = self.config.saliency
-        settings = {"policy": policy, **rule_settings(saliency)}
+        settings = {"policy": policy, **rule_settings(saliency, policy)}
         if saliency.box_jitter:
             settings["jitter_seed"] = self.config.clips.plan_seed
         if policy in MAPS:
@@ -131,21 +145,28 @@ class Stores:
 
     @_kept
     def maps(self, part: Part, objective: str) -> ZarrStore:
-        """Open codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame."""
-        specs = [ArraySpec("codes", part.input_size, "u2", "row", ("y", "x")), ArraySpec("scale", (), "f4", "unit")]
+        """Open codes uint16 (H_in, W_in) and scale float32: the map is codes * scale, in the input frame; with several
+        segments of time (segments, H_in, W_in)."""
+        segments = num_segments(objective, self.config.saliency)
+        several, names = ((segments,), ("segment",)) if segments > 1 else ((), ())
+        codes = ArraySpec("codes", (*several, *part.input_size), "u2", "row", (*names, "y", "x"))
+        specs = [codes, ArraySpec("scale", (), "f4", "unit")]
         return self._arrays("maps", part, self.maps_settings(part, objective), specs)
 
     @_kept
     def boxes(self, part: Part, policy: Policy) -> ZarrStore:
         """Open box_input, box_source int32 (top, left, height, width) and saliency_share float32, the box's share of
-        the map; with k boxes a clip (k, 4), (k, 4) and (k,)."""
-        count = num_boxes(self.config.saliency)
-        several, boxes = ((count,), ("box",)) if count > 1 else ((), ())
+        the map; with k boxes a clip, or one in each of k segments of time, (k, 4), (k, 4) and (k,). With
+        `saliency.looks`, looks int32 says which look found the box, from 1."""
+        axis = box_axis(policy, self.config.saliency)
+        several, names = tuple(axis.values()), tuple(axis)
         specs = [
-            ArraySpec("box_input", (*several, 4), "i4", "unit", (*boxes, "edge")),
-            ArraySpec("box_source", (*several, 4), "i4", "unit", (*boxes, "edge")),
-            ArraySpec("saliency_share", several, "f4", "unit", boxes),
+            ArraySpec("box_input", (*several, 4), "i4", "unit", (*names, "edge")),
+            ArraySpec("box_source", (*several, 4), "i4", "unit", (*names, "edge")),
+            ArraySpec("saliency_share", several, "f4", "unit", names),
         ]
+        if num_looks(policy, self.config.saliency) > 1:
+            specs.append(ArraySpec("looks", (), "i4", "unit"))
         return self._arrays("boxes", part, self.boxes_settings(part, policy), specs)
 
     @_kept
@@ -188,11 +209,16 @@ def open_run(run_dir: Path, config: Config, caches: Path | None = None) -> Store
 
 
 def boxes_of(stores: Stores, part: Part, policy: Policy) -> np.ndarray:
-    """Read box_input of every row of a part, int32 (rows, 4), of k boxes (rows, k, 4); zeros for a video left out."""
+    """Read box_input of every row of a part as stored, see `Stores.boxes`; zeros for a video left out."""
     store = stores.boxes(part, policy)
     done = store.product.rows_done()
-    count = num_boxes(stores.config.saliency)
-    values = np.zeros((part.num_rows, *((count,) if count > 1 else ()), 4), np.int32)
+    values = np.zeros((part.num_rows, *box_axis(policy, stores.config.saliency).values(), 4), np.int32)
     if done.any():
         values[done] = store.read_rows("box_input", np.flatnonzero(done))
     return values
+
+
+def looks_of(stores: Stores, part: Part, policy: Policy) -> np.ndarray:
+    """Read which look found the box of every row that is done, int32 (N,); see `Stores.boxes`."""
+    store = stores.boxes(part, policy)
+    return store.read_rows("looks", np.flatnonzero(store.product.rows_done()))

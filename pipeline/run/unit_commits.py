@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.errors import UnitTakenError
 from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
@@ -39,6 +40,7 @@ class UnitWork:
 
     run_dir: Path
     config: Config
+    opened: Stores | None = field(default=None, kw_only=True, metadata={"travels": False})  # to write, in this process
 
     def stores_of(self, part: Part) -> list[Store]:
         """Return the stores of a part that this work fills."""
@@ -54,6 +56,9 @@ class UnitWork:
     def blank(self, part: Part, unit: Unit, wanted: list[Store]) -> dict[Store, object]:
         """Return what `compute` would where every video of the unit is skipped."""
         raise NotImplementedError
+
+    def follow(self, part: Part, unit: Unit, values: dict[Store, object]) -> None:
+        """Do what needs the values that were just committed, while they are in memory."""
 
     def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
         """Do and commit a unit of every store that lacks it.
@@ -76,10 +81,15 @@ class UnitWork:
                     values = self.blank(part, unit, wanted)
                 else:
                     values = self.compute(part, unit, wanted, skipped)
-                with phases.phase("write"):
-                    for store in wanted:
-                        store.write_unit(unit.number, values[store], skipped)
-            if not all(store.product.is_done(unit.number) for store in stores):
+                try:
+                    with phases.phase("write"):
+                        first = [store for store in wanted if store.write_unit(unit.number, values[store], skipped)]
+                    self.follow(part, unit, {store: values[store] for store in first})
+                except UnitTakenError:
+                    if wait:
+                        raise
+                    return None
+            if not all(store in wanted or store.product.is_done(unit.number) for store in stores):
                 return None
             failed = {entry["video_id"] for entry in skipped}
             return sum(part.video_ids[row] not in failed for row in part.unit_rows(unit.number)) if wanted else 0
@@ -87,7 +97,7 @@ class UnitWork:
     @cached_property
     def stores(self) -> Stores:
         """The run's stores, opened once, to write them."""
-        return open_stores(open_folder(self.run_dir, self.config), self.config, to_write=True)
+        return self.opened or open_stores(open_folder(self.run_dir, self.config), self.config, to_write=True)
 
     @property
     def videos(self) -> Path:
@@ -100,10 +110,18 @@ class UnitWork:
 
 
 def _take(stores: list[Store], unit: int, locks: ExitStack, wait: bool) -> list[Store]:
-    """Lock a unit of every store, always in the same order; return the stores whose unit is ours to do."""
-    order = sorted(stores, key=lambda store: str(store.product.path))
+    """Lock a unit of every store, always in the same order; return the stores whose unit is ours to do.
+
+    Where another process is at work on one, those after it are left to it: else both would compute the unit.
+    """
+    wanted = []
     with phases.phase("wait"):
-        return [store for store in order if locks.enter_context(store.product.lock(unit, wait))]
+        for store in sorted(stores, key=lambda store: str(store.product.path)):
+            if locks.enter_context(store.product.lock(unit, wait)):
+                wanted.append(store)
+            elif not store.product.is_done(unit):
+                break
+    return wanted
 
 
 def withdraw_skipped(stores: Iterable[Store]) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from cache.commit import in_use
 from cache.folder_checks import check_space
 from cache.plan import Part
+from cache.remote.fetch import remote_of
 from pipeline.run.unit_commits import Store, Unit, UnitWork
 from pipeline.workers import phases
 from pipeline.workers.device_claims import claim_device
@@ -35,7 +36,7 @@ EVERYTHING = Share()
 def units_to_do(
     work: UnitWork, parts: list[Part], share: Share, size: Callable[[Store, list[int]], tuple[int, int]]
 ) -> list[Unit]:
-    """Return the units that some store of a stage lacks, once the disk has room for them.
+    """Return the units that some store of a stage lacks, once the disk that they are for has room for them.
 
     Args:
         size: estimates the bytes and the number of files of some units of a store.
@@ -51,8 +52,16 @@ def units_to_do(
             num_bytes, num_files = num_bytes + of_store[0], num_files + of_store[1]
             todo.update(lacking)
         units += [Unit(part.name, number) for number in sorted(todo)]
-    check_space(work.run_dir, num_bytes, num_files)
+    if not remote_of(work.run_dir):
+        check_space(work.run_dir, num_bytes, num_files)
     return units
+
+
+def gather_records(stores: Iterable[Store]) -> None:
+    """Gather the commit records of some stores in segments, where they have become many."""
+    for store in stores:
+        with in_use(store.product.path.parents[1]):
+            store.product.gather()
 
 
 def run_units(

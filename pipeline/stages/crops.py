@@ -1,17 +1,21 @@
 """Stage 2: every row's box is cut from the source frames as they pass, and goes to HDF5 with the context volumes."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from cache.errors import NotDoneError
 from cache.folder_checks import check_folder, check_locks
-from cache.geometry import Box, Clip
+from cache.geometry import Box, Clip, boxes_by_frame
 from cache.plan import Part
 from cache.stores.frame_codec import encode_volume
 from cache.stores.volume_store import VolumeStore, unit_bytes
-from cache.stores.zarr_store import ZarrStore
+from pipeline.box_settings import num_segments
 from pipeline.config import Config, Pixels, Policy
 from pipeline.data.clips import source_frames, video_rows
 from pipeline.data.pixels import apply_theta, cut_input, cut_source
@@ -19,7 +23,7 @@ from pipeline.errors import VideoError
 from pipeline.run.folder import holds_run
 from pipeline.run.outcome import Outcome, say_left_out
 from pipeline.run.unit_commits import Unit, UnitWork, skip, skipped_videos, withdraw_skipped
-from pipeline.run.units import EVERYTHING, Share, run_units, units_to_do
+from pipeline.run.units import EVERYTHING, Share, gather_records, run_units, units_to_do
 from pipeline.stages import boxes
 from pipeline.workers import phases
 from pipeline.workers.engines import LOCAL, Engine
@@ -66,8 +70,9 @@ def run(
         withdraw_skipped(filled)
     units = units_to_do(work, parts, share, _expected_size)
     rows = run_units(work, units, config.workers, "crops", engine)
+    gather_records(filled if units else ())
     names = ", ".join((*["context"] * context, *policies))
-    size = sum(_committed_bytes(store) for store in filled)
+    size = sum(store.product.num_bytes() for store in filled)
     summary = f"{rows} rows cut now; {names} from {pixels} pixels: {size / 1e6:.1f} MB"
     skipped = skipped_videos(filled)
     return Outcome(run_dir / "crops", summary, len(skipped), say_left_out(skipped))
@@ -81,12 +86,6 @@ def _expected_size(store: VolumeStore, units: list[int]) -> tuple[int, int]:
         pixels = rows * store.num_frames * height * width  # num_frames: of all boxes
         num_bytes += unit_bytes(pixels // 2 if store.codec == "jpeg" else 2 * pixels, rows, store.num_frames)
     return num_bytes, 4 * len(units)  # volume, record, lock, and a temporary one
-
-
-def _committed_bytes(store: VolumeStore) -> int:
-    """Return the bytes of a store's files that records name."""
-    units = store.product.done_units()
-    return sum(file["bytes"] for unit in units for file in store.product.checked_record(unit)["files"])
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,13 @@ class CropWork(UnitWork):
     def _found_by_saliency(self, part: Part, unit: Unit) -> "_Found":
         found = {}
         for policy in self.policies:
-            values = _by_row(self.stores.boxes(part, policy), unit.number, "box_input")
-            found[policy] = {row: _boxes(value) for row, value in values.items()}
-        base = self.stores.base(part)
-        return _Found(found, _by_row(base, unit.number, "frame_crc") if base.product.is_done(unit.number) else None)
+            values = self.stores.boxes(part, policy).read_unit(unit.number, "box_input")
+            how = part.num_frames, num_segments(policy, self.config.saliency)
+            found[policy] = {row: boxes_by_frame(_boxes(value), *how) for row, value in values.items()}
+        frames = None
+        with suppress(NotDoneError):
+            frames = self.stores.base(part).read_unit(unit.number, "frame_crc")
+        return _Found(found, frames)
 
 
 class _Targets(NamedTuple):
@@ -149,7 +151,7 @@ class _Targets(NamedTuple):
 class _Found:
     """What stage 1 found in the rows of a unit, by row; nothing of the videos that it left out."""
 
-    boxes: dict[str, dict[int, list[Box]]]  # box_input, by policy
+    boxes: dict[str, dict[int, list[list[Box]]]]  # box_input of every frame, by policy; a list for each volume
     frames: dict[int, np.ndarray] | None  # uint32 (T,), CRC-32 of the source frames it saw; None where it has not run
 
     def has(self, row: int) -> bool:
@@ -161,13 +163,6 @@ class _Found:
 def _boxes(values: np.ndarray) -> list[Box]:
     """Return the boxes of a row, int32 (4,) or, of several, (k, 4)."""
     return [Box(*edges) for edges in values.reshape(-1, 4).tolist()]
-
-
-def _by_row(store: ZarrStore, unit: int, array: str) -> dict[int, np.ndarray]:
-    """Read an array of a unit by row, without the videos that its record names as left out."""
-    failed = {entry["video_id"] for entry in store.product.checked_record(unit)["skipped"]}
-    rows = [row for row in store.part.unit_rows(unit) if store.part.video_ids[row] not in failed]
-    return dict(zip(rows, store.read_rows(array, np.array(rows, np.int64)), strict=True))
 
 
 def _cut_video(
@@ -192,15 +187,23 @@ def _cut_video(
             if found.frames is not None and found.frames[row][places[0]] != checksum:
                 where = f"{clip.video_id}, frame {index}"
                 raise FramesDiffer(f"{where}: not the pixels that saliency saw; was the file changed?")
-            boxes_of_row = {policy: found.boxes[policy][row] for policy in targets.crops}
-            with phases.phase("resize"):
-                pictures = _cut_frame(frame, clip, boxes_of_row, targets)
-            with phases.phase("encode"):
-                for store, of_boxes in pictures.items():
-                    for number, content in enumerate(encode_volume(np.stack(of_boxes), store.codec, store.quality)):
-                        for place in places:
-                            encoded[store][row][number * part.num_frames + place] = content
+            looks = {policy: found.boxes[policy][row] for policy in targets.crops}
+            # one group, but for a frame that a short video repeats, in several segments of time
+            for boxes_here, places_here in groupby(places, partial(_boxes_at, looks)):
+                places_here = list(places_here)
+                with phases.phase("resize"):
+                    pictures = _cut_frame(frame, clip, boxes_here, targets)
+                with phases.phase("encode"):
+                    for store, of_boxes in pictures.items():
+                        for number, content in enumerate(encode_volume(np.stack(of_boxes), store.codec, store.quality)):
+                            for place in places_here:
+                                encoded[store][row][number * part.num_frames + place] = content
     return {store: list(by_row.values()) for store, by_row in encoded.items()}
+
+
+def _boxes_at(looks: dict[Policy, list[list[Box]]], place: int) -> dict[Policy, list[Box]]:
+    """Return the box of every look at one place of a clip."""
+    return {policy: [look[place] for look in of_policy] for policy, of_policy in looks.items()}
 
 
 def _cut_frame(

@@ -13,13 +13,15 @@ from cache.errors import StaleCacheError
 from cache.fingerprint import fingerprint
 from cache.sealed import read_record, write_record
 from models.fusion import video_scores
-from pipeline.box_settings import is_same_rule, named
-from pipeline.config import Config, Focus, Policy, pooling_of, task_settings
+from pipeline.box_settings import is_same_rule, named, num_segments
+from pipeline.config import Config, Focus, Policy, pooling_of
+from pipeline.config_keys import task_settings
 from pipeline.data.miniature import truth
+from pipeline.data.video.find import file_name
 from pipeline.errors import StageError
 from pipeline.metrics import map_official, mean_average_precision, mean_class_accuracy, submission, top_k_hits
 from pipeline.run.folder import RunFolder, holds_run, open_folder
-from pipeline.run.networks import TrainedModel, read_model
+from pipeline.run.fusion_models import TrainedModel, read_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.results import made_with, protocol, rebuild
 from pipeline.run.stores import Stores, boxes_of, open_run, open_stores
@@ -233,7 +235,7 @@ def _evaluate(
     table = pd.DataFrame({"class": annotations.classes, "positives": targets.sum(0), "ap": result.per_class})
     finite = {name: None if value != value else value for name, value in facts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = {f"{path.stem}.scores.txt": submission(scored, scores)}
+    files = {f"{path.stem}.scores.txt": submission([*map(file_name, scored)], scores)}
     files[f"{path.stem}.per_class.csv"] = table.to_csv(index=False).encode()
     write_record(path, finite, files)
 
@@ -247,8 +249,8 @@ def _accuracies(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 def boxes_on_target(stores: Stores, policy: Policy) -> float:
     """Return, for the miniature only, the share of evaluation clips whose boxes hold every card; see `truth`."""
     cards = truth.read_cards(Path(stores.config.data.videos))
-    hits = []
+    hits, segments = [], num_segments(policy, stores.config.saliency)
     for part in stores.run.parts_of("test"):
         found = boxes_of(stores, part, policy)
-        hits += [truth.on_target(cards, part, row, found[row]) for row in range(part.num_rows)]
+        hits += [truth.on_target(cards, part, row, found[row], segments) for row in range(part.num_rows)]
     return float(np.mean(hits))

@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.folder_checks import check_folder, check_locks, check_space
 from cache.layout import PRODUCTS
 from cache.plan import Part
-from cache.plan_files import part_names, read_plan, recorded_parts, write_part
+from cache.plan_files import largest_part, part_names, read_plan, recorded_parts, write_part
 from cache.sealed import write_record
-from pipeline.config import Config, clip_settings
+from pipeline.config import Config
 from pipeline.config_file import to_toml
+from pipeline.config_keys import clip_settings
 from pipeline.data.annotations import Annotations
 from pipeline.data.label_files import read_annotations
 from pipeline.data.label_times import PastTheEnd, past_the_end
@@ -29,12 +30,13 @@ from pipeline.data.video.find import spreadsheet_hint
 from pipeline.errors import StageError, VideoMissing
 from pipeline.run.folder import FRAME_TIMES, check_classes, open_folder, read_class_names
 from pipeline.run.outcome import Outcome
-from pipeline.run.plan_rows import plan_rows
+from pipeline.run.plan_rows import check_rate, plan_rows
 from pipeline.run.probe_videos import known_videos, oddities, probe_all
 from pipeline.workers.engines import LOCAL, Engine
 
 log = logging.getLogger(__name__)
 
+MOST_ROWS = 1_000_000  # of a part; more become several parts, of which a worker holds one in memory
 NAMED = 3  # videos that a message names
 UNNAMED = ("unlabelled", "past_the_end")  # notes that the summary leaves out, or says in more words
 SKIPPED_COLUMNS = ("video_id", "split", "reason", "detail")
@@ -48,15 +50,16 @@ def run(config: Config, run_dir: Path, extend: bool = False, engine: Engine = LO
     skipped.json; frame_times.csv where clips.fps is 0 and a video's rate varies. The same command again changes
     nothing, but that it makes anew what was lost of the plan. With `extend`, new videos and further augmentation seeds
     become new parts of the plan; no earlier part is touched. Where more videos fail than `data.max_skipped` allows,
-    only skipped.csv is written.
+    that is refused, and only skipped.csv is written.
 
     Raises:
-        AnnotationError, StageError: what is wrong with the annotations or the folder, in one sentence.
+        AnnotationError, StageError: what is wrong with the annotations, the videos or the folder, in one sentence.
         StaleCacheError: the run holds another plan, or networks for other classes.
     """
     if config.data.format == "miniature":
         generate.generate(config.data, config.workers)
     annotations = read_annotations(config.data)
+    check_rate(config, annotations)
     _check_is_ours(run_dir)
     if any((run_dir / "models").glob("base-*")):
         with suppress(DamagedError):  # lost or damaged: each network still knows its own
@@ -75,8 +78,7 @@ def _prepare(config: Config, run_dir: Path, annotations: Annotations, extend: bo
     videos, skipped = probe_all(config, run_dir, annotations, known, engine)
     write_record(run_dir / "skipped.json", {}, {"skipped.csv": csv_bytes(SKIPPED_COLUMNS, skipped)})
     _check_found(config, run_dir, annotations, videos, skipped)
-    if flood := _flood(config, len(videos), skipped):
-        return Outcome(run_dir / "skipped.csv", flood, len(skipped))
+    _check_failed(config, len(videos), skipped, run_dir / "skipped.csv")
     outside = past_the_end(annotations, videos)
     if outside.count > config.data.max_past_end * outside.total:
         allowed = f"more than data.max_past_end = {config.data.max_past_end:g} allows"
@@ -117,7 +119,11 @@ def _check_found(config: Config, run_dir: Path, annotations: Annotations, videos
     missing = [video_id for video_id, _, reason, _ in skipped if reason == VideoMissing.__name__]
     listed = run_dir / "skipped.csv"
     if missing and config.data.missing_videos == "refuse":
-        names = _with_nearest_files(missing, annotations.videos.video_id, config.data.videos)
+        missing = list(
+            dict.fromkeys(annotations.source(one).path or annotations.source(one).video_id for one in missing)
+        )
+        known = (annotations.source(one).video_id for one in annotations.videos.video_id)
+        names = _with_nearest_files(missing, known, config.data.videos)
         raise StageError(
             f"{len(missing)} annotated videos have no file in {config.data.videos}: {names} (listed in {listed}); "
             'data.missing_videos = "skip" leaves them out'
@@ -180,38 +186,39 @@ def _check_plan(config: Config, run_dir: Path, videos: pd.DataFrame, extend: boo
             )
 
 
-def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> list[Part]:
-    """Return what the plan lacks: for known training videos the further seeds, for new videos everything."""
+def _new_parts(config: Config, run_dir: Path, videos: pd.DataFrame, extend: bool) -> Iterator[Part]:
+    """Yield what the plan lacks: for known training videos the further seeds, for new videos everything."""
     old = read_plan(run_dir) if extend else []
     planned_rows = Counter()  # of each video
     for part in old:
         planned_rows.update(part.rows.video_id)
-    parts = []
+    number, most = len(old), max(MOST_ROWS, largest_part(run_dir))  # a larger one was planned before there was a limit
     for split in ("train", "test"):
         table = videos[videos.split == split]
         wanted = config.clips.aug_seeds if split == "train" else config.clips.eval_clips
         planned = table.video_id.map(planned_rows)
         for first in sorted(set(planned)):
             chosen = table[planned == first]
-            if first < wanted and len(chosen):
-                name = f"part-{len(old) + len(parts):03d}-{split}"
-                rows = plan_rows(config, chosen, split, range(first, wanted))
-                per_unit, settings = config.clips.videos_per_unit, clip_settings(config)
-                parts.append(Part(name, split, rows, wanted - first, per_unit, settings))
-    return parts
+            if first >= wanted:
+                continue
+            per_unit, settings = config.clips.videos_per_unit, clip_settings(config)
+            videos_per_part = per_unit * max(1, most // ((wanted - first) * per_unit))
+            for place in range(0, len(chosen), videos_per_part):
+                rows = plan_rows(config, chosen.iloc[place : place + videos_per_part], split, range(first, wanted))
+                yield Part(f"part-{number:03d}-{split}", split, rows, wanted - first, per_unit, settings)
+                number += 1
 
 
-def _flood(config: Config, num_good: int, skipped: list) -> str:
-    """Say why nothing is planned, where more videos fail than may; else return "". Missing files are no failures."""
+def _check_failed(config: Config, num_good: int, skipped: list, listed: Path) -> None:
+    """Refuse where more videos fail than may. Missing files are no failures."""
     failed = [row for row in skipped if row[2] != VideoMissing.__name__]
     number = len(failed) + num_good
-    if len(failed) <= config.data.max_skipped * number:
-        return ""
-    return (
-        f"nothing is planned: {len(failed)} of {number} videos fail, more than "
-        f"data.max_skipped = {config.data.max_skipped:g} allows ({_counted(failed)}; the first: {failed[0][3]}); "
-        "--max-skipped 1 goes on with the rest"
-    )
+    if len(failed) > config.data.max_skipped * number:
+        raise StageError(
+            f"nothing is planned: {len(failed)} of {number} videos fail, more than "
+            f"data.max_skipped = {config.data.max_skipped:g} allows ({_counted(failed)}; the first: {failed[0][3]}); "
+            f"all are in {listed}; --max-skipped 1 goes on with the rest"
+        )
 
 
 def _outcome(

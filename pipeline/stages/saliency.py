@@ -3,7 +3,7 @@
 import logging
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +14,24 @@ from torch import Tensor, nn
 from cache.folder_checks import check_folder, check_locks
 from cache.plan import Part
 from models.box_search import quantise
-from models.compiled import compile_network
-from models.frozen.fold import fold
 from models.i3d import as_input
+from models.looker import Looker, block_features
 from models.losses import LossTerms
 from models.motion import motion_maps
-from models.objectives import Labels, objectives_of, saliency_maps
+from models.objectives import Labels, MapKind, objectives_of, saliency_maps
 from models.saliency import patch_embedding
+from pipeline.box_settings import num_looks
 from pipeline.config import OBJECTIVES, Config
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
+from pipeline.run.closer_look import frozen_base
 from pipeline.run.folder import holds_run
-from pipeline.run.networks import BaseWeights, build_base
+from pipeline.run.looker_weights import load_looker
+from pipeline.run.networks import build_base
 from pipeline.run.outcome import Outcome, say_left_out
 from pipeline.run.precision_check import LOWEST_OVERLAP, sample_agreement
-from pipeline.run.stores import Stores
 from pipeline.run.unit_commits import Store, Unit, UnitWork, skip, skipped_videos, withdraw_skipped
-from pipeline.run.units import EVERYTHING, Share, run_units, units_to_do
+from pipeline.run.units import EVERYTHING, Share, gather_records, run_units, units_to_do
 from pipeline.stages import boxes
 from pipeline.workers import phases
 from pipeline.workers.device import cpu_threads, pick_device
@@ -82,20 +83,20 @@ def run(
         if workers == 1 and engine.is_local and not engine.devices:  # this process does all units
             threads = config.workers if work.device.type == "cuda" else 1
             ahead = decode_ahead([(stores.run.part(unit.part), unit.number) for unit in units], work.videos, threads)
-            work = replace(work, decoded=stack.enter_context(ahead))
+            work = replace(work, decoded=stack.enter_context(ahead), opened=stores)
         if config.saliency.precision == "bfloat16" and set(objectives) & set(OBJECTIVES) and units and engine.is_local:
             agreement = sample_agreement(stores, units, work.network)
             if agreement and agreement.overlap < LOWEST_OVERLAP:
                 log.warning("bfloat16 moves the boxes: %s; saliency.precision=float32 does not", agreement)
         rows = run_units(work, units, workers, "saliency", engine, on_device=True)
-    for objective in objectives:
-        boxes.run_policy(stores, objective, splits, share, engine)
-    for part in parts:
-        _warn_of_empty_maps(stores, part)
+    looks = [boxes.run_policy(stores, objective, splits, share, engine) for objective in objectives]
+    for part in parts if units else ():
+        gather_records([*work.stores_of(part), *(stores.boxes(part, name) for name in objectives)])
     skipped = skipped_videos(stores.base(part) for part in parts)
     total, names = sum(part.num_rows for part in parts), ", ".join(objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {stores.base_weights.sha256[:12]}"
     summary += f"; bfloat16: {agreement}" if agreement else ""
+    summary += "".join(f"; {one}" for one in looks if one)
     return Outcome(run_dir / "maps", summary, len(skipped), say_left_out(skipped))
 
 
@@ -118,21 +119,9 @@ def _num_workers(config: Config, engine: Engine) -> int:
     return len(engine.devices) or (wanted if on_cpu else 1)
 
 
-def _warn_of_empty_maps(stores: Stores, part: Part) -> None:
-    """Warn of maps without a gradient, as of a network that is certain of everything."""
-    for objective in stores.config.saliency.objectives:
-        maps = stores.maps(part, objective)
-        done = np.flatnonzero(maps.product.rows_done())
-        empty = int((maps.read_rows("scale", done) == 0).sum()) if len(done) else 0
-        if empty:
-            why = "nothing moves" if objective == "motion" else "was Base's rate too high?"
-            found = f"{part.name}: {empty} of {len(done)} {objective} maps are zero everywhere"
-            log.warning("%s, so their boxes lie at (0, 0): %s", found, why)
-
-
 @dataclass(frozen=True)
 class SaliencyWork(UnitWork):
-    """Computes logits and maps of a unit."""
+    """Computes logits, maps and boxes of a unit."""
 
     # frames that the process decodes ahead, across units, where it does all of them
     decoded: PrefetchedKeys | None = field(default=None, metadata={"travels": False})
@@ -147,7 +136,13 @@ class SaliencyWork(UnitWork):
         """Base with its weights on the device."""
         saliency = self.config.saliency  # torch.compile would not see the hooks of the other ways
         pixels = saliency.method == "input_gradient" and saliency.gradient_at == "pixels"
-        return _frozen(self.stores.base_weights, self.device, self.config.base.compile and pixels)
+        pixels = pixels and "looker" not in saliency.objectives
+        return frozen_base(self.stores.base_weights, self.device, self.config.base.compile and pixels)
+
+    @cached_property
+    def looker(self) -> Looker:
+        """The head of `train-looker` on the device."""
+        return load_looker(self.stores.looker_folder).to(self.device)
 
     def stores_of(self, part: Part) -> list[Store]:
         """Return Base's store and one of maps per objective."""
@@ -184,7 +179,7 @@ class SaliencyWork(UnitWork):
                 names = [name for name in of_maps if name != "motion"]
                 logits, maps = self._forward(part, batch, names) if base is not None or names else (None, {})
                 if "motion" in of_maps:
-                    maps["motion"] = motion_maps(batch.clips)
+                    maps["motion"] = motion_maps(batch.clips, self.config.saliency.time_segments)
                 with phases.phase("encode"):
                     if base is not None:
                         base["logits"][local] = logits.cpu().numpy()
@@ -200,6 +195,35 @@ class SaliencyWork(UnitWork):
                 arrays[store][array][rows] = stored.fill_value
         return arrays
 
+    def follow(self, part: Part, unit: Unit, values: dict[Store, object]) -> None:
+        """Find the boxes of maps that are in memory; further looks at a clip come later, see `boxes.run_policy`."""
+        for policy in self.config.saliency.objectives:
+            maps = self.stores.maps(part, policy)
+            if maps not in values:
+                continue
+            self._warn_of_empty_maps(unit, policy, values[maps]["scale"])
+            if num_looks(policy, self.config.saliency) == 1:
+                codes = values[maps]["codes"]
+                boxes.BoxWork(self.run_dir, self.config, policy, opened=self.stores, codes=codes).do(unit)
+
+    def _warn_of_empty_maps(self, unit: Unit, objective: str, scales: np.ndarray) -> None:
+        """Warn, once a worker, of maps without a gradient, as of a network that is certain of everything.
+
+        Args:
+            scales: of a unit's maps, float32 (rows,); NaN where a video was skipped.
+        """
+        if objective in self._warned or (scales != 0).all():
+            return
+        self._warned.add(objective)
+        why = "nothing moves" if objective == "motion" else "was Base's rate too high?"
+        found = f"{unit.part}, unit {unit.number}: {(scales == 0).sum()} of {len(scales)} {objective} maps"
+        log.warning("%s are zero everywhere, so their boxes lie at (0, 0): %s", found, why)
+
+    @cached_property
+    def _warned(self) -> set[str]:
+        """The objectives of whose empty maps this worker has warned."""
+        return set()
+
     def _forward(self, part: Part, batch: InputBatch, objectives: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute logits and maps of a batch, on the device."""
         saliency, labels, task = self.config.saliency, None, self.config.data.task
@@ -210,11 +234,10 @@ class SaliencyWork(UnitWork):
                 targets = (torch.from_numpy(values).to(self.device) for values in targets)
                 labels = Labels(*targets, LossTerms.of(self.config.base, task))
         with phases.device_phase("network", self.device):
-            how = saliency.method, saliency.precision, labels, task, saliency.gradient_at
-            return saliency_maps(self.network, video, objectives, *how)
-
-
-@lru_cache(maxsize=1)
-def _frozen(base: BaseWeights, device: torch.device, compiled: bool) -> nn.Module:
-    """Build Base frozen, with batch-norm folded; keep it for the next call in this process, such as of a table."""
-    return compile_network(fold(build_base(base)).to(device), compiled)
+            how = MapKind.of(saliency), saliency.precision, labels, task
+            if "looker" not in objectives:
+                return saliency_maps(self.network, video, objectives, *how)
+            with block_features(self.network) as features:
+                names = [name for name in objectives if name != "looker"]
+                logits, maps = saliency_maps(self.network, video, names, *how)
+            return logits, maps | {"looker": self.looker.maps(features(), video.shape[2:4])}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from models.compiled import compile_network
 from pipeline.config import Config, Focus, Fusion, Pixels
-from pipeline.run import networks
+from pipeline.run import fusion_models
 from pipeline.run.folder import holds_run
-from pipeline.run.networks import Variant, build_fusion, model_folder, write_model
+from pipeline.run.fusion_models import Variant, build_fusion, model_folder, write_model
 from pipeline.run.outcome import Outcome
 from pipeline.run.stores import Stores, open_run
 from pipeline.training.cached_volumes import CachedVolumes
@@ -75,7 +75,9 @@ def model_facts(stores: Stores, variant: Variant) -> dict:
     made_from = {} if repeat else {"crops": stores.crops_settings(part, variant.boxes, variant.pixels)}
     if repeat or variant.fusion == "concat":
         made_from["context"] = stores.context_settings(part)
-    facts = networks.model_facts(stores.run, stores.config, stores.base_weights, variant) | {"made_from": made_from}
+    facts = fusion_models.model_facts(stores.run, stores.config, stores.base_weights, variant) | {
+        "made_from": made_from
+    }
     if missing := {one for part in stores.run.parts_of("train") for one in stores.left_out(part, variant)}:
         facts["left_out"] = sorted(missing)  # with these videos again it is another model
     facts["boxes"] = {} if repeat else stores.boxes_settings(part, variant.boxes)

@@ -11,11 +11,13 @@ import torch
 
 from models.compiled import compile_network
 from pipeline.box_settings import rule_settings
-from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom, clip_settings, key_settings
+from pipeline.config import OBJECTIVES, Config, Focus, Fusion, Pixels, SaliencyFrom
+from pipeline.config_keys import clip_settings, key_settings
 from pipeline.errors import StageError
-from pipeline.run import networks
+from pipeline.run import fusion_models
 from pipeline.run.folder import RunFolder, holds_run, open_folder, own_boxes_sha256
-from pipeline.run.networks import BaseWeights, Variant, build_fusion, load_base, model_folder, write_model
+from pipeline.run.fusion_models import Variant, build_fusion, model_folder, write_model
+from pipeline.run.networks import BaseWeights, load_base
 from pipeline.run.outcome import Outcome
 from pipeline.training.loader import TrainingData
 from pipeline.training.loop import fit, restore_metrics
@@ -45,6 +47,8 @@ def run(
         StageError: Base is not trained, there is no training video, or `focus` needs no network that could be current.
         VideoError: a video cannot be decoded any more, or is not the one that was prepared.
     """
+    if focus == "looker":
+        raise StageError("boxes looker are of a head that learnt stored maps: train from the caches, without --online")
     if saliency_from == "current" and focus not in OBJECTIVES:
         raise StageError(f"boxes {focus} look at no network, so they cannot be those of the current one")
     device, variant = pick_device(config.device), Variant(fusion, focus, pixels)
@@ -69,7 +73,7 @@ def model_facts(
     run: RunFolder, config: Config, base: BaseWeights, variant: Variant, saliency_from: SaliencyFrom
 ) -> dict:
     """Return everything an online model is made from: plain JSON, the source of its key."""
-    facts = networks.model_facts(run, config, base, variant)
+    facts = fusion_models.model_facts(run, config, base, variant)
     facts["name"] += f"-online-{saliency_from}"
     facts |= {
         "looker": saliency_from,
@@ -77,7 +81,7 @@ def model_facts(
         "clips": clip_settings(config),
     }
     repeat = variant.boxes == "repeat"
-    facts["boxes"] = {} if repeat else {"policy": variant.boxes, **rule_settings(config.saliency)}
+    facts["boxes"] = {} if repeat else {"policy": variant.boxes, **rule_settings(config.saliency, variant.boxes)}
     if variant.boxes == "own":
         facts["boxes"]["own_boxes"] = own_boxes_sha256(config.saliency.own_boxes)
     return json.loads(json.dumps(facts))

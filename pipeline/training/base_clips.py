@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from models.i3d import as_input
 from models.losses import LossTerms, charades_loss
 from pipeline.config import Config
-from pipeline.data.clips import PlannedVideo, check_unchanged, decode_frames, resize_frames, training_videos
+from pipeline.data.clips import (
+    PlannedVideo,
+    check_unchanged,
+    decode_frames,
+    overlapping,
+    resize_frames,
+    training_videos,
+)
 from pipeline.data.pixels import crop_and_flip
 from pipeline.data.sampling import frame_indices, resized_size, row_generator, train_theta, train_window
 from pipeline.data.video.find import video_folder
@@ -81,7 +88,10 @@ class BaseClips:
         owner, clips = phases.profiler_id(), self.config.clips
         decode = delayed(in_directory(phases.profile_worker))
         sizes = (resized_size(video.source_size, clips) for video in self.videos)
-        calls = (decode(owner, partial(_resized_video, *one)) for one in zip(self.videos, sizes, strict=True))
+        every = [(video, range(video.num_frames)) for video in self.videos]
+        later = (overlapping(video, all_of[-1], every[place + 1 :]) for place, (video, all_of) in enumerate(every))
+        jobs = zip(self.videos, sizes, later, strict=True)
+        calls = (decode(owner, partial(_resized_video, *one)) for one in jobs)
         found = phases.timed_items("idle", Parallel(n_jobs=self.config.workers, return_as="generator")(calls))
         held = []
         for frames, seconds in progress(found, len(self.videos), "train-base, reading", "videos"):
@@ -90,6 +100,6 @@ class BaseClips:
         return held
 
 
-def _resized_video(video: PlannedVideo, size: tuple[int, int]) -> np.ndarray:
-    """Return all frames of a video after the resize, uint8 (N, h, w, 3)."""
-    return np.stack([frame for _, frame in resize_frames(decode_frames(video, range(video.num_frames)), size)])
+def _resized_video(video: PlannedVideo, size: tuple[int, int], later: list) -> np.ndarray:
+    """Return all frames of a video after the resize, uint8 (N, h, w, 3); `later` as in `decode_frames`."""
+    return np.stack([frame for _, frame in resize_frames(decode_frames(video, range(video.num_frames), later), size)])

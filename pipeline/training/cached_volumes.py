@@ -10,7 +10,7 @@ from cache.plan import Part
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 from pipeline.errors import StageError
-from pipeline.run.networks import Variant
+from pipeline.run.fusion_models import Variant
 from pipeline.run.stores import Stores
 from pipeline.training.fusion_step import FusionBatch
 from pipeline.workers import phases

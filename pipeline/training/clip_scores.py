@@ -12,8 +12,9 @@ from models.precision import tf32
 from pipeline.box_settings import as_trained
 from pipeline.config import Focus
 from pipeline.errors import StageError
+from pipeline.run.fusion_models import TrainedModel
 from pipeline.run.generations import evaluation_of
-from pipeline.run.networks import TrainedModel, build_trained
+from pipeline.run.networks import build_trained
 from pipeline.run.stores import Stores
 from pipeline.training.cached_volumes import CachedVolumes
 from pipeline.training.fusion_step import FusionBatch, fusion_logits

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from models.frozen.fold import fold
 from models.i3d import as_input
-from models.objectives import saliency_maps
+from models.objectives import MapKind, saliency_maps
 from models.operations import count_operations
 from models.precision import tf32
-from pipeline.box_settings import num_boxes
+from pipeline.box_settings import named, num_boxes
 from pipeline.config import OBJECTIVES, Config, Fusion
 from pipeline.data.clips import resized_frames
 from pipeline.data.video.find import video_folder
 from pipeline.errors import VideoError
 from pipeline.run.costs import Cost
-from pipeline.run.networks import Variant, build_base, build_fusion, fused_frames
+from pipeline.run.fusion_models import Variant, build_fusion, fused_frames
+from pipeline.run.networks import build_base
 from pipeline.run.stores import Stores
 from pipeline.workers.device import cpu_threads, median_seconds, pick_device
 
@@ -39,10 +40,11 @@ def measure(stores: Stores, results: Iterable[dict]) -> dict[str, Cost]:
     with cpu_threads(device, config.saliency.threads):
         passes = _base_passes(stores, device)
         decode = _decode_seconds(stores)
+        by_gradient = {named(policy, config.saliency) for policy in OBJECTIVES}
         for facts in results:
             fusion, boxes = facts["fusion"], facts["boxes_eval"]
             number = 1 if boxes == "repeat" else num_boxes(config.saliency)
-            names = ["look"] if boxes in OBJECTIVES else []
+            names = ["look"] if boxes in by_gradient else []
             names += ["base"] if fusion != "concat" or names else []  # concatenation reads no logits of Base
             if fusion != "none":
                 names.append("second")
@@ -61,7 +63,7 @@ def _base_passes(stores: Stores, device: torch.device) -> dict:
     config, saliency = stores.config, stores.config.saliency
     network = fold(build_base(stores.base_weights)).to(device)
     video = _noise(config, device, saliency.batch_size)
-    how = saliency.method, saliency.precision, None, config.data.task, saliency.gradient_at
+    how = MapKind.of(saliency), saliency.precision, None, config.data.task
 
     def forward() -> None:
         with torch.no_grad():
@@ -69,7 +71,9 @@ def _base_passes(stores: Stores, device: torch.device) -> dict:
 
     base = _cost(forward, len(video), config, device)
     both = _cost(lambda: saliency_maps(network, video, ("entropy",), *how), len(video), config, device)
-    return {"base": base, "look": (both[0] - base[0], max(0.0, both[1] - base[1]))}
+    again = saliency.looks - 1  # further ones, of most clips fewer, each with a forward pass of its own
+    look = both[0] - base[0] + again * both[0], max(0.0, both[1] - base[1]) + again * both[1]
+    return {"base": base, "look": look}
 
 
 def _second_pass(stores: Stores, fusion: Fusion, number: int, device: torch.device) -> tuple[float, float]:

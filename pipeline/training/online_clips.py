@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cache.geometry import Clip
+from cache.geometry import Box, Clip
 from models.box_search import quantise
 from models.frozen.fold import fold
 from models.i3d import as_input
 from models.losses import LossTerms
 from models.motion import motion_maps
-from models.objectives import Labels, saliency_maps
+from models.objectives import Labels, MapKind, saliency_maps
 from models.saliency import patch_embedding
+from pipeline.box_settings import num_looks, num_segments
 from pipeline.config import OBJECTIVES, Config, SaliencyFrom
 from pipeline.data.box_policies import find_boxes
 from pipeline.data.clips import (
@@ -27,11 +28,13 @@ from pipeline.data.clips import (
     input_volume,
     training_videos,
 )
-from pipeline.data.own_boxes import OwnRow, read_own_boxes
+from pipeline.data.own_boxes import read_own_boxes
 from pipeline.data.sampling import frame_indices, train_clip
 from pipeline.data.video.find import video_folder
+from pipeline.run.closer_look import closer_boxes
 from pipeline.run.folder import RunFolder
-from pipeline.run.networks import BaseWeights, Variant, build_base
+from pipeline.run.fusion_models import Variant
+from pipeline.run.networks import BaseWeights, build_base
 from pipeline.training.fusion_step import FusionBatch, fusion_loss
 from pipeline.workers import phases
 
@@ -82,6 +85,7 @@ class OnlineClips:
     ):
         self.annotations, self.config, self.device = run.annotations, config, device
         self.variant, self.saliency_from = variant, saliency_from
+        self.segments = num_segments(variant.boxes, config.saliency)
         self.videos = training_videos(run.parts, video_folder(config.data))
         if config.fusion.loader_workers:  # they are forked for every epoch, and inherit what this process has compared
             for video in self.videos:
@@ -118,9 +122,11 @@ class OnlineClips:
         logits, evidence = self._maps(network, batch)
         context, source = batch.context.cpu().numpy(), batch.source
         if self.own_boxes:
-            evidence = [self.own_boxes.at(clip, *time) for clip, time in zip(source.clips, source.seconds, strict=True)]
+            seen = zip(source.clips, source.seconds, strict=True)
+            evidence = [self.own_boxes.evidence(clip, *time, self.segments) for clip, time in seen]
+        boxes = self._boxes(network, source, evidence)
         with phases.phase("resize"):
-            clips = zip(source.clips, source.frames, context, evidence, strict=True)
+            clips = zip(source.clips, source.frames, context, boxes, strict=True)
             volumes = np.stack([self._cut_clip(*one) for one in clips])
         with phases.device_phase("transfer", self.device):
             focused = torch.from_numpy(volumes).to(self.device, non_blocking=True)
@@ -142,14 +148,13 @@ class OnlineClips:
         objective, late, size = self.variant.boxes, self.variant.fusion == "late", self.config.saliency.batch_size
         names = (objective,) if objective in OBJECTIVES else ()
         if objective == "motion":
-            codes = [quantise(one)[0] for one in motion_maps(batch.context).cpu().numpy()]
+            maps = motion_maps(batch.context, self.config.saliency.time_segments)
+            codes = [quantise(one)[0] for one in maps.cpu().numpy()]
         else:
             codes = [None] * len(batch.context)
         if not names and not late:
             return None, codes
-        source = self.base
-        if names and self.saliency_from == "current":
-            source = fold(getattr(network, "module", network))
+        source = self._chooser(network) if names else self.base
         logits, found_codes = [], []
         for first in range(0, len(batch.context), size):
             chunk = slice(first, first + size)
@@ -164,21 +169,34 @@ class OnlineClips:
             found_codes += [quantise(one)[0] for one in maps[objective].cpu().numpy()] if names else []
         return torch.cat(logits) if late else None, found_codes or codes
 
+    def _chooser(self, network: nn.Module) -> nn.Module:
+        """Return the network whose gradient says where to cut."""
+        return fold(getattr(network, "module", network)) if self.saliency_from == "current" else self.base
+
+    def _boxes(
+        self, network: nn.Module, source: SourceFrames, evidence: list[np.ndarray | list | None]
+    ) -> list[list[Box]]:
+        """Return the boxes of each clip; see `find_boxes` for the evidence, and `look_closer` for further looks."""
+        policy, saliency = self.variant.boxes, self.config.saliency
+        if policy == "repeat":
+            return [[]] * len(source.clips)
+        if num_looks(policy, saliency) > 1:
+            seen = source.clips, source.frames, evidence
+            found = closer_boxes(self._chooser(network), *seen, saliency, (policy, self.config.data.task))
+            return [[box] for box in found]
+        how, seeds = (policy, saliency), (self.config.clips.plan_seed, self.config.seed)
+        clips = zip(source.clips, evidence, strict=True)
+        return [[box for box, _ in find_boxes(clip, *how, seeds, one)] for clip, one in clips]
+
     def _saliency(self, network: nn.Module, video: Tensor, names: Iterable[str], labels: Labels | None):
         saliency, task = self.config.saliency, self.config.data.task
-        how = saliency.method, saliency.precision, labels, task, saliency.gradient_at
+        how = MapKind.of(saliency), saliency.precision, labels, task
         return saliency_maps(network, video, names, *how)
 
     def _cut_clip(
-        self,
-        clip: Clip,
-        frames: dict[int, np.ndarray],
-        frames_input: np.ndarray,
-        evidence: np.ndarray | list[OwnRow] | None,
+        self, clip: Clip, frames: dict[int, np.ndarray], frames_input: np.ndarray, boxes: list[Box]
     ) -> np.ndarray:
-        """Return the focused volumes of one clip; see `focused_volumes` and, for the evidence, `find_boxes`."""
+        """Return the focused volumes of one clip; see `focused_volumes`."""
         if self.variant.boxes == "repeat":
             return frames_input
-        seeds = self.config.clips.plan_seed, self.config.seed
-        found = find_boxes(clip, self.variant.boxes, self.config.saliency, seeds, evidence)
-        return focused_volumes(clip, [box for box, _ in found], self.variant.pixels, frames, frames_input)
+        return focused_volumes(clip, boxes, self.variant.pixels, frames, frames_input, self.segments)

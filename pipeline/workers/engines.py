@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from pipeline.config import Backend
@@ -135,7 +136,8 @@ def in_new_process(call: Callable, *arguments):
 @contextmanager
 def _ctrl_c_for_this_process() -> Iterator[None]:
     """Processes that are started meanwhile never see the Ctrl-C of the terminal: this one ends them."""
-    resource_tracker.ensure_running()  # before Python 3.12 it unblocks the signal when it starts
+    for tracker in (resource_tracker, loky_tracker):  # some versions unblock the signal when they start
+        tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -78,14 +78,17 @@ def timed_items(name: Phase, items: Iterable[Item]) -> Iterator[Item]:
 
 
 @contextmanager
-def profile(show: Callable[[str], None], label: str) -> Iterator[None]:
-    """Profile what happens inside the context, and pass the table to `show` at the end, also after an error."""
+def profile(show: Callable[[str], None], label: str) -> Iterator[Seconds]:
+    """Profile what happens inside the context, and pass the table to `show` at the end, also after an error.
+
+    Yields the seconds of all phases, complete after the context.
+    """
     global _clock
     before, _clock = _clock, _Clock(os.getpid())
     start = time.perf_counter()
     try:
         with phase("other"):
-            yield
+            yield _clock.seconds
     finally:
         seconds, _clock = _clock.seconds, before
         show(_table(seconds, label, time.perf_counter() - start))

@@ -18,7 +18,6 @@ SITE = Site(
     bandwidth=1e9,
     gpu_flops=15e12,
     worker_memory=1e9,
-    start_seconds=60.0,
     video_bytes=5e6,
     map_bytes=1e5,
     frame_bytes=1e4,
@@ -75,8 +74,7 @@ def test_the_page_says_what_was_worked_out():
         # 0.1 TB of videos, 0.01 of maps, 128 million frames of volumes; 10,000 units x 0.2, 80 and 15 s
         "| one | 20,000 | 100,000 | 10,000 | 110,000 | 0.10 | 0.01 | 0.13 | 0.6 | 222.2 | 41.7 |",
         "| saliency, a GPU each | 10 | 500% | 55% | metadata | 2 | 18 |",
-        # 2,000,000 units: 1,000 workers read 3 of each; at 1,000 a second 6e6 s, 100,000 times too long
-        "| huge | 4.00 | 4 | 2,000,000 | 100,000 |",
+        "| huge | 4.00 | 4 | 1,954 |",  # 2,000,000 units in segments of 1,024
     ):
         assert line in text.splitlines(), line
     assert "saliency, a GPU each: metadata, from 2 workers on; saliency, a core each: metadata, from 800" in text
@@ -93,10 +91,12 @@ def test_system_calls_below_a_folder_are_counted():
 8 openat(AT_FDCWD</tmp>, "/data/runner/plan", O_RDONLY) = 3</data/runner/plan>
 8 rename("/data/run/a", "/data/run/b" <unfinished ...>
 7 newfstatat(AT_FDCWD</data>, "other", {}, 0) = 0
+7 newfstatat(AT_FDCWD</data>, "/data/run/a", {}, 0) = 0
+7 newfstatat(3</data/run/plan>, "", {st_mode=S_IFREG|0644}, AT_EMPTY_PATH) = 0
 8 <... rename resumed>) = 0
 8 +++ exited with 0 +++
 """
-    assert count_calls(log, "/data/run") == {"openat": 1, "fsync": 1, "rename": 1}
+    assert count_calls(log, "/data/run") == {"openat": 1, "fsync": 1, "rename": 1, "newfstatat": 1}
 
 
 def test_seconds_count_from_when_every_worker_has_done_a_unit(tmp_path):

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from cache import commit, fingerprint
-from cache.commit import locked, write_file, write_once
+from cache.commit import in_use, locked, write_file, write_once
 from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageError
 from cache.fingerprint import file_sha256, unchanged_sha256
 from cache.sealed import read_sealed, seal
@@ -55,6 +55,53 @@ def test_write_file_replaces_and_write_once_does_not(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
+def test_a_file_that_is_there_is_replaced_whole_and_a_new_one_never_stays_in_part(tmp_path, monkeypatch):
+    """By `write_files`; a part of a file, which a kill has left, is one that is there."""
+    commit.write_files(tmp_path, {"a/1": b"first", "2": b"second"})
+    with open(tmp_path / "a/1", "rb") as reader:
+        commit.write_files(tmp_path, {"a/1": b"other"})
+        assert reader.read() == b"first" and (tmp_path / "a/1").read_bytes() == b"other"
+    real, written = os.write, []
+
+    def full(descriptor, data):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(real(descriptor, data[:2]))
+        return written[0]
+
+    monkeypatch.setattr(os, "write", full)
+    for name, left in (("a/1", b"other"), ("a/3", b"")):
+        written.clear()
+        with pytest.raises(StorageError, match="No space left"):
+            commit.write_files(tmp_path, {name: b"third"})
+        assert (tmp_path / name).read_bytes() == left
+    monkeypatch.undo()
+    commit.write_files(tmp_path, {"a/3": b"third"})
+    found = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {"a/1": b"other", "a/3": b"third", "2": b"second"}
+
+
+def test_folders_stay_open_to_be_fsynced_until_they_are_closed_or_made_again(tmp_path, monkeypatch):
+    def is_open(folder):
+        return str(folder) in {os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")}
+
+    folder, synced, fsync = tmp_path / "folder", [], os.fsync
+    folder.mkdir()
+    commit.write_files(folder, {"1": b"one"})
+    assert is_open(folder)
+    (folder / "1").unlink()
+    folder.rmdir()
+    folder.mkdir()
+    monkeypatch.setattr(os, "fsync", lambda one: synced.append(os.fstat(one).st_ino) or fsync(one))
+    write_once(folder / "2", b"two")
+    assert synced[-1] == folder.stat().st_ino
+    for number in range(commit.OPEN_DIRECTORIES + 3):
+        commit.write_files(tmp_path, {f"{number}/1": b""})
+    assert not is_open(folder) and is_open(tmp_path)
+    commit.close_directories()
+    assert not is_open(tmp_path) and not is_open(tmp_path / "9")
+
+
 def test_of_several_processes_exactly_one_creates(tmp_path):
     def race(number):
         start.wait()
@@ -87,6 +134,19 @@ def test_a_lock_is_held_once_and_freed_by_a_kill(tmp_path):
     assert _in_child(hold_and_die) == 10
     with locked(tmp_path / "lock") as mine:
         assert mine
+
+
+def test_a_thread_locks_a_run_once(tmp_path, monkeypatch):
+    """What it does inside needs no second lock, and does not give up the first."""
+    locks, flock = [], commit.fcntl.flock
+    with in_use(tmp_path):
+        monkeypatch.setattr(commit.fcntl, "flock", lambda *how: locks.append(how) or flock(*how))
+        with in_use(tmp_path):
+            assert not locks
+        with locked(tmp_path / ".lock") as gc:
+            assert not gc
+    with locked(tmp_path / ".lock") as gc:
+        assert gc
 
 
 def test_a_product_directory_per_part_and_settings(tmp_path):

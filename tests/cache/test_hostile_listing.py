@@ -216,6 +216,32 @@ def misrecord(what):
     return open_product(mirror(URL), "boxes", part(), {"policy": "entropy"})
 
 
+def test_segments_are_mirrored_by_the_names_that_they_have(store):
+    product = open_product(store.parent / "run", "boxes", part(), {"policy": "entropy"})
+    assert product.records.fold(fewest=1) == 1
+    (path,) = product.records.folder.iterdir()
+    place = f"bucket/run/{product.path.relative_to(store.parent / 'run')}/done"
+    (single,) = Listed.folders[place]
+    Listed.folders[place] = [entry(f"{place}/segments", 0, "directory")]
+    listed = entry(f"{place}/segments/{path.name}", path.stat().st_size)
+    Listed.content[listed["name"]] = path.read_bytes()
+    others = [
+        entry(f"{place}/segments/{name}") for name in ("a.jsonl", "0123456789abcdef.json", "0123456789abcdeg.jsonl")
+    ]
+    Listed.folders[f"{place}/segments"] = [listed, *others, entry(f"{place}/segments/x", kind="directory")]
+    found = open_product(mirror(URL), "boxes", part(), {"policy": "entropy"})
+    assert found.done_units() == [0] and found.record(0) == product.record(0)
+    assert [one.name for one in found.records.folder.iterdir()] == [path.name]
+    listed["name"] = listed["name"].replace(path.name, f"{'0' * 16}.jsonl")
+    Listed.content[listed["name"]] = path.read_bytes()
+    with pytest.raises(DamagedError, match=r"0{16}\.jsonl: arrived as something else"):
+        mirror(URL)
+    listed["name"] = f"{place}/segments/../../x.jsonl"
+    with pytest.raises(DamagedError, match="its listing has"):
+        mirror(URL)
+    assert single["name"].endswith("done/000000.json")
+
+
 @pytest.mark.parametrize("what", RECORDED)
 def test_the_same_rule_for_records(what, store):
     """Of a product, as the store sends it: refused before the file is asked for."""

@@ -1,7 +1,10 @@
 """The plan: order and units of rows, clips from rows, what may be written, and what is refused."""
 
+import pickle
+
 import pytest
 
+from cache import plan_files
 from cache.errors import CacheError, DamagedError, StaleCacheError
 from cache.geometry import Clip, Theta
 from cache.plan import Part
@@ -161,3 +164,29 @@ def test_settings_and_names_that_break_the_rules_are_refused(tmp_path):
         Part("part-000-train", "train", rows(), 2, 2, {})
     with pytest.raises(ValueError, match="leaves the resized frame"):
         write_part(tmp_path, Part("part-000-train", "train", rows().assign(theta_crop_top=3), 2, 2, part().settings))
+
+
+def test_a_large_plan_is_read_part_by_part(tmp_path, monkeypatch):
+    """Sizes are known without rows; these are read when they are asked for, checked then, and forgotten."""
+    written = [part(), part(1, "eval", 2, 3, 1, first_video=50)]
+    paths = [write_part(tmp_path, one).with_suffix(".parquet") for one in written]
+    monkeypatch.setattr(plan_files, "READ_AT_ONCE", 0)
+    read, whole = [], plan_files._read_part
+    monkeypatch.setattr(plan_files, "_read_part", lambda path, offset: read.append(path.stem) or whole(path, offset))
+    first, second = read_plan(tmp_path)
+    for old, new in zip(written, (first, second), strict=True):
+        sizes = ("name", "split", "settings", "num_rows", "num_videos", "num_units", "rows_per_unit", "rows_sha256")
+        assert [getattr(old, name) for name in sizes] == [getattr(new, name) for name in sizes]
+    assert (first.offset, second.offset, second.unit_rows(1)) == (0, 10, range(3, 6)) and read == []
+    assert second.clip(4) == written[1].clip(4) and second.video_ids == written[1].video_ids
+    assert second.rows.equals(written[1].rows) and second.fps == written[1].fps and read == ["part-001-eval"]
+    second.release()
+    assert second.input_size == (6, 10) and pickle.loads(pickle.dumps(second)).whole is None
+    assert second.num_rows == 6 and read == ["part-001-eval"] * 2
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    with pytest.raises(DamagedError, match=r"part-000-train\.parquet is not the file"):
+        first.clip(0)
+    paths[0].unlink()
+    with pytest.raises(DamagedError, match=r"part-000-train\.parquet is lost"):
+        read_plan(tmp_path)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import cache
+from cache import plan_files
 from cache.errors import CacheError, NoStoreError, NotDoneError, StaleCacheError, StoreAmbiguousError
 from cache.fingerprint import fingerprint
 from cache.plan_files import read_plan, write_part
@@ -283,3 +285,15 @@ def test_a_run_travels_to_workers(full):
 def test_importing_the_cache_is_light():
     code = "import sys, cache; sys.exit(any(name in sys.modules for name in ('pandas', 'zarr', 'h5py', 'torch', 'av')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
+
+
+@pytest.mark.parametrize("at_once", [100, 0])
+def test_rows_of_a_video_are_those_of_the_index(full, monkeypatch, at_once):
+    monkeypatch.setattr(plan_files, "READ_AT_ONCE", at_once)
+    run = cache.open(full)
+    for video_id in ("00001", "00051"):
+        wanted = run.index[run.index.video_id == video_id]
+        pd.testing.assert_frame_equal(run.rows_of(video_id), wanted)
+        assert len(wanted) in (2, 3)
+    with pytest.raises(KeyError, match="has no video '00009'"):
+        run.rows_of("00009")

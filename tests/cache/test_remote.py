@@ -15,7 +15,7 @@ from cache.remote import fetch, file_cache
 from cache.remote.mirror import mirror
 from pipeline.stages import evaluate, train_fusion
 from tests.cli.test_commands import call, config_file
-from tests.helpers.tiny_data import tree
+from tests.helpers.tiny_data import fold_all, tree
 
 pytest.importorskip("moto", reason="needs pip install -e '.[dev]'")
 pytest.importorskip("s3fs", reason="needs pip install -e '.[s3]'")
@@ -23,19 +23,11 @@ pytest.importorskip("s3fs", reason="needs pip install -e '.[s3]'")
 
 @pytest.fixture(scope="module")
 def storage(tiny_run):
-    from tests.helpers.object_storage import Storage
+    from tests.helpers.object_storage import serving
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # the driver's own attempts, which only take time here
-        patch.setattr("s3fs.S3FileSystem.retries", 1)
-        storage = Storage()
-        patch.setenv("AWS_ENDPOINT_URL", storage.endpoint)
+    with serving() as storage:
         storage.url = storage.upload(tiny_run.path, "tiny")
         yield storage
-        storage.end()
 
 
 @pytest.fixture
@@ -133,6 +125,31 @@ def test_a_record_that_is_withdrawn_and_one_that_is_new(url, storage, tiny_run, 
     body = (tiny_run.path / record).read_bytes()
     storage.client.put_object(Bucket="runs", Key=f"changing/{record}", Body=body)
     assert np.array_equal(cache.open(name).focus(0), first)
+
+
+def test_a_run_whose_records_are_gathered_reads_as_before(url, storage, tiny_run, tmp_path):
+    """Also by a mirror that was made before; a segment that arrives with another content is refused."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run)
+    name = storage.upload(run, "gathered")
+    before = cache.open(name)
+    folder, truth = mirror(name), before.stores()
+    single = sorted(folder.glob("*/*/done/*.json"))
+    assert fold_all(run) == len(single) == 20
+    for key in [path.relative_to(folder).as_posix() for path in single]:
+        storage.client.delete_object(Bucket="runs", Key=f"gathered/{key}")
+    storage.upload(run, "gathered")
+    storage.spoil = lambda key, number: "flip" if key.endswith(".jsonl") and number == 1 else ""
+    after, here = cache.open(name), cache.open(tiny_run.path)
+    assert not list(folder.glob("*/*/done/*.json")) and len(list(folder.glob("*/*/done/segments/*.jsonl"))) > 5
+    assert after.stores().equals(truth) and after.index.equals(here.index)
+    for ours, theirs in zip(everything(after), everything(here), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert np.array_equal(before.focus(0), here.focus(0))  # opened when each record had a file of its own
+    shutil.rmtree(folder)
+    storage.spoil = lambda key, number: "flip" if key.endswith(".jsonl") else ""
+    with pytest.raises(DamagedError, match=r"\.jsonl: arrived as something else than was written"):
+        cache.open(name)
 
 
 def test_local_files_stay_within_their_limit(url, storage, monkeypatch):

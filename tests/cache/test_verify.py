@@ -6,10 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import cache
 from cache.commit import locked
+from cache.plan_files import read_plan
 from cache.sealed import read_sealed, recorded_files, seal
 from cache.upkeep.repair import repair
 from cache.upkeep.sweep import sweep
@@ -18,7 +21,7 @@ from pipeline.cli.main import main
 from pipeline.run.units import Share
 from pipeline.stages import crops, saliency
 from tests.cli.test_commands import call, config_file
-from tests.helpers.tiny_data import caches, tree
+from tests.helpers.tiny_data import caches, fold_all, tree
 
 
 def test_status_counts_every_row_once(own_videos):
@@ -41,6 +44,70 @@ def test_a_sound_run_has_no_findings(tiny_run):
     assert list(verify(tiny_run.path)) == [] and list(verify(tiny_run.path, fast=True)) == []
     code, output = call("verify", "--run", tiny_run.path)
     assert code == 0 and "0 damaged, 0 orphans, 0 temporary files; all contents read" in output
+
+
+def test_a_folded_run_is_as_it_was(tiny_copy, tiny_run):
+    """Its counts, tables and rows; nothing is computed again; a unit that is damaged is made anew, alone."""
+    assert fold_all(tiny_copy.path) == 20 and not list(tiny_copy.path.glob("*/*/done/*.json"))
+    assert status(tiny_copy.path) == status(tiny_run.path) and list(verify(tiny_copy.path)) == []
+    run, same = cache.open(tiny_copy.path), cache.open(tiny_run.path)
+    assert run.stores().equals(same.stores()) and run.index.equals(same.index)
+    assert all(np.array_equal(run.focus(row), same.focus(row)) for row in range(run.num_rows))
+    before = caches(tiny_copy.path)
+    done = (saliency.run(tiny_copy.config, tiny_copy.path), crops.run(tiny_copy.config, tiny_copy.path, ("entropy",)))
+    assert [one.summary.split()[0] for one in done] == ["0", "0"] and caches(tiny_copy.path) == before
+    assert sweep(tiny_copy.path) == ([], 0)
+    volume = sorted(tiny_copy.path.glob("crops/*/volumes/*.h5"))[1]
+    good = volume.read_bytes()
+    part = json.loads((volume.parents[1] / "run.json").read_text())["part"]
+    num_rows = len(next(one for one in read_plan(tiny_copy.path) if one.name == part).unit_rows(int(volume.name[:6])))
+    volume.write_bytes(good[:-1])
+    code, output = call("verify", "--run", tiny_copy.path, "--repair")
+    assert code == 7 and output.count("moved to") == 2 and "1 damaged" in output
+    assert crops.run(tiny_copy.config, tiny_copy.path, ("entropy",)).summary.startswith(f"{num_rows} rows")
+    assert volume.read_bytes() == good and list(verify(tiny_copy.path)) == []
+    assert run.index.equals(cache.open(tiny_copy.path).index)
+
+
+def test_a_damaged_segment_is_moved_aside_and_what_is_whole_in_it_stays_done(tiny_copy, tiny_run):
+    fold_all(tiny_copy.path)
+    path = next(tiny_copy.path.glob("crops/*/done/segments/*.jsonl"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"unit", b"unis")]))
+    code, output = call("verify", "--run", tiny_copy.path)
+    assert code == 7 and f"damaged: {path}" in output and "1 damaged" in output
+    code, output = call("gc", "--run", tiny_copy.path)  # what the record names is not known: it stays
+    assert code == 5 and "unknown: " in output and "deleted 0 files" in output
+    assert call("verify", "--run", tiny_copy.path, "--repair")[1].count("moved to") == 1
+    assert crops.run(tiny_copy.config, tiny_copy.path, ("entropy",)).summary.startswith("2 rows")
+    assert not path.exists() and list((tiny_copy.path / "quarantine").rglob(path.name))
+    assert [finding for finding in verify(tiny_copy.path) if finding.kind == "damaged"] == []
+    crops_of = [
+        {k: v for k, v in tree(one.path / "crops").items() if "/volumes/" in k} for one in (tiny_copy, tiny_run)
+    ]
+    assert crops_of[0] == crops_of[1]
+
+
+def test_gc_gathers_the_records_of_a_product_with_many_units(tiny_copy, monkeypatch):
+    """Of an old run, too: a file a unit becomes one of all."""
+    number = len(list(tiny_copy.path.glob("*/*/done/*.json")))
+    before = status(tiny_copy.path)
+    assert call("gc", "--run", tiny_copy.path)[0] == 0 and len(list(tiny_copy.path.glob("*/*/done/*.json"))) == number
+    monkeypatch.setattr("cache.upkeep.sweep.FEWEST", 2)
+    assert call("gc", "--run", tiny_copy.path, "--dry")[0] == 0
+    assert len(list(tiny_copy.path.glob("*/*/done/*.json"))) == number
+    code, output = call("gc", "--run", tiny_copy.path)
+    assert code == 0 and f"{number} records of units gathered" in output
+    assert not list(tiny_copy.path.glob("*/*/done/*.json")) and status(tiny_copy.path) == before
+    assert list(verify(tiny_copy.path)) == [] and "gathered" not in call("gc", "--run", tiny_copy.path)[1]
+
+
+def test_a_product_without_its_run_json_whose_records_are_gathered_is_none_that_was_never_begun(tiny_copy):
+    fold_all(tiny_copy.path)
+    path = next(tiny_copy.path.glob("crops/*/run.json"))
+    path.unlink()
+    assert {finding.path for finding in verify(tiny_copy.path)} == {path}
+    assert sweep(tiny_copy.path) == ([], 0) and next(path.parent.glob("volumes/*.h5")).exists()
 
 
 def test_damage_is_7_and_repair_makes_just_that_anew(tiny_copy, tiny_run):
@@ -78,7 +145,7 @@ def test_gc_deletes_what_nobody_names_and_nothing_else(tiny_copy):
     litter = [
         product / "volumes" / "000000-0123456789abcdef.h5",
         product / "done" / ".000009.json.abc.tmp",
-        next(tiny_copy.path.glob("maps/*/arrays.zarr/codes/c/0")) / "0" / "7.partial",
+        next(tiny_copy.path.glob("maps/*/arrays.zarr/codes")) / "c.7.0.0.partial",
         next(tiny_copy.path.glob("models/late*")) / ".checkpoint.tmp",
         tiny_copy.path / "plan" / "part-009-train.parquet",
         tiny_copy.path / "boxes" / "0123456789abcdef" / "locks" / "arrays",

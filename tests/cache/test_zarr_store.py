@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageErr
 from cache.stores import zarr_store
 from cache.stores.product_folder import ProductDir, open_product
 from cache.stores.zarr_store import ArraySpec, ZarrStore
+from cache.upkeep.verify import TEMPORARY
 from tests.helpers.small_plan import INPUT, part
 
 FORK = multiprocessing.get_context("fork")
@@ -81,7 +83,7 @@ def test_one_file_per_unit_and_array_with_checksums(tmp_path):
     store = _store(tmp_path)
     _do(store, 1)
     names = [file["name"] for file in store.product.record(1)["files"]]
-    shards = [f"arrays.zarr/{name}" for name in ("box/c/1/0", "codes/c/1/0/0", "logits/c/1/0/0", "scale/c/1")]
+    shards = [f"arrays.zarr/{name}" for name in ("box/c.1.0", "codes/c.1.0.0", "logits/c.1.0.0", "scale/c.1")]
     metadata = [f"arrays.zarr/{name}zarr.json" for name in ("box/", "codes/", "logits/", "scale/", "")]
     assert names == shards + metadata
     codes = json.loads((store.product.path / "arrays.zarr/codes/zarr.json").read_bytes())
@@ -94,6 +96,61 @@ def test_one_file_per_unit_and_array_with_checksums(tmp_path):
     assert [codec["name"] for codec in logits["codecs"]] == ["bytes", "zstd", "crc32c"]
     # a stranger needs neither us nor the records
     assert zarr.open_group(store.product.path / "arrays.zarr", mode="r")["scale"][5] == 5 / 8
+
+
+@pytest.mark.parametrize("plan", [part(), part(num_videos=1, rows_per_video=1)])
+def test_files_are_those_that_zarr_writes_itself(tmp_path, plan):
+    """Chunks are encoded in memory: to the byte what Zarr puts on the disk, also of a short last unit."""
+    ours, zarrs = _store(tmp_path / "ours", plan), _store(tmp_path / "zarrs", plan)
+    folder = zarrs.product.path / "arrays.zarr"
+    for unit in range(plan.num_units):
+        rows = plan.unit_rows(unit)
+        values = {name: value * (unit != 1) for name, value in _values(rows).items()}  # zeros are written, too
+        ours.write_unit(unit, values)
+        for name, value in values.items():
+            array = zarr.open_array(folder / name, mode="r+").with_config({"write_empty_chunks": True})
+            array[rows.start : rows.stop] = value
+    assert _tree(ours.product.path / "arrays.zarr") == _tree(folder)
+    assert len(list(folder.glob("*/c.*"))) == 4 * plan.num_units
+
+
+def test_files_and_new_names_are_durable_before_the_record_and_nothing_else(tmp_path, monkeypatch):
+    """Every fsync protects bytes, or a name, that the record relies on; a folder without a new name costs none."""
+    store, synced, fsync, link = _store(tmp_path), [], os.fsync, os.link
+    _do(store, 0)
+
+    def watched(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(f"{store.product.path}/"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "link", lambda *names: synced.append("PUBLISHED") or link(*names))
+    _do(store, 1)
+    names = [f"arrays.zarr/{name}" for name in ("box/c.1.0", "codes/c.1.0.0", "logits/c.1.0.0", "scale/c.1")]
+    assert synced[:-3] == [one for name in names for one in (name, os.path.dirname(name))]
+    assert re.fullmatch(r"done/\.000001\.json\.[0-9a-f]{32}\.tmp", synced[-3])
+    assert synced[-2:] == ["PUBLISHED", "done"]
+
+
+def test_a_unit_is_read_by_row_from_its_own_file(tmp_path):
+    store = _store(tmp_path)
+    _do(store, 1, skipped=[{"video_id": "00003", "error": "VideoMissing", "detail": ""}])
+    found, wanted = _reader(store).read_unit(1, "codes"), _values(range(4, 8))["codes"]
+    assert list(found) == [4, 5]  # video 3 has rows 6 and 7
+    np.testing.assert_array_equal([found[4], found[5]], wanted[:2])
+    with pytest.raises(NotDoneError, match="unit 2 of"):
+        store.read_unit(2, "codes")
+    (store.product.path / "arrays.zarr/scale/c.1").unlink()  # of another array: not looked at
+    assert store.read_unit(1, "codes").keys() == found.keys()
+    path = store.product.path / "arrays.zarr/codes/c.1.0.0"
+    good = path.read_bytes()
+    for bad in (good[:-1], bytes([good[0] ^ 1]) + good[1:], None):
+        path.unlink()
+        if bad is not None:
+            path.write_bytes(bad)
+        with pytest.raises(DamagedError, match=r"codes/c\.1\.0\.0"):
+            store.read_unit(1, "codes")
+        path.touch()
 
 
 def test_zeros_and_nans_are_written_like_anything_else(tmp_path):
@@ -128,7 +185,7 @@ def test_a_reader_sees_units_that_are_done_later(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["delete", "empty", "halve"])
-@pytest.mark.parametrize("name", ["codes/c/1/0/0", "scale/c/1"])
+@pytest.mark.parametrize("name", ["codes/c.1.0.0", "scale/c.1"])
 def test_lost_files_never_read_as_fill_values(tmp_path, name, harm):
     store = _store(tmp_path)
     for unit in range(3):
@@ -147,7 +204,7 @@ def test_a_flipped_bit_never_reads_as_data(tmp_path, name):
     store = _store(tmp_path)
     for unit in range(3):
         _do(store, unit)
-    path = store.product.path / "arrays.zarr" / name / "c/1/0/0"
+    path = store.product.path / "arrays.zarr" / name / "c.1.0.0"
     good, wanted, found = path.read_bytes(), _values(range(4, 8))[name], 0
     for place in np.random.default_rng(0).choice(8 * len(good), 40, replace=False).tolist():
         bad = bytearray(good)
@@ -206,7 +263,7 @@ def test_wrong_values_are_refused_before_anything_is_written(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             store.write_unit(0, good | change)
-    assert store.product.todo() == [0, 1, 2] and not list(store.product.path.glob("arrays.zarr/*/c/*"))
+    assert store.product.todo() == [0, 1, 2] and not list(store.product.path.glob("arrays.zarr/*/c.*"))
 
 
 @pytest.mark.parametrize("unit", [1, 2])
@@ -222,13 +279,19 @@ def test_killed_between_data_and_record_and_run_again(tmp_path, unit):
     child.join(300)
     assert child.exitcode == 9
     store = _store(tmp_path / "killed")
-    shards = store.product.path / "arrays.zarr/scale/c"
-    (shards / f"{unit}.0123.partial").touch()  # what a kill inside zarr leaves
+    shards = store.product.path / "arrays.zarr/scale"
+    # what a kill leaves beside a file, before Zarr encoded in memory and since then
+    left = [shards / f"c.{unit}.0123.partial", shards / f".c.{unit}.{'0' * 32}.tmp"]
+    for path in left:
+        path.touch()
     with pytest.raises(NotDoneError):
         store.read("scale", store.part.unit_rows(unit)[0])
     for one in range(3):
         _do(store, one)
         _do(_store(tmp_path / "whole"), one)
+    for path in left:
+        assert TEMPORARY.fullmatch(path.relative_to(store.product.path).as_posix())  # so gc deletes it
+        path.unlink()
     assert _tree(tmp_path / "killed") == _tree(tmp_path / "whole")
 
 
@@ -262,7 +325,7 @@ def test_full_disk_is_a_storage_error(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("zarr.storage._local._put", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(StorageError, match="No space left"):
             _do(store, 0)
     assert store.product.todo() == [0, 1, 2]
@@ -310,11 +373,40 @@ def test_axes_have_names_as_xarray_asks_for_them(tmp_path):
     assert arrays["codes"].shape == (10, *INPUT) and arrays["scale"].shape == (10,)
 
 
+def _begun_before(root, specs):
+    """A store that older versions have begun: files of units in folders below c/."""
+    for path in _store(root, specs=specs).product.path.glob("arrays.zarr/*/zarr.json"):
+        path.write_bytes(path.read_bytes().replace(b'"separator": "."', b'"separator": "/"'))
+    return _store(root, specs=specs)
+
+
+def test_a_store_of_older_versions_goes_on_as_it_was(tmp_path):
+    """Both layouts give the same rows, and neither is mixed into the other."""
+    before, now = _begun_before(tmp_path / "before", SPECS), _store(tmp_path / "now")
+    for store in (before, now):
+        for unit in (0, 2):
+            _do(store, unit)
+    names = [file["name"].removeprefix("arrays.zarr/") for file in before.product.record(2)["files"]][:4]
+    assert names == ["box/c/2/0", "codes/c/2/0/0", "logits/c/2/0/0", "scale/c/2"]
+    assert all((before.product.path / "arrays.zarr" / name).is_file() for name in names)
+    again = _store(tmp_path / "before")  # opened by this version
+    _do(again, 1)
+    _do(now, 1)
+    for name in ("codes", "logits", "box", "scale"):
+        np.testing.assert_array_equal(_reader(again).read_all(name), _values(range(10))[name])
+        for unit in range(3):
+            found, wanted = again.read_unit(unit, name), now.read_unit(unit, name)
+            np.testing.assert_array_equal(list(found.values()), list(wanted.values()))
+    assert not list((again.product.path / "arrays.zarr").glob("*/c.*"))
+    assert not list((now.product.path / "arrays.zarr").glob("*/c"))
+
+
+@pytest.mark.parametrize("begin", [_store, _begun_before])
 @pytest.mark.parametrize("named", [True, False])
-def test_lost_metadata_is_made_as_its_record_says(tmp_path, named):
-    """Stores from before the axes had names keep their bytes."""
+def test_lost_metadata_is_made_as_its_record_says(tmp_path, named, begin):
+    """Stores from before the axes had names, or units one file each, keep their bytes."""
     specs = NAMED if named else [replace(spec, row_dimensions=("none",) * 9) for spec in NAMED]
-    store = _store(tmp_path, specs=specs)
+    store = begin(tmp_path, specs=specs)
     with store.product.lock(0):
         values = _values(store.part.unit_rows(0))
         store.write_unit(0, {name: values[name] for name in ("codes", "scale")})

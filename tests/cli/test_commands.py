@@ -223,7 +223,7 @@ def test_left_out_videos_are_3(own_videos):
 
     other = ("--config", config_file(own_videos), "--run", own_videos.path.parent / "other")
     code, output = call("prepare", *other, "--max-skipped", "0.1")
-    assert code == 3 and "nothing is planned" in output and not (own_videos.path.parent / "other" / "plan").exists()
+    assert code == 4 and "nothing is planned" in output and not (own_videos.path.parent / "other" / "plan").exists()
     code, output = call("prepare", *other)
     assert code == 3 and "1 VideoUnreadable" in output and (own_videos.path.parent / "other" / "plan").exists()
     (own_videos.data / "T0002.mp4").unlink()
@@ -260,6 +260,7 @@ NEED_NO_PLAN = {
     "table-box",
     "table-cache",
     "table-gate",
+    "table-policies",
     "worth-it",
     "compare-saliency",
     *("predict", "timeline", "export"),  # need other arguments; see tests/predict

@@ -84,6 +84,25 @@ def test_a_table_is_written_into_a_new_folder_or_the_reason_is_said(call, tmp_pa
         assert code == 5 and f"error: StorageError: {tmp_path}/taken{suffix}: " in output
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_that_inspect_did_not_write_is_left_alone(call, tiny_copy, tmp_path, suffix):
+    """Text, pictures, tables of others, and the run's own skipped.csv, whose columns are those of a table of ours."""
+    path = tmp_path / f"table{suffix}"
+    others = pd.DataFrame({"video_id": ["a"], "label": ["b"]})
+    for theirs in (others.to_csv(index=False).encode(), others.to_parquet(), b"mine\n", b"\xff\xd8\xff\xe0", b"a\0b"):
+        path.write_bytes(theirs)
+        code, output = call("--out", path)
+        assert code == 4 and f"{path} is there already, and inspect did not write it; use another --out" in output
+        assert path.read_bytes() == theirs
+    path.write_bytes(b"")
+    for table in tables.TABLES:  # an empty file, and those that it wrote itself
+        assert call("--table", table, "--out", path)[0] == 0
+    for name in ("skipped.csv", "videos.csv"):
+        before = (tiny_copy.path / name).read_bytes()
+        code, output = call("--table", name.removesuffix(".csv"), "--out", tiny_copy.path / name)
+        assert code == 4 and "inspect did not write it" in output and (tiny_copy.path / name).read_bytes() == before
+
+
 def test_printing_stops_and_says_so(call):
     _, output = call("--table", "index", "--rows", "3")
     assert output.count("\n") == 6 and "... and 11 more rows; --rows prints more" in output  # 7 videos, 2 rows each

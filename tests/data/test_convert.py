@@ -14,6 +14,7 @@ from pipeline.cli.main import main
 from pipeline.data.convert.found import Told
 from pipeline.data.convert.tables import READERS, convert, link_videos, read_names, write
 from pipeline.data.plain_csv import read_plain
+from pipeline.data.segments import Source
 from pipeline.data.video.find import PLAIN_ID
 from pipeline.errors import AnnotationError, StageError
 from tests.helpers.readme import blocks, make_calls, text_of
@@ -37,6 +38,11 @@ EXAMPLES = {
         "P01_01": ("train", ("open", 0.14, 3.37), ("turn-on", 4.37, 3606.17)),
         "P01_11": ("val", ("take", 0, 1.89)),
     },
+    "epic-segments": {
+        "P01_01_0": ("train", ("open door",)),
+        "P01_01_1": ("train", ("turn-on light",)),
+        "P01_11_0": ("val", ("take plate",)),
+    },
     "ava": {
         "1j20qq1JyX4": ("train", ("stand", 1.5, 3.5), ("stand", 4.5, 5.5)),
         "5BDj0ow5hnA": ("val", ("talk to (e.g., self, a person)", 1.5, 2.5)),
@@ -44,6 +50,10 @@ EXAMPLES = {
     "assembly101": {
         "nusar-2021_9011-a01_C10095_rgb": ("train", ("inspect wheel", 1, 2.5)),
         "nusar-2021_9012-b02_C10095_rgb": ("train", ("pick up chassis", 0, 1.5)),
+    },
+    "assembly101-segments": {
+        "nusar-2021_9011-a01_C10095_rgb_0001": ("train", ("inspect wheel",)),
+        "nusar-2021_9012-b02_C10095_rgb_0001": ("train", ("pick up chassis",)),
     },
     "kinetics": {
         "3-3vp_OpAY8_000059_000069": ("val", ("abseiling",)),
@@ -93,6 +103,12 @@ def test_the_examples_of_the_page(tmp_path, monkeypatch):
     assert kinds == set(READERS)
     assert {path.parent.name: read_back(path) for path in tmp_path.glob("*/labels.csv")} == EXAMPLES
     assert Path("epic/classes.txt").read_text().split() == ["take", "open", "turn-on"]  # by number: 0, 3, 6
+    lines = Path("epic-segments/labels.csv").read_text().splitlines()
+    assert lines[:2] == ["video_id,split,start,end,label,segment_id", "P01_01,train,0.14,3.37,open door,P01_01_0"]
+    sources = read_plain(Path("assembly101-segments/labels.csv"), Path("assembly101-segments/classes.txt")).sources
+    assert sources["nusar-2021_9011-a01_C10095_rgb_0001"] == Source(
+        "nusar-2021_9011-a01_C10095_rgb", "nusar-2021_9011-a01/C10095_rgb.mp4", 1.0, 2.5
+    )
     assert Path("path-label/videos/a_1.mp4").read_text() == "a 1.mp4"
     assert Path("ucf101/videos/v_YoYo_g01_c01.avi").read_text() == "v_YoYo_g01_c01.avi"
 
@@ -245,6 +261,23 @@ def test_what_must_be_told(tmp_path):
         convert("path-label", [f"train={tmp_path}/list", f"val={tmp_path}/list"], Told())
     result = CliRunner().invoke(main, ["convert", "--from", "wlasl", "x", "--out", "l.csv", "--videos", "v"])
     assert result.exit_code == 2 and "only path-label, folders, assembly101 say where videos are" in result.output
+
+
+def test_segments_of_a_video_are_numbered_by_their_times(tmp_path):
+    """Labels of the same times are one segment; those without length are left out."""
+    annotations = [("b", 5, 6), ("a", 1.5, 2), ("c", 5, 6), ("a", 3, 3)]
+    found = [{"label": label, "segment": [start, end]} for label, start, end in annotations]
+    database = {"database": {"v": {"subset": "training", "annotations": found}, "w": {"subset": "training"}}}
+    (tmp_path / "a.json").write_text(json.dumps(database))
+    tables = convert("activitynet", [str(tmp_path / "a.json")], Told(), segments=True)
+    assert tables.labels == [
+        ("v", "train", "5", "6", "b", "v_0002"),
+        ("v", "train", "1.5", "2", "a", "v_0001"),
+        ("v", "train", "5", "6", "c", "v_0002"),
+    ]
+    assert (
+        tables.notes[0].startswith("left out 2 labels: they have no times, or no length") and tables.num_left_out == 1
+    )
 
 
 def test_links_stay_below_the_root(tmp_path):

@@ -39,6 +39,15 @@ def test_plain_tables(lines, message, tmp_path):
     assert len(read_annotations(plain(tmp_path, *GOOD)).videos) == 2
 
 
+def test_videos_of_splits_that_are_not_chosen_may_have_any_labels(tmp_path):
+    data = plain(tmp_path, *GOOD, "c,challenge,,,", "d,challenge,0,1,red", "d,challenge,0,1,green")
+    assert read_annotations(data).videos.video_id.tolist() == ["a", "b"]
+    with pytest.raises(AnnotationError, match=r"line 7: d is 'red' and 'green'"):
+        read_annotations(replace(data, eval_splits=("challenge",)))
+    with pytest.raises(AnnotationError, match=r"line 5: c has no label"):
+        read_annotations(replace(data, eval_ids=("c",)))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize(
     ("actions", "message"),

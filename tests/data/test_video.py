@@ -6,16 +6,19 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image, ImageOps
 
 from pipeline.config import Data
 from pipeline.data.video import container, frames
-from pipeline.data.video.find import find_video, video_folder
+from pipeline.data.video.find import find_video, look_at, video_folder
 from pipeline.data.video.frames import probe, read_frames, scan
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import (
@@ -48,6 +51,58 @@ def write_folder(folder, count, first=1, size=SIZE):
         content = simplejpeg.encode_jpeg(numbered_frame(number, size), quality=95)
         (folder / f"{folder.name}-{first + number:06d}.jpg").write_bytes(content)
     return folder
+
+
+def exif(orientation: int) -> bytes:
+    """The APP1 segment of a JPEG that says how it is held: a TIFF with one entry, 0x0112, in big-endian order."""
+    tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation, 0, 0]) + b"\0" * 4
+    return b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
+
+
+def write_turned(folder, orientation, count=4):
+    """Frames as `write_folder` makes them, whose EXIF data say that they are held in some way."""
+    for path in sorted(write_folder(folder, count).iterdir()):
+        content = path.read_bytes()
+        path.write_bytes(content[:2] + exif(orientation) + content[2:])
+    return folder
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_frames_are_turned_as_their_exif_data_say(tmp_path, orientation):
+    """Top left comes where EXIF says that the first row and column are seen; 0 and 9 are no orientations."""
+    folder = write_turned(tmp_path / "v", orientation)
+    known = ImageOps.exif_transpose(Image.open(folder / "v-000003.jpg"))
+    sideways = orientation in (5, 6, 7, 8)
+    info = probe(folder, 10)
+    assert (info.height, info.width) == known.size[::-1] == ((80, 48) if sideways else (48, 80))
+    stored = simplejpeg.decode_jpeg((folder / "v-000003.jpg").read_bytes())
+    corner = {2: (0, -1), 3: (-1, -1), 4: (-1, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}.get(orientation, (0, 0))
+    for slot, frame in read_frames(folder, [2], None, source_fps=10):
+        assert slot == 2 and frame.shape == (info.height, info.width, 3) and frame.flags.c_contiguous
+        assert (frame[corner] == stored[0, 0]).all()
+        assert np.abs(frame.astype(int) - np.asarray(known)).max() <= 2  # two decoders of the same JPEG
+    assert scan(folder, 10) == info
+    same_bytes = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        same_bytes.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    assert (info.sha256 == same_bytes.hexdigest()) == (orientation not in range(2, 9))  # as before, where not turned
+
+
+def test_broken_exif_data_turn_nothing(tmp_path):
+    """Every cut and 300 mutations of them: read as they are stored, or turned; never an error of another kind."""
+    (path,) = write_turned(tmp_path / "v", 6, 1).iterdir()
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    begin = content.index(b"Exif")
+    for place, byte in [*((None, end) for end in range(6, 32)), *random.integers((0, 0), (32, 256), (300, 2)).tolist()]:
+        changed = bytearray(content)
+        if place is None:
+            changed[begin + byte : begin + 32] = b""
+            changed[begin - 2 : begin] = (byte + 2).to_bytes(2, "big")
+        else:
+            changed[begin + place] = byte
+        path.write_bytes(changed)
+        ((_, frame),) = read_frames(path.parent, [0], None, source_fps=10)
+        assert frame.shape in ((48, 80, 3), (80, 48, 3))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +144,7 @@ def test_out_of_range_is_named(plain):
 
 def test_stops_after_the_last_slot(plain, monkeypatch):
     converted = []
-    monkeypatch.setattr(frames, "to_rgb", lambda path, frame: converted.append(frame.pts))
+    monkeypatch.setattr(frames, "to_rgb", lambda path, frame, decoding: converted.append(frame.pts))
     list(read_frames(plain, [2, 4], None))
     assert len(converted) == 2
     assert len(list(read_frames(plain, [0, 1], 20))) == 2 and len(converted) == 3  # one frame on screen twice
@@ -260,7 +315,7 @@ def test_a_jump_of_the_clock_is_told(tmp_path, name):
 
 def test_dropped_frames_are_truncated(tmp_path, monkeypatch):
     class Packet:
-        size, is_discard, is_keyframe = 9, False, True
+        size, is_discard, is_keyframe, pts = 9, False, True, None
 
         def __init__(self, frames):
             self.decode = lambda: frames
@@ -304,7 +359,7 @@ def test_find_video(tmp_path):
     (root / "circle.mp4").symlink_to("circle.mp4")
     with pytest.raises(VideoUnreadable, match=r"circle\.mp4: Too many levels"):
         find_video(root, "circle")
-    for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-", "é"):
+    for video_id in ("out", "../outside", "..", "", ".hidden", "a/b", "/abs", "a\0b", "a\n", "a..b", "a.", "-", "a;b"):
         with pytest.raises(UnsafePath):
             find_video(root, video_id)
 
@@ -471,6 +526,20 @@ def test_packets_of_broken_files(tmp_path, plain):
         scan(tmp_path / "empty.mp4")
 
 
+def test_a_fork_decodes_after_somebody_converted_with_threads(plain):
+    """From PyAV 19 on a thread has one converter; its helpers are gone in the child, which would wait for them."""
+    script = (
+        "import os, sys, av, numpy as np\n"
+        "from pipeline.data.video.frames import read_frames\n"
+        "av.VideoFrame.from_ndarray(np.zeros((720, 1280, 3), np.uint8)).reformat(format='yuv420p', threads=4)\n"
+        "if child := os.fork():\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "os._exit(len(list(read_frames(sys.argv[1], [0, 1], None, 'pts'))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, plain], timeout=60, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 2
+
+
 @needs_shared
 def test_real_bad_videos():
     with pytest.raises(VideoTruncated, match="28 of 50"):
@@ -497,3 +566,26 @@ def _decoding_children() -> list[int]:
             if parent == str(os.getpid()) and b"sandbox_worker" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
+
+
+def test_a_plain_file_is_looked_at_once_and_links_are_followed(tmp_path, monkeypatch):
+    root, out = tmp_path / "videos", tmp_path / "out.mp4"
+    (root / "deep").mkdir(parents=True)
+    for path in (root / "a.mp4", root / "deep" / "b.mp4", out):
+        path.write_bytes(b"1234")
+    (root / "inside.mp4").symlink_to(root / "deep" / "b.mp4")
+    (root / "outside.mp4").symlink_to(out)
+    (root / "gone.mp4").symlink_to(root / "nowhere.mp4")
+    for name in ("a.mp4", "deep/b.mp4", "inside.mp4"):
+        assert look_at(root / name, root).st_size == 4
+    for path in (root / "outside.mp4", root / ".." / "out.mp4", out):
+        with pytest.raises(UnsafePath, match="leads out of"):
+            look_at(path, root)
+        assert look_at(path).st_size == 4
+    assert look_at(root / "outside.mp4", video_folder(Data(videos=str(root), follow_links=True))).st_size == 4
+    for name in ("gone.mp4", "never.mp4"):
+        with pytest.raises(VideoMissing, match="does not exist"):
+            look_at(root / name, root)
+    monkeypatch.setattr(os.path, "realpath", None)
+    monkeypatch.setattr(os, "stat", None)
+    assert look_at(root / "a.mp4", root).st_size == 4

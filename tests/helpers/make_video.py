@@ -47,7 +47,7 @@ def write_video(
         path: its extension chooses the container.
         frames: uint8 (H, W, 3) each.
         fps: nominal rate; also the clock of the timestamps unless time_base is given.
-        codec: "libx264", "libx265", "libvpx-vp9", "libsvtav1", "mpeg4".
+        codec: "libx264", "libx265" (64 x 64 or more, or it breaks the heap), "libvpx-vp9", ...
         pix_fmt: "yuv420p", "yuvj420p" (full range), "yuv420p10le", ...
         pts: presentation times in units of time_base, for a variable rate.
         time_base: seconds; 1 / fps when not given.

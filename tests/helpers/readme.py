@@ -16,7 +16,7 @@ FOLDERS = [folder for folder in ROOT.iterdir() if folder.is_dir() and folder.nam
 PAGES = ["README.md", "pipeline/recipes/PAPER.md"]
 PAGES += sorted(str(page.relative_to(ROOT)) for top in FOLDERS for page in top.rglob("README.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-ELSEWHERE = ("dask", "rm", "tensorboard")  # programs of others
+ELSEWHERE = ("aws", "dask", "rm", "tensorboard")  # programs of others
 STARTS = ("make ", "python ", ".venv/bin/", "focused-attention ", "torchrun ", "pip ")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.stores.unit_records import UnitRecords
+from cache.upkeep.verify import product_paths
 from pipeline.config import Base, Clips, Config, Crops, Data, FusionTraining, Saliency
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from tests.helpers.make_video import write_video
@@ -96,6 +98,11 @@ def run_to_crops(config: Config, run_dir: Path) -> None:
     train_base.run(config, run_dir)
     saliency.run(config, run_dir)
     crops.run(config, run_dir, ("entropy",))
+
+
+def fold_all(run_dir: Path) -> int:
+    """Gather the commit records of a run in segments, as of a run with many units; return how many."""
+    return sum(UnitRecords(path).fold(fewest=1) for path in product_paths(run_dir))
 
 
 def tree(*folders: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from models.activation_checkpointing import run_blocks
 from models.backbones import build
 from models.i3d import Bottleneck, small_i3d
 from pipeline.config import Training
-from pipeline.run.networks import Variant
+from pipeline.run.fusion_models import Variant
 from pipeline.run.stores import open_run
 from pipeline.stages.train_fusion import model_facts
 from pipeline.training.loader import TrainingData
@@ -79,6 +79,7 @@ def test_only_the_inputs_of_blocks_are_kept(blocks, kept):
     video = torch.rand(1, 8, 4, 6, 10)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: found.append(tensor) or tensor, lambda tensor: tensor):
         run_blocks(module, video, True)
+    found = [tensor for tensor in found if tensor.numel()]  # torch 2.10 also keeps an empty mark
     assert [tensor.shape for tensor in found] == [video.shape] * kept and torch.equal(found[0], video)
 
 

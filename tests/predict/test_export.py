@@ -60,6 +60,10 @@ def test_changed_files_and_strange_folders_are_refused(tiny_run, tmp_path):
     run(tiny_run.path, tmp_path / "out", "base")
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["clips"]["num_frames"] == 4 and config["classes"] == ["red thing", "green thing", "blue thing"]
+    assert load_model(tmp_path / "out").settings.clips.decoding == "player"
+    del config["clips"]["decoding"]  # as one that was exported before there was the setting
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path / "out").settings.clips.decoding == "plain"
     (tmp_path / "out/config.json").write_text(json.dumps(config | {"base": "0" * 64}))
     with pytest.raises(DamagedError, match="base has weights"):
         load_model(tmp_path / "out")
@@ -69,6 +73,25 @@ def test_changed_files_and_strange_folders_are_refused(tiny_run, tmp_path):
     (tmp_path / "out/my notes").write_text("")
     with pytest.raises(StageError, match="holds other files, such as my notes"):
         run(tiny_run.path, tmp_path / "out", "base")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "network/config.json"])
+def test_a_model_that_export_did_not_write_is_left_alone(tiny_run, tmp_path, name):
+    """Such as a folder of a transformer, whose files have the same names; an export of its own is replaced."""
+    theirs = tmp_path / "theirs" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(StageError, match=f"{name} is there already, and export did not write it; use another --out"):
+        run(tiny_run.path, tmp_path / "theirs", "base")
+    assert theirs.read_text() == "mine" and [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
+
+
+def test_an_export_is_replaced_by_the_next(tiny_run, tmp_path):
+    run(tiny_run.path, tmp_path / "out", "base")
+    before = (tmp_path / "out/model.safetensors").read_bytes()
+    (tmp_path / "out/config.json").unlink()  # as a killed export leaves it
+    run(tiny_run.path, tmp_path / "out", "base")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == before and load_exported(tmp_path / "out")[2] is None
 
 
 def test_a_network_of_ones_own_travels_with_it(tiny_run, tmp_path, monkeypatch):

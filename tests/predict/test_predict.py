@@ -1,6 +1,7 @@
 """Prediction equals evaluation, in any company of files; what is written, refused, left out and taken up again."""
 
 import json
+import shutil
 import weakref
 from functools import cache as once
 from pathlib import Path
@@ -53,7 +54,7 @@ def files_of(run, ids=TEST):
 def test_prediction_equals_evaluation_to_the_bit(tiny_run, tmp_path, experiment):
     predict(tiny_run, files_of(tiny_run), tmp_path / "out", experiment=experiment, top_k=0)
     wanted = evaluated(tiny_run, experiment)
-    table = pd.read_csv(tmp_path / "out/videos.csv")
+    table = pd.read_csv(tmp_path / "out/videos.csv", float_precision="round_trip")
     for video_id in TEST:
         found = read_video(tmp_path / "out", video_id).scores
         assert list(found.index) == list(CLASSES)
@@ -335,13 +336,22 @@ def test_what_is_no_video_and_no_run_is_refused(tiny_run, tmp_path):
         predict(tiny_run, files_of(tiny_run), tmp_path / "out", threshold="3")
 
 
-@pytest.mark.parametrize("name", ["videos.csv", "failed.csv"])
+@pytest.mark.parametrize("name", ["videos.csv", "failed.csv", "predictions.jsonl"])
 def test_a_table_that_predict_did_not_write_is_left_alone(tiny_run, tmp_path, name):
     """Such as videos.csv of a run folder that is given as --out."""
     (tmp_path / name).write_text("mine")
     with pytest.raises(StageError, match=f"{name} is there already, and predict did not write it; use another --out"):
         predict(tiny_run, files_of(tiny_run), tmp_path, experiment="base")
     assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "windows.parquet").exists()
+
+
+def test_a_video_is_not_replaced_by_its_film(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.data, tmp_path / "films", ignore=lambda _, names: {*names} - {"T0002.mp4"})
+    before = (tmp_path / "films/T0002.mp4").read_bytes()
+    with pytest.raises(StageError, match=r"films/T0002.mp4 would be replaced by its film; use another --out"):
+        experiment = command.Experiment(tiny_run.path, "base", device="cpu")
+        command.run(experiment, [tmp_path / "films"], tmp_path, AS_EVALUATED, Report(), command.Workers(), films=True)
+    assert (tmp_path / "films/T0002.mp4").read_bytes() == before
 
 
 def test_other_predictions_are_not_mixed(tiny_run, tmp_path):

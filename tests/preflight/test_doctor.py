@@ -160,6 +160,29 @@ def test_a_harmed_record_of_base_is_a_finding(tiny_copy, content):
     assert found.level == "problem" and str(record) in found.text
 
 
+def test_a_table_of_boxes_is_read(tmp_path):
+    """Line 3 leaves the frames by one pixel; a video that was not probed may only be known."""
+    data = make_data(tmp_path / "data")
+    table = tmp_path / "boxes.csv"
+    config = change(tiny_config(data), saliency={"own_boxes": str(table)})
+    counts = count(config, tmp_path / "run")
+    rows = [{"video_id": "83654", "height": 48, "width": 80}]
+
+    def finding(*lines):
+        table.write_text("\n".join(["video_id,start,end,top,left,height,width", *lines]))
+        return _one(check_data.check_own_boxes(table, counts, rows))
+
+    found = finding("83654,0,1,8,40,40,40", "83654,1,2,0,0,48,80", "T0002,0,1,0,0,999,9")
+    assert found.level == "ok" and "3 boxes in 2 of 7 videos, inside the frames of 1 sampled ones" in found.text
+    found = finding("83654,0,1,8,40,40,40", "83654,0,1,9,40,40,40")
+    assert found.level == "problem" and "boxes.csv, line 3" in found.text and "48 x 80" in found.text
+    assert "line 2, column video_id: 'NOBODY'; expected a video" in finding("NOBODY,0,1,0,0,9,9").text
+    assert "line 2" in finding("83654,1,1,0,0,9,9").text
+    table.unlink()
+    found = {one.check: one for one in check_data.check_data(config, tmp_path / "run", 1)}["own boxes"]
+    assert found.level == "problem" and "boxes.csv" in found.text
+
+
 def test_what_prepare_left_out(tmp_path):
     assert list(check_data.check_skipped(tmp_path)) == []
     lines = ["a,train,VideoMissing,x", "b,train,VideoTruncated,x", "NA,test,VideoTruncated,x"]
@@ -193,10 +216,11 @@ def test_streams_clocks_and_labels_are_looked_at(tmp_path):
     row = {"video_id": "v", "zoom_y": 2.0, "zoom_x": 2.0, "timing": "pts", "source_fps": 30.0, "duration_seconds": 0.53}
     write_video(tmp_path / "v.mp4", FRAMES)
     told = {"video_stream": ("v:1 of 2", "several video streams"), "longest_gap": (1.1, "stand still for long")}
+    told |= {"pictures": ("interlaced", "are interlaced")}
     for name, (value, words) in (told | {"first_frame": (0.6, "begin with sound")}).items():
         ((text, fix),) = check_data._oddities(tmp_path / "v.mp4", row | {name: value})
         assert words in text and name in text and fix
-    for name, value in {"video_stream": "", "longest_gap": 0.99, "first_frame": 0.4}.items():
+    for name, value in {"video_stream": "", "longest_gap": 0.99, "first_frame": 0.4, "pictures": ""}.items():
         assert list(check_data._oddities(tmp_path / "v.mp4", row | {name: value})) == []
     config = tiny_config(tmp_path)
     for times, level in (((0.1, 0.4), "ok"), ((100.0, 400.0), "problem")):
@@ -208,14 +232,14 @@ def test_streams_clocks_and_labels_are_looked_at(tmp_path):
 def test_traits_are_read(tmp_path):
     found = traits(write_video(tmp_path / "v.mp4", FRAMES, pts=[0, 1, 2, 6, *range(7, 19)], time_base=Fraction(1, 10)))
     assert (found.shortest, found.longest) == (pytest.approx(0.1), pytest.approx(0.4))
-    assert (found.rotation, found.pixel_aspect, found.interlaced) == (0, 1, False)
+    assert (found.rotation, found.pixel_aspect, found.mirrored) == (0, 1, False)
 
 
-def test_pixels_that_are_not_square_and_interlaced(tmp_path, monkeypatch):
+def test_pixels_that_are_not_square_or_mirrored(tmp_path, monkeypatch):
     write_video(tmp_path / "v.mp4", FRAMES)
     plain = traits(tmp_path / "v.mp4")
     row = {"zoom_y": 2.0, "zoom_x": 2.0, "timing": "pts"}
-    for change_, word in (({"pixel_aspect": Fraction(64, 51)}, "not square"), ({"interlaced": True}, "interlaced")):
+    for change_, word in (({"pixel_aspect": Fraction(64, 51)}, "not square"), ({"mirrored": True}, "mirrored")):
         odd = type(plain)(**{**plain.__dict__, **change_})
         monkeypatch.setattr(check_data, "traits", lambda path, odd=odd: odd)
         ((text, _),) = check_data._oddities(tmp_path / "v.mp4", row)

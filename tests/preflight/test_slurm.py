@@ -115,7 +115,7 @@ def test_the_command_prints_it(tiny_run, tmp_path, monkeypatch):
     path.write_text(to_toml(tiny_run.config))
     options = ["--config", str(path), "--run", str(tmp_path / "run"), "--set", "seed=7"]
     result = CliRunner().invoke(main, ["plan", *options, "--slurm", "--tasks", "2"])
-    assert result.exit_code == 0
+    assert result.exit_code == 0 and "\n# clips.videos_per_unit = 1 suits, not 2: 3 units a worker" in result.output
     for job in _submitted(result.output, tmp_path, task=1):
         _, given = _parsed(job["srun"])
         assert given["config_name"] == str(path) and given["overrides"] == ("seed=7",)

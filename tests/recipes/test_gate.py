@@ -16,8 +16,9 @@ from pipeline.run.costs import COST_COLUMNS, cost_cells, gated_gflop, read_costs
 from pipeline.run.gate import entropies, threshold_of
 from pipeline.run.results import read_result
 from pipeline.run.stores import open_run
+from pipeline.stages import saliency
 from pipeline.training.cost import measure
-from tests.helpers.tiny_data import change
+from tests.helpers.tiny_data import caches, change
 
 
 def read(path):
@@ -34,10 +35,17 @@ def test_threshold_by_hand():
         threshold_of(values, 1.5)
 
 
-def test_curve(tiny_copy):
-    """Its ends are Base and the model that always looks twice; in between, unsure clips have the latter's scores."""
+def test_curve(tiny_copy, monkeypatch):
+    """Its ends are Base and the model that always looks twice; in between, unsure clips have the latter's scores.
+
+    Stage 1 computes nothing for it.
+    """
     costs.run(tiny_copy.config, tiny_copy.path)
+    for name in ("compute", "network"):
+        monkeypatch.setattr(saliency.SaliencyWork, name, None)
+    before = caches(tiny_copy.path, "base", "maps", "boxes")
     table_gate.table_gate(tiny_copy.config, tiny_copy.path, shares=(0.0, 0.5, 1.0))
+    assert caches(tiny_copy.path, "base", "maps", "boxes") == before
     none, half, full = read(tiny_copy.path / "report" / "table-gate.csv")
     assert [(line["share_wanted"], line["share_looked"]) for line in (none, full)] == [
         ("0.0000", "0.0000"),
@@ -135,7 +143,9 @@ def test_what_is_not_read_costs_nothing(tiny_run):
         "concat entropy": {"base", "look", "second"},
     }
     two = change(tiny_run.config, saliency={"box_rule": "top-k", "num_boxes": 2})
-    more = measure(open_run(tiny_run.path, two), facts)
+    named = {"repeat": "repeat", "center": "center-top2", "entropy": "entropy-top2"}
+    more = measure(open_run(tiny_run.path, two), [one | {"boxes_eval": named[one["boxes_eval"]]} for one in facts])
+    assert {key: set(one["gflop"]) for key, one in more.items()} == {key: set(found[key]["gflop"]) for key in found}
     second = {key: more[key]["gflop"]["second"] / found[key]["gflop"]["second"] for key in found}
     assert second["late repeat"] == second["concat repeat"] == 1
     assert second["late entropy"] == 2  # looks at each box by itself

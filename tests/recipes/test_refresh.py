@@ -19,7 +19,8 @@ from pipeline.data.clips import input_clips
 from pipeline.errors import StageError
 from pipeline.recipes import refresh
 from pipeline.run import generations
-from pipeline.run.networks import Variant, build_base
+from pipeline.run.fusion_models import Variant
+from pipeline.run.networks import build_base
 from pipeline.run.stores import boxes_of, open_run
 from pipeline.stages import evaluate, train_online
 from pipeline.training.cached_volumes import CachedVolumes, Place

@@ -8,12 +8,12 @@ import pytest
 from pipeline.config import FusionTraining
 from pipeline.config_file import load
 from pipeline.data.plain_csv import read_plain
-from pipeline.errors import StageError
+from pipeline.errors import AnnotationError, StageError
 from pipeline.metrics import Scored
 from pipeline.recipes import table_box, worth_it
 from pipeline.recipes.study import Result
 from pipeline.recipes.worth_it import answer, shorter
-from tests.helpers.tiny_data import VIDEOS
+from tests.helpers.tiny_data import VIDEOS, change
 
 SIZES = np.array([137.0, 241, 272, 480])
 SPREAD = np.repeat([-0.01, 0.01], 50)  # over resamples: an interval of two points
@@ -62,13 +62,19 @@ def test_of_a_tiny_run(tiny_copy, monkeypatch):
     """The evaluation videos take no part; every row is trained once, and its cost stands beside it."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr(table_box, "held_out", lambda video_id: video_id in ("150E6", "07E49"))
-    outcome = worth_it.worth_it(tiny_copy.config, tiny_copy.path, num_seeds=1, share=1.0, epochs=1)
+    table, head = tiny_copy.path.with_name("own.csv"), "video_id,start,end,top,left,height,width,score\n"
+    lines = {name: f"{name},0.25,{number + 7}.0,1,2,{number + 3},4,0.5\n" for number, name in enumerate(VIDEOS)}
+    table.write_text(head + "".join(lines.values()))
+    config = change(tiny_copy.config, saliency={"own_boxes": str(table)})
+    outcome = worth_it.worth_it(config, tiny_copy.path, num_seeds=1, share=1.0, epochs=1)
     folder = tiny_copy.path.with_name("run-worth")
+    kept = "".join(line for name, line in lines.items() if VIDEOS[name][0] == "train")
+    assert (folder / "own_boxes.csv").read_text() == head + kept
     videos = read_plain(folder / "labels.csv", folder / "classes.txt").videos
     assert {VIDEOS[name][0] for name in videos.video_id} == {"train"} and len(videos) == 4
     with (tiny_copy.path / "report" / "worth-it.csv").open(newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
-    assert list(lines) == ["base", "repeat", "upscaled", "source", "center", "motion"]
+    assert list(lines) == ["base", "repeat", "upscaled", "source", "center", "motion", "own"]
     assert all(line["num_seeds"] == "1" and float(line["gflop"]) > 0 for line in lines.values())
     assert lines["base"]["delta_base"] == "" and float(lines["base"]["delta_repeat"]) == pytest.approx(
         -float(lines["repeat"]["delta_base"])
@@ -78,6 +84,10 @@ def test_of_a_tiny_run(tiny_copy, monkeypatch):
     monkeypatch.setattr(table_box, "in_share", lambda video_id, share: False)
     with pytest.raises(StageError, match=r"none of its 0; a larger --share takes more"):
         worth_it.worth_it(tiny_copy.config, tiny_copy.path, share=0.5)
+    monkeypatch.setattr(table_box, "in_share", lambda video_id, share: True)
+    table.write_text(head + "nobody,0,1,0,0,1,1,1\n")
+    with pytest.raises(AnnotationError, match=r"own.csv, line 2, column video_id: 'nobody'; expected a video of the"):
+        worth_it.worth_it(config, tiny_copy.path, share=1.0)
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ import pytest
 
 TESTS = {
     "T1": "kill -9 at random, two processes at once, and trainings; finished: equal to the byte",
-    "T2": "kill -9 before every fsync, rename and link; finished: equal to the byte",
+    "T2": "kill -9 before every write, fsync, rename and link; finished: equal to the byte",
     "T3": "every n-th write fails: exit code 5, no bad record; finished: equal to the byte",
     "T4": "full disk, quota, read-only folder: exit code 5; finished: equal to the byte",
     "T5": "two to four processes on one plan; a second one on one training",
@@ -31,6 +31,7 @@ TESTS = {
     "T24": "predict killed at random; finished: equal to the byte",
     "T25": "hostile variants of every table format, by a seeded rule: refused, or left out, in one line that names it",
     "T26": "every command on every harmed file of a run folder: named or made anew, no traceback",
+    "T27": "records gathered in segments: killed, cut, full, flipped at every step: each unit as it was, or named",
 }
 BEGIN, END = "<!-- counts: make test-reliability -->\n", "<!-- end of counts -->\n"
 

@@ -27,7 +27,7 @@ from tests.reliability.victims import PRODUCTS
 
 KINDS = {
     "HDF5 volume": "c*/*/volumes/*.h5",
-    "Zarr shard or chunk": "*/*/arrays.zarr/*/c/**/[0-9]*",
+    "Zarr shard or chunk": "*/*/arrays.zarr/*/c.*",
     "zarr.json": "*/*/arrays.zarr/**/zarr.json",
     "record": "*/*/done/*.json",
     "run.json": "*/*/run.json",
@@ -256,6 +256,7 @@ STALE = {
     "clips.resized_side": {"clips": {"resized_side": 36}},
     "clips.input_side": {"clips": {"input_side": 24}},
     "clips.plan_seed": {"clips": {"plan_seed": 1}},
+    "clips.decoding": {"clips": {"decoding": "plain"}},
     "data.source_fps": {"data": {"source_fps": 24.0}},
 }
 OTHER = {

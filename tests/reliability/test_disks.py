@@ -77,11 +77,13 @@ def fail_at(patch, call: str, number: int, code: int, run: Path) -> None:
         return one
 
     def writes(path, mode="r", *_):
-        return str(path).startswith(str(run)) and isinstance(mode, str) and mode[0] in "wxa"
+        how = mode[0] in "wxa" if isinstance(mode, str) else mode & (os.O_WRONLY | os.O_RDWR)
+        return str(path).startswith(str(run)) and bool(how)
 
     if call == "open":
         patch.setattr("builtins.open", failing(open, writes))
         patch.setattr(io, "open", failing(io.open, writes))
+        patch.setattr(os, "open", failing(os.open, writes))
     else:
         patch.setattr(os, call, failing(getattr(os, call), lambda *_: True))
 

@@ -22,11 +22,25 @@ from tests.helpers.tiny_data import tiny_config, tree
 HEADER = "video_id,split,start,end,label"
 LONG = "a" * 129
 BAD_IDS = [
-    "..", ".", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a..b", ".hidden", "-", "a.", " a", "a b", "a\tb", "ä",
-    "\u0430", "\u202ea", "a\u0000b", LONG, "~", "$HOME", "`id`", "a;b", "a|b", "a*", "a?", "con:", "a\u200bb", "%2e%2e",
+    "..", ".", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a..b", ".hidden", "-", "a.", " a", "#", "a\tb", "%",
+    "ä" * 40, "\u202ea", "a\u0000b", LONG, "~", "$HOME", "`id`", "a;b", "a|b", "a*", "a?", "con:", "a\u200bb", "%2e..",
     "a\x7fb",    "file:///x", "concat:a", "\ufeffa",
 ]  # fmt: skip
-GOOD_IDS = ["NA", "null", "007", "1e400", "nan", "True", "-rf_c.d", "_" + "A" * 127]
+GOOD_IDS = [
+    "NA",
+    "null",
+    "007",
+    "1e400",
+    "nan",
+    "True",
+    "-rf_c.d",
+    "_" + "A" * 127,
+    "a b",
+    "ä",
+    "\u0430",
+    "%2e%2e",
+    "#1",
+]
 BAD_LINES = {
     "column missing": "v,train,0,1",
     "column too many": "v,train,0,1,wave,extra",

@@ -30,6 +30,7 @@ from pipeline.data.charades_csv import read_charades
 from pipeline.data.plain_csv import read_plain
 from pipeline.errors import AnnotationError
 from tests.cli.test_commands import call, config_file
+from tests.helpers.tiny_data import fold_all
 from tests.reliability.victims import end_of, fork
 
 MEMORY = 500 << 20
@@ -203,7 +204,7 @@ def _objects(file, old):
 
 def link_shard(run: Path) -> Path:
     """A committed file becomes a link to the outside."""
-    path = next(path for path in sorted(run.glob("maps/*/arrays.zarr/scale/c/*")) if path.is_file())
+    path = min(run.glob("maps/*/arrays.zarr/scale/c.*"))
     path.rename(run.parent / "moved")
     path.symlink_to("/etc/hostname")
     return path
@@ -311,6 +312,7 @@ def _read_run(run: Path, product: str) -> list[bytes]:
 
 FUZZED = {
     "record": ("maps/*/done/000000.json", "maps"),
+    "segment": ("maps/*/done/segments/*.jsonl", "maps"),
     "run.json": ("maps/*/run.json", "maps"),
     "zarr.json": ("maps/*/arrays.zarr/codes/zarr.json", "maps"),
     "plan json": ("plan/part-000-train.json", "maps"),
@@ -322,7 +324,9 @@ FUZZED = {
 @pytest.mark.parametrize("resealed", [False, True])
 def test_random_mutations_of_stored_files(name, resealed, tiny_copy, trials, count):
     """Only our own errors, or the right data; with `resealed` the record fits the mutation."""
-    if resealed and name in ("record", "run.json", "plan json"):
+    if name == "segment":
+        fold_all(tiny_copy.path)
+    if resealed and name in ("record", "segment", "run.json", "plan json"):
         pytest.skip("sealed by themselves: nothing to reseal")
     pattern, product = FUZZED[name]
     path = sorted(tiny_copy.path.glob(pattern))[0]

@@ -46,7 +46,7 @@ def hostile_value(kind: str, chance: random.Random) -> str:
     """A value that no field of a kind may have."""
     number, word = chance.randrange(1, 10**6), "".join(chance.choices("abcdefgh", k=6))
     if kind == "i":
-        return chance.choice([f"../{word}", f"{word}/x", f"{word} {word}", f"{word}..x", f"{word}?", word * 30])
+        return chance.choice([f"../{word}", f"{word}/x", f"{word}\u200b{word}", f"{word}..x", f"{word}?", word * 30])
     if kind in "ns":
         bad = word[:3] + chance.choice(SPOILT) + word[3:]
         return chance.choice([bad, "Train", "TEST", "", f" {word}"]) if kind == "s" else bad

@@ -205,12 +205,12 @@ def test_a_second_training_ends_at_once_and_names_the_first(tiny_run, tmp_path, 
     count("T5", "a second process on one training: refused at once, names the holder", refused, number)
 
 
-CALLS = ("fsync", "replace", "link")
+CALLS = ("write", "fsync", "replace", "link")
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_killed_before_every_step_of_the_protocol(name, tiny_run, tmp_path, trials, count):
-    """Every call of fsync, rename and link is a point to die at: before it, hence also after the one before."""
+    """Every call of write, fsync, rename and link is a point to die at: before it, hence also after the one before."""
     _, _, without = STAGES[name]
     run_stage = {
         "saliency": lambda run: saliency.run(tiny_run.config, run, splits=("test",)),

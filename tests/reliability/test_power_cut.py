@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.commit import close_directories
 from cache.errors import CacheError
 from cache.plan_files import read_plan
 from cache.stores.product_folder import ProductDir, read_product
@@ -46,6 +47,7 @@ class Disk:
         try:
             yield self.place
         finally:
+            close_directories()  # a stage does so at its end
             subprocess.run(["umount", str(self.place)], check=True)
 
     def cut(self) -> None:

@@ -206,21 +206,41 @@ def test_saliency_and_box_can_be_hidden(browser, written):
         assert changed[:, :third].any() and not changed[:, third + 8 :].any()
 
 
-def test_enlarged_is_the_box_of_the_input(browser, written):
-    """The middle film shows the very part of the left one that the outline surrounds."""
-    media(browser, prefers_reduced_motion="reduce")
-    opened(browser, written)
+def drawn(browser):
+    """Of each card its heading and its boxes, as outlined and as enlarged: (left, top, width, height) / the input's."""
     script = """
-    const place = (e) => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; };
+    const share = (e, input) => {
+      const [a, b] = [e, input].map(one => one.getBoundingClientRect());
+      return [(a.left - b.left) / b.width, (a.top - b.top) / b.height, a.width / b.width, a.height / b.height];
+    };
     return [...document.querySelectorAll('.card')].map(card => {
-      const views = [...card.querySelectorAll('.view')];
-      return [views[0], card.querySelector('.outline'), views[1], card.querySelector('.near')].map(place);
+      const [outlines, near] = ['.outline', '.near'].map(kind => [...card.querySelectorAll(kind)]);
+      return [card.querySelector('h3').textContent, outlines.map(e => share(e, e.closest('.view'))),
+              near.map(e => share(e.closest('.view'), e))];
     });"""
-    for view, outline, middle, near in browser.execute_script(script):
-        for axis in (0, 1):
-            scale = middle[2 + axis] / outline[2 + axis]  # how much the box is enlarged
-            assert near[2 + axis] == pytest.approx(view[2 + axis] * scale, rel=0.01)
-            assert middle[axis] - near[axis] == pytest.approx((outline[axis] - view[axis]) * scale, abs=1)
+    return browser.execute_script(script)
+
+
+def assert_drawn(browser, run, of_frame=slice(None)):
+    """The boxes of each card, or one of them, are outlined and enlarged where the cache of 28 x 28 pixels has them."""
+    found = drawn(browser)
+    for name, *places in found:
+        video_id, _, clip = name.split()
+        row = run.index[(run.index.video_id == video_id) & (run.index.clip_index == int(clip))].row.item()
+        sides = [f"box_input_{side}" for side in ("left", "top", "width", "height")]
+        expected = np.atleast_2d((run.boxes(row)[sides].to_numpy() / 28)[of_frame])
+        for kind in places:
+            np.testing.assert_allclose(kind, expected, atol=0.01)  # less than a third of a pixel of the input
+    return len(found)
+
+
+def test_a_box_is_outlined_and_enlarged_where_it_is(browser, written, tiny_run):
+    import cache
+
+    media(browser, prefers_reduced_motion="reduce")
+    for width in (PHONE, DESK):
+        opened(browser, written, width)
+        assert assert_drawn(browser, cache.open(tiny_run.path)) == 6
 
 
 def test_the_keyboard_reaches_everything(browser, written):

@@ -51,7 +51,12 @@ def test_a_lane_by_hand():
 def test_nothing_of_a_name_reaches_the_page_unescaped(folder, tmp_path, monkeypatch):
     facts = json.loads((folder / "predictions.json").read_text())
     monkeypatch.setattr(predictions, "read_facts", lambda _: facts | {"experiment": "<script>alert(1)</script>"})
+    (tmp_path / "page.html").write_text("<title>mine: predictions</title >")
+    with pytest.raises(StageError, match=r"page.html is there already, and report did not write it; use another"):
+        predictions.run(folder, out=tmp_path / "page.html")
+    (tmp_path / "page.html").unlink()
     content = predictions.run(folder, out=tmp_path / "page.html").path.read_text()
+    assert predictions.run(folder, out=tmp_path / "page.html").path.read_text() == content  # its own is replaced
     assert "<script>alert" not in content and "&lt;script&gt;alert(1)" in content
 
 

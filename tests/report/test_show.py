@@ -1,5 +1,7 @@
 """show: the strip and the film hold the volumes of the cache, the outline is where the box is."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from pipeline.cli.main import main
 from pipeline.errors import StageError
 from pipeline.report import show
 from pipeline.report.chosen_stores import open_sources
+from pipeline.report.gallery import labels_of
+from pipeline.run.folder import read_labels
 from pipeline.stages import crops
 
 SIDE = 224  # eight times the input of 28
@@ -80,8 +84,13 @@ def test_other_boxes_without_saliency(tiny_copy, tmp_path):
     (row,) = show._rows(sources, "150E6", (1,), "center")
     part = sources.run.parts[0]
     assert (part.rows.video_id[row], part.rows.aug_index[row]) == ("150E6", 1)
-    shown = show.panels(sources, row, ["a", "b"])
-    assert shown.heading.startswith("150E6, augmentation 1, from ") and shown.heading.endswith("source pixels; a, b")
+    annotations = read_labels(tiny_copy.path)
+    shown, labels = show.panels(sources, row, annotations), ", ".join(labels_of(annotations, "150E6"))
+    first = part.rows.frame_start[row]
+    assert shown.heading.startswith(f"150E6, augmentation 1, from {first / part.rows.fps[row]:.1f} s; ")
+    assert labels and shown.heading.endswith(f"source pixels; {labels}")
+    uneven = replace(annotations, frame_times={"150E6": 100 + np.arange(200) ** 2 / 2})  # as with clips.fps = 0
+    assert f"from {100 + first**2 / 2:.1f} s; " in show.panels(sources, row, uneven).heading
     assert list(shown.volumes) == ["input", "enlarged", "focused"]
     context = sources.run.context(row)
     inside = shown.volumes["input"][0, 70:150, 70:150].astype(int)  # no veil: boxes without saliency
@@ -91,7 +100,22 @@ def test_other_boxes_without_saliency(tiny_copy, tmp_path):
 def test_without_crops_two_panels(tiny_copy):
     sources = open_sources(tiny_copy.path)
     del sources.stores["crops"]
-    assert list(show.panels(sources, 0, []).volumes) == ["input", "enlarged"]
+    assert list(show.panels(sources, 0, read_labels(tiny_copy.path)).volumes) == ["input", "enlarged"]
+
+
+def test_a_video_that_show_did_not_write_is_left_alone(tiny_copy, tmp_path):
+    """Such as the video itself, in whose folder the film would stand."""
+    film, strip = tmp_path / "T0002.mp4", tmp_path / "T0002.png"
+    for theirs in (film, strip):
+        theirs.write_bytes(b"theirs")
+        with pytest.raises(StageError, match=rf"{theirs} is there already, and show did not write it; use another"):
+            show.run(tiny_copy.path, "T0002", (0,), out=tmp_path)
+        assert [path.read_bytes() for path in tmp_path.glob("T0002.*")] == [b"theirs"]
+        theirs.unlink()
+    show.run(tiny_copy.path, "T0002", (0,), out=tmp_path)
+    before = film.read_bytes(), strip.read_bytes()
+    show.run(tiny_copy.path, "T0002", (1,), out=tmp_path)  # its own are replaced
+    assert film.read_bytes() != before[0] and strip.read_bytes() != before[1]
 
 
 @pytest.mark.parametrize(

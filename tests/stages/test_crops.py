@@ -9,6 +9,7 @@ import torch
 
 import cache
 from cache.sealed import write_record
+from cache.stores.product_folder import ProductDir
 from pipeline.data import clips
 from pipeline.data.pixels import resize
 from pipeline.data.video.frames import read_frames
@@ -309,3 +310,18 @@ def test_jpeg_is_another_store_with_nearly_the_same_pixels(looked, tiny_run):
         errors.append(np.abs(differences).mean())
     assert 0 < errors[0] < errors[1] < 12
     assert len(list(looked.path.glob("crops/*"))) == 4  # two qualities, two parts
+
+
+def test_stages_gather_the_records_of_what_they_filled(trained, monkeypatch):
+    """At their end, and only where they have done a unit."""
+    gathered = []
+    monkeypatch.setattr(ProductDir, "gather", lambda product: gathered.append(product.product))
+    saliency.run(trained.config, trained.path)
+    assert set(gathered) == {"base", "maps", "boxes"}
+    gathered.clear()
+    crops.run(trained.config, trained.path, ("entropy",))
+    assert set(gathered) == {"context", "crops"}
+    gathered.clear()
+    saliency.run(trained.config, trained.path)
+    crops.run(trained.config, trained.path, ("entropy",))
+    assert gathered == []

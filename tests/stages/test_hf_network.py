@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import cache
 from models.losses import negative_entropy
-from models.objectives import saliency_maps
+from models.objectives import MapKind, saliency_maps
 from models.own_network import NetworkError
 from models.saliency import input_saliency
 from models.weights_file import WeightsError
@@ -187,7 +187,7 @@ def test_predict_and_export_with_positions_interpolated_and_maps_at_patches(conf
     (tmp_path / "mae").rename(tmp_path / "gone")
     again, base, second = export.load_exported(tmp_path / "out")
     video = torch.rand(1, 4, 28, 28, 3)
-    _, expected = saliency_maps(model.base, video, ["entropy"], gradient_at="patches")
+    _, expected = saliency_maps(model.base, video, ["entropy"], MapKind(gradient_at="patches"))
     _, pixels = saliency_maps(model.base, video, ["entropy"])
     assert (settings.saliency, again.saliency) == (config.saliency, config.saliency)
     for one in (model, Model(again, base, second, "cpu")):

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import simplejpeg
 
+import cache
+from cache import plan_files
 from cache.errors import CacheError, StaleCacheError
 from cache.fingerprint import file_sha256
 from cache.plan_files import read_plan
@@ -26,13 +28,13 @@ from pipeline.data.video.find import video_folder
 from pipeline.data.video.frames import probe
 from pipeline.errors import StageError, UnsafePath
 from pipeline.predict.windows import read_windows, video_of
-from pipeline.run.folder import open_folder
+from pipeline.run.folder import open_folder, read_labels
 from pipeline.run.networks import load_base
 from pipeline.stages import crops, evaluate, prepare, saliency, train_base, train_fusion
 from pipeline.training.base_clips import BaseClips
 from pipeline.training.online_clips import OnlineClips
 from tests.helpers.make_video import numbered_frame, read_number, write_streams, write_video
-from tests.helpers.tiny_data import CLASSES, VIDEOS, caches, change, make_data, make_video, tiny_config, tree
+from tests.helpers.tiny_data import CLASSES, VIDEOS, caches, change, make_data, make_video, run_all, tiny_config, tree
 
 LATE = {  # three more videos, of both splits
     "N0001": ("train", (66, 50), 8, 10, (1,)),
@@ -214,9 +216,11 @@ def test_broken_videos_are_left_out_with_a_reason(tmp_path):
     (data / "T0002" / "T0002-000001.jpg").write_bytes(
         simplejpeg.encode_jpeg(np.zeros((48, 80, 3), np.uint8), colorspace="RGB")
     )
-    flood = prepare.run(tiny_config(data), tmp_path / "flood")
-    assert "5 of 7 videos fail, more than data.max_skipped = 0.2" in flood.summary and flood.num_skipped == 5
-    assert "2 VideoUnreadable" in flood.summary and "the first: " in flood.summary
+    failed = (
+        r"nothing is planned: 5 of 7 videos fail, more than data.max_skipped = 0.2 .*2 VideoUnreadable.*the first: "
+    )
+    with pytest.raises(StageError, match=failed + r".*; all are in .*skipped.csv; --max-skipped 1 goes on"):
+        prepare.run(tiny_config(data), tmp_path / "flood")
     assert {path.name for path in (tmp_path / "flood").iterdir()} == {".lock", "skipped.csv", "skipped.json"}
     outcome = prepare.run(tiny_config(data, data={"max_skipped": 0.72}), tmp_path / "run")
     found = table(tmp_path / "run" / "skipped.csv").set_index("video_id")
@@ -335,6 +339,7 @@ def test_labels_are_placed_by_the_times_of_frames(tmp_path):
     batch = OnlineClips.load(online, 0, [0])
     wanted = [index in labelled for index in batch.source.clips[0].frame_indices]
     assert batch.frame_targets[0, :, 0].tolist() == wanted
+    assert read_labels(tmp_path / "run").seconds("07E49", [4, 6], 25.0).tolist() == [1.2, 1.28]
     before = tree(tmp_path / "run")
     prepare.run(config, tmp_path / "run")  # knows the times without decoding
     assert tree(tmp_path / "run") == before and "run/frame_times.csv" in before
@@ -370,7 +375,9 @@ def test_what_is_odd_about_a_video_is_told(tmp_path, caplog):
     ):
         assert words in caplog.text
     # a run that was prepared before knows none of this, and its table stays as it is
-    older = table(tmp_path / "run" / "videos.csv").drop(columns=["video_stream", "first_frame", "longest_gap"])
+    older = table(tmp_path / "run" / "videos.csv").drop(
+        columns=["video_stream", "first_frame", "longest_gap", "pictures"]
+    )
     (tmp_path / "run" / "tables.json").unlink()
     older.to_csv(tmp_path / "run" / "videos.csv", index=False)
     before = (tmp_path / "run" / "videos.csv").read_bytes()
@@ -385,7 +392,8 @@ def test_a_folder_of_links(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     shutil.move(data / "83654.mp4", tmp_path / "elsewhere" / "x.mp4")
     (data / "83654.mp4").symlink_to(tmp_path / "elsewhere" / "x.mp4")
-    assert "1 UnsafePath" in prepare.run(tiny_config(data), tmp_path / "no").summary
+    with pytest.raises(StageError, match=r"1 UnsafePath; the first: .* data.follow_links = true"):
+        prepare.run(tiny_config(data), tmp_path / "no")
     assert "data.follow_links = true" in table(tmp_path / "no" / "skipped.csv").detail[0]
     config = tiny_config(data, data={"follow_links": True})
     assert "2 videos (1 train, 1 test)" in prepare.run(config, tmp_path / "run").summary
@@ -556,7 +564,36 @@ def test_a_video_that_may_not_be_read_any_more_is_left_out_by_name(tiny_copy, mo
         return file_sha256(path)
 
     monkeypatch.setattr("pipeline.run.plan_rows.file_sha256", refuse)
-    outcome = prepare.run(change(tiny_copy.config, data={"max_skipped": 0.1}), tiny_copy.path, extend)
-    assert "1 of 7 videos fail" in outcome.summary
+    with pytest.raises(StageError, match="1 of 7 videos fail"):
+        prepare.run(change(tiny_copy.config, data={"max_skipped": 0.1}), tiny_copy.path, extend)
     line = pd.read_csv(tiny_copy.path / "skipped.csv", keep_default_na=False).iloc[0]
     assert line["reason"] == "VideoUnreadable" and line["detail"].endswith("NA.mp4: Permission denied")
+
+
+def test_a_large_plan_has_several_parts_and_gives_the_same(tiny_run, tmp_path, monkeypatch):
+    """Parts of whole units, each read when its turn comes; rows, maps and scores are those of one part."""
+    (one, test) = read_plan(tiny_run.path)
+    monkeypatch.setattr(prepare, "MOST_ROWS", max(one.rows_per_unit, test.rows_per_unit))
+    monkeypatch.setattr(plan_files, "READ_AT_ONCE", 0)
+    run, config = tmp_path / "run", tiny_run.config
+    prepare.run(config, run)
+    before = tree(run / "plan")
+    parts = read_plan(run)
+    assert [part.name for part in parts] == [f"part-{number:03d}-{part.split}" for number, part in enumerate(parts)]
+    for whole in (one, test):
+        portions = [part for part in parts if part.split == whole.split]
+        assert [part.num_rows for part in portions] == [len(whole.unit_rows(unit)) for unit in range(whole.num_units)]
+        rows = pd.concat([part.rows for part in portions], ignore_index=True)
+        pd.testing.assert_frame_equal(rows, whole.rows)
+    run_all(config, run)
+    for product, name in (("base", "logits"), ("maps", "codes"), ("boxes", "box_source")):
+        ours, theirs = cache.open(run), cache.open(tiny_run.path)
+        found = [opened.read(product, name, range(opened.num_rows)) for opened in (ours, theirs)]
+        np.testing.assert_array_equal(*found)
+    scores = [
+        next(folder.glob("results/late-entropy-source-*.scores.txt")).read_text() for folder in (run, tiny_run.path)
+    ]
+    assert scores[0] == scores[1]
+    monkeypatch.setattr(prepare, "MOST_ROWS", 1)  # as of a run from before there was a limit
+    prepare.run(config, run)
+    assert tree(run / "plan") == before

@@ -11,7 +11,9 @@ import zarr
 
 import cache
 from cache.errors import NotDoneError
+from cache.stores.zarr_store import ZarrStore
 from models import objectives
+from models.box_search import quantise
 from models.i3d import as_input
 from models.losses import charades_loss
 from pipeline.data.clips import input_clips, video_rows
@@ -104,6 +106,18 @@ def test_two_workers_and_a_second_run_give_the_same_bytes(trained, tiny_run):
     assert caches(trained.path, *STAGE_1) == caches(tiny_run.path, *STAGE_1)
 
 
+def test_boxes_are_found_in_the_maps_that_are_in_memory(trained, tiny_run, monkeypatch, caplog):
+    """No map is read again, also not to warn, once, of those that are zero everywhere."""
+    monkeypatch.setattr(ZarrStore, "read_unit", None)
+    monkeypatch.setattr(saliency, "quantise", lambda saliency: quantise(saliency * 0))
+    saliency.run(trained.config, trained.path)
+    assert caplog.text.count("entropy maps are zero everywhere") == 1
+    assert "part-000-train, unit 0: 4 of 4 entropy maps" in caplog.text
+    index = cache.open(trained.path).index
+    assert (index.box_input_top == 0).all() and (index.box_input_left == 0).all()
+    assert not (cache.open(tiny_run.path).index.box_input_top == 0).all()
+
+
 KILLS = [
     # in the middle of a unit: after 1 and 3 batches
     *(("models.objectives", "input_saliency", count, lambda *_: True) for count in (2, 4)),
@@ -125,7 +139,7 @@ def test_what_a_kill_left_without_a_record_is_not_read(trained):
     """All bytes of the first unit are there; readers still refuse it."""
     when = KILLS[2][3]
     assert killed_at("cache.commit", "write_once", 2, lambda: saliency.run(trained.config, trained.path), when)
-    assert list(trained.path.glob("maps/*/arrays.zarr/codes/c/0/0/0"))  # data, and no record
+    assert list(trained.path.glob("maps/*/arrays.zarr/codes/c.0.0.0"))  # data, and no record
     run = cache.open(trained.path)
     assert run.logits(0).shape == (2, 3)
     with pytest.raises(NotDoneError, match="unit 0 of maps/"):

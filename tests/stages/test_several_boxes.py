@@ -24,7 +24,8 @@ from pipeline.predict import run as predict
 from pipeline.predict.passes import WindowRule
 from pipeline.predict.tables import Report
 from pipeline.report import page, show
-from pipeline.run.networks import Variant, build_trained, read_model
+from pipeline.run.fusion_models import Variant, read_model
+from pipeline.run.networks import build_trained
 from pipeline.run.predictions import read_video
 from pipeline.run.stores import open_run
 from pipeline.stages import boxes, crops, evaluate, saliency, train_fusion
@@ -34,6 +35,8 @@ from pipeline.training.online_clips import OnlineClips
 from tests.conftest import TinyRun, _copy
 from tests.helpers.tiny_data import VIDEOS, caches, change
 from tests.predict.test_predict import evaluated
+from tests.report import test_browser as browsers
+from tests.report.test_browser import browser  # noqa: F401
 
 TOP2 = {"box_rule": "top-k", "num_boxes": 2}
 NESTED = {"box_rule": "nested", "box_sides": (8, 12, 20)}
@@ -58,18 +61,20 @@ def boxes_by_hand(stores, part, row):
     return [box for box, _ in find_boxes(part.clip(row), "entropy", stores.config.saliency, (0, 0), codes)]
 
 
-def test_another_rule_runs_no_network_and_keeps_every_key_of_stage_1(looked, monkeypatch):
+def test_another_rule_runs_no_network_and_keeps_every_key_of_stage_1(looked, tmp_path, monkeypatch):
     before = caches(looked.path, "base", "maps")
     monkeypatch.setattr(saliency, "saliency_maps", None)  # a call would be a TypeError
     monkeypatch.setattr(saliency, "motion_maps", None)
-    known = {}
+    known, table = {}, own_table(tmp_path / "a.csv", "83654,0,9,20,4,8,8,1")
     for settings in ({}, TOP2, NESTED, SCALE):
-        config = change(looked.config, saliency=settings)
+        config = change(looked.config, saliency=settings | {"own_boxes": str(table)})
         outcome = saliency.run(config, looked.path)
         assert outcome.summary.startswith("0 of 14 rows computed now")
         stores = open_run(looked.path, config)
         key = json.dumps(stores.boxes_settings(stores.run.parts[0], "entropy"), sort_keys=True)
         known[key] = stores.boxes(stores.run.parts[0], "entropy").read_all("box_input")
+        for policy in ("random", "center", "own"):
+            boxes.run_policy(stores, policy)
     assert caches(looked.path, "base", "maps") == before
     assert [one.shape for one in known.values()] == [(8, 4), (8, 2, 4), (8, 3, 4), (8, 4)]
     assert json.loads(next(iter(known))).keys() == {"policy", "size", "maps"}  # as before there were rules
@@ -193,6 +198,17 @@ def test_report_and_show_draw_every_box(twice, tmp_path):
             assert f"{box.box_source_height} \N{MULTIPLICATION SIGN} {box.box_source_width}" in card
     show.run(twice.path, "T0003", (1,), "entropy-top2", tmp_path)
     assert Image.open(tmp_path / "T0003.png").size == (88 + 4 * 232, 26 + 5 * 232 + 8)
+
+
+@browsers.pytestmark
+def test_every_box_is_drawn_in_its_place(browser, twice, tmp_path):  # noqa: F811
+    """In the browser, on a desktop and on a phone, with its number in it."""
+    path = page.run(twice.path, 2, "late-entropy-top2-source", tmp_path / "page.html").path
+    for width in (browsers.PHONE, browsers.DESK):
+        browsers.opened(browser, path, width)
+        assert browsers.assert_drawn(browser, cache.open(twice.path, boxes="entropy-top2")) == 2
+        assert browsers.texts(browser, ".outline b") == ["1", "2"] * 2
+        assert browser.execute_script("const e = document.documentElement; return e.scrollWidth == e.clientWidth")
 
 
 @pytest.mark.parametrize("policy, rule", [("entropy", TOP2), ("random", NESTED | {"box_jitter": 3}), ("motion", TOP2)])

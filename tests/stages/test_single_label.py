@@ -14,8 +14,9 @@ from click.testing import CliRunner
 import cache
 from models.losses import LossTerms, charades_loss, negative_class_entropy
 from pipeline.cli.main import main
-from pipeline.config import Config, Data, Evaluate, Saliency, check_together, pooling_of, task_settings
+from pipeline.config import Config, Data, Evaluate, Saliency, check_together, pooling_of
 from pipeline.config_file import load, to_toml
+from pipeline.config_keys import task_settings
 from pipeline.errors import AnnotationError, StageError
 from pipeline.metrics import resamples, top_k_hits
 from pipeline.predict import run as predict
@@ -26,7 +27,8 @@ from pipeline.recipes.study import read_scored
 from pipeline.recipes.table2 import table2
 from pipeline.report import page, scores
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import base_folder, build_base, load_base, read_model
+from pipeline.run.fusion_models import read_model
+from pipeline.run.networks import base_folder, build_base, load_base
 from pipeline.run.predictions import read_video
 from pipeline.run.stores import open_run
 from pipeline.stages import evaluate, saliency, train_base, train_fusion, train_online

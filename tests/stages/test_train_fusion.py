@@ -15,7 +15,8 @@ from models.losses import charades_loss
 from pipeline.data.clips import input_clips, video_rows
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
-from pipeline.run.networks import Variant, base_folder, build_base, load_base, model_folder
+from pipeline.run.fusion_models import Variant, model_folder
+from pipeline.run.networks import base_folder, build_base, load_base
 from pipeline.run.stores import open_run
 from pipeline.stages import evaluate, train_fusion
 from pipeline.training.cached_volumes import CachedVolumes, Place

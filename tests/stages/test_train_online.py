@@ -18,7 +18,8 @@ from models.saliency import input_saliency
 from pipeline.config import Saliency
 from pipeline.data.box_policies import find_boxes
 from pipeline.errors import StageError
-from pipeline.run.networks import Variant, build_base
+from pipeline.run.fusion_models import Variant
+from pipeline.run.networks import build_base
 from pipeline.run.stores import boxes_of, open_run
 from pipeline.stages import crops, train_fusion, train_online
 from pipeline.training import online_clips

@@ -11,7 +11,8 @@ from torch import nn
 from models.backbones import build
 from models.losses import LossTerms, charades_loss
 from models.objectives import Labels, saliency_maps
-from pipeline.config import Base, Training, key_settings
+from pipeline.config import Base, Training
+from pipeline.config_keys import key_settings
 from pipeline.errors import StageError
 from pipeline.run.stores import Stores, open_run
 from pipeline.training.checkpoints import newest_checkpoint

@@ -16,6 +16,7 @@ class Found(NamedTuple):
     start: float = np.nan  # seconds; NaN: the whole video
     end: float = np.nan
     name: str = ""  # of a class that is known by number, where the source says it
+    segment: str = ""  # its id, where the source has one
 
 
 @dataclass(frozen=True)

@@ -31,21 +31,23 @@ class Tables:
     """What was converted.
 
     Attributes:
-        labels: rows of the plain table.
+        labels: rows of the plain table, where asked for with a segment_id behind.
         classes: names, in the order of their numbers in the source, or else of the alphabet.
         files: where the source names files: id -> path of the video's file.
         notes: what was left out or decided, a sentence each.
         num_left_out: videos that are not in the table.
     """
 
-    labels: list[tuple[str, str, str, str, str]]
+    labels: list[tuple[str, ...]]
     classes: list[str]
     files: dict[str, str]
     notes: list[str] = field(default_factory=list)
     num_left_out: int = 0
 
 
-def convert(kind: str, sources: list[str], told: Told, names: Path | None = None, prefix: str = "") -> Tables:
+def convert(
+    kind: str, sources: list[str], told: Told, names: Path | None = None, prefix: str = "", segments: bool = False
+) -> Tables:
     """Read annotation files of another data set.
 
     Args:
@@ -53,6 +55,7 @@ def convert(kind: str, sources: list[str], told: Told, names: Path | None = None
         sources: files or folders; "train=FILE" says the split of all that is in it.
         names: a list of classes, see `read_names`.
         prefix: put before every id, as ActivityNet's files have "v_".
+        segments: each label with times becomes a sample of its own; the others are left out.
     Raises:
         AnnotationError: names file, line or entry, and what was expected.
         StageError: a source is missing, or does not say what must be known; says how to say it.
@@ -81,11 +84,15 @@ def convert(kind: str, sources: list[str], told: Told, names: Path | None = None
     table = _leave_out(table, (table.end < table.start) | (table.end < 0), "labels: they end before their start", notes)
     notes += [f"{(table.start < 0).sum()} labels start before 0: they start at 0"] * bool((table.start < 0).any())
     table["start"] = table.start.clip(lower=0)
+    if segments:
+        table = _leave_out(table, ~(table.start < table.end), "labels: they have no times, or no length", notes)
+        table["segment"] = _segment_ids(table)
     table = table[(table.label != "") | ~table.video_id.isin(table.video_id[table.label != ""])].copy()
     if table.empty:
         raise StageError(f"{', '.join(sources)}: no video is left; {'; '.join(notes)}")
     table["label"], classes = _name_classes(table, read_names(names) if names else {}, notes)
-    labels = list(dict.fromkeys(_row(row) for row in table.itertuples()))  # an ordered set
+    columns = _row if not segments else lambda row: (*_row(row), row.segment)
+    labels = list(dict.fromkeys(columns(row) for row in table.itertuples()))  # an ordered set
     notes += [f"left out {len(table) - len(labels)} labels: the same as another"] * (len(labels) < len(table))
     files = dict(zip(table.video_id, table.video, strict=True)) if kind in PATHS else {}
     return Tables(labels, classes, files, notes, len(known) - table.video_id.nunique())
@@ -102,6 +109,12 @@ def _read(kind: str, source: str, told: Told) -> list[Found]:
 def _row(row) -> tuple[str, str, str, str, str]:
     times = ("", "") if pd.isna(row.start) else (seconds_text(row.start), seconds_text(row.end))
     return row.video_id, row.split, *times, row.label
+
+
+def _segment_ids(table: pd.DataFrame) -> pd.Series:
+    """Return the id of each segment, the source's or else that of the video and a number, by start and end."""
+    number = table.groupby(["video_id", "start", "end"]).ngroup().groupby(table.video_id).rank("dense").astype(int)
+    return table.segment.where(table.segment.map(is_plain_id), table.video_id + "_" + number.map("{:04d}".format))
 
 
 def _leave_out(table: pd.DataFrame, which: pd.Series, why: str, notes: list[str]) -> pd.DataFrame:
@@ -198,14 +211,20 @@ def read_names(path: Path) -> dict[str, str]:
     return {str(number): line for number, line in enumerate(lines)}
 
 
-def write(tables: Tables, out: Path) -> None:
-    """Write labels.csv, and classes.txt beside it. StageError: one is there already; nothing is written over."""
+def write(tables: Tables, out: Path, paths: bool = False) -> None:
+    """Write labels.csv, and classes.txt beside it. StageError: one is there already; nothing is written over.
+
+    Args:
+        paths: say where the file of each video is, as its source does.
+    """
     classes = out.with_name("classes.txt")
     for path in (out, classes):
         if path.exists():
             raise StageError(f"{path} is there already; move it away, or use another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(csv_bytes(PLAIN_COLUMNS, tables.labels))
+    columns = (*PLAIN_COLUMNS, "segment_id")[: len(tables.labels[0])]
+    rows = [(*row, tables.files[row[0]]) for row in tables.labels] if paths else tables.labels
+    out.write_bytes(csv_bytes((*columns, *["path"] * paths), rows))
     classes.write_text("".join(f"{name}\n" for name in tables.classes), encoding="utf-8")
 
 

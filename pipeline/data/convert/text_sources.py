@@ -62,7 +62,9 @@ def epic(path: Path, split: str, told: Told) -> Iterator[Found]:
         number, name = (
             sep.join(row[one] for one in names) for sep, names in ((",", columns[-len(heads) :]), (" ", heads))
         )
-        yield Found(f"{path}, line {line}", row["video_id"], split, number, start, end, name)
+        yield Found(
+            f"{path}, line {line}", row["video_id"], split, number, start, end, name, row.get("narration_id", "")
+        )
 
 
 def assembly101(path: Path, split: str, told: Told) -> Iterator[Found]:

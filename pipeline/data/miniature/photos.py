@@ -105,7 +105,7 @@ def moving(gallery: Gallery, split: str, count: int, size: tuple[int, int], rng:
     numbers = [first + (start - first + number) % (last - first) for number in range(count)]
     found = {
         number: np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
-        for number, frame in read_frames(path, sorted(set(numbers)), None)
+        for number, frame in read_frames(path, sorted(set(numbers)), None, decoding="plain")
     }
     for number in numbers:
         frame = found[number].astype(np.float32) / 255

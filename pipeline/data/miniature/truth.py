@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import relative_to
-from cache.geometry import Box, Theta
+from cache.geometry import Box, Theta, boxes_by_frame
 from cache.plan import Part
 from cache.table_files import read_csv
 from pipeline.errors import StageError
@@ -34,20 +34,22 @@ def read_cards(root: Path) -> Cards:
     return found
 
 
-def on_target(cards: Cards, part: Part, row: int, box_input: Sequence) -> bool:
+def on_target(cards: Cards, part: Part, row: int, box_input: Sequence, segments: int = 1) -> bool:
     """Say whether boxes hold every card that is visible in a clip: at least 75 % of its area, on average over frames.
 
     Args:
         box_input: (top, left, height, width) in the input frame; of several boxes (k, 4), of which one must hold it.
+        segments: of time; of several, each has one of the boxes, which counts in its frames.
     """
     clip, rate = part.clip(row), part.rows.fps.iat[row]
     boxes = [Box(*edges) for edges in np.reshape(box_input, (-1, 4)).astype(int).tolist()]
+    looks = boxes_by_frame(boxes, len(clip.frame_indices), segments)
     for places in cards[clip.video_id].values():
         fps = places[0][1]
         where = {frame: place for frame, _, place in places}
         frames = [frame_number(index, rate, fps) for index in clip.frame_indices]
-        there = [where[frame] for frame in frames if frame in where]
-        shares = [[_share_inside(place, box, clip.theta) for place in there] for box in boxes]
+        there = [(number, where[frame]) for number, frame in enumerate(frames) if frame in where]
+        shares = [[_share_inside(place, look[number], clip.theta) for number, place in there] for look in looks]
         if there and np.mean(shares, axis=1).max() < VISIBLE_SHARE:
             return False
     return True

@@ -3,15 +3,21 @@
 import os
 import re
 import stat
+import unicodedata
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote
 
 from pipeline.config import Data
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoMissing, VideoUnreadable
 
-PLAIN_ID = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127} with a letter or digit, without '..' and without a last '.'"
+Kind = Literal["file", "frames"]  # of videos: a regular file, or a folder of frames
+PLAIN_ID = (
+    "1 to 128 letters, digits and characters of '._-#% ', among them a letter or digit, without '..', a first '.', a "
+    "last '.', and blanks around it"
+)
 
 # what a spreadsheet makes of ids: 150E6 becomes 1.50E+08, mar-7 becomes 07.Mrz, -abc becomes #NAME?
 MONTH = "(jan|ene|f[eé][bv]|m[aä]r|mrz|a[bpv]r|ma[iy]|jui?[nl]|ago|aug|ao[uû]|sep|o[ck]t|nov|d[eéi][cz])[a-z]{0,2}[.]?"
@@ -19,7 +25,9 @@ NUMBER = re.compile("[0-9]+([.,][0-9]+)?E[+]?[0-9]+|#[A-Z/0-9]+[?!]?", re.IGNORE
 DATE = re.compile(f"[0-9]{{1,2}}[-./ ]+{MONTH}([-./ ][0-9]{{2,4}})?|{MONTH}[-./ ]+[0-9]{{2,4}}", re.IGNORECASE)
 DIGITS = re.compile("[0-9]{1,4}([-./])[0-9]{1,2}\\1[0-9]{1,4}( .*)?")
 
+LONGEST = 230  # bytes of a file's name before its extension
 EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "m2ts", "flv", "wmv", "3gp")
+EXTENSIONS += ("gif",)  # the last, for beside another file of the id it is a preview
 
 
 class LinkedFolder(type(Path())):
@@ -57,7 +65,10 @@ def find_video(root: Path, video_id: str) -> Path:
     found += [root / video_id] if (root / video_id).is_dir() else []
     if not found:
         looked = f"no {video_id}.<{'|'.join(EXTENSIONS)}> and no folder {video_id}/"
-        raise VideoMissing(f"{root}: {looked}{spreadsheet_hint(video_id)}")
+        webp = os.path.lexists(root / f"{video_id}.webp")
+        hint = f"; {video_id}.webp is not read: make a GIF or a video of it" if webp else spreadsheet_hint(video_id)
+        raise VideoMissing(f"{root}: {looked}{hint}")
+    found = [path for path in found if path.suffix.lower() != ".gif"] or found
     if len(found) > 1:
         raise VideoAmbiguous(f"{root}: {video_id} is {', '.join(path.name for path in found)}; keep one of them")
     path = check_inside(found[0], root)
@@ -102,28 +113,56 @@ def _listed(root: Path, changed_ns: int) -> dict[str, list[str]]:
     return found
 
 
-def video_kind(path: Path) -> Literal["file", "frames"]:
-    """Say whether a path is a regular "file" or a folder of "frames". Follow links, open nothing.
+def video_kind(path: Path) -> Kind:
+    """Say whether a path is a regular file or a folder of frames; follow links. Raises as `look_at`."""
+    return kind_of(look_at(path))
 
+
+def kind_of(found: os.stat_result) -> Kind:
+    """Say what `look_at` found."""
+    return "file" if stat.S_ISREG(found.st_mode) else "frames"
+
+
+def look_at(path: Path, root: Path | None = None) -> os.stat_result:
+    """Return what the file system says of a video, in one question where no link needs to be followed. Open nothing.
+
+    Args:
+        root: the folder that it must lie in, see `check_inside`.
     Raises:
+        UnsafePath: it does not lie in root.
         VideoMissing: nothing is there, or something else, such as a pipe, a socket or a device.
         OSError: the file system does not say.
     """
+    plain = root is not None and path.parent == root
     try:
-        mode = os.stat(path).st_mode
+        found = os.lstat(path) if plain else None
+        if found is None or stat.S_ISLNK(found.st_mode):
+            if root is not None:
+                check_inside(path, root)
+            found = os.stat(path)
     except FileNotFoundError as error:
         raise VideoMissing(f"{path} does not exist") from error
-    if stat.S_ISREG(mode):
-        return "file"
-    if stat.S_ISDIR(mode):
-        return "frames"
-    raise VideoMissing(f"{path} is neither a regular file nor a folder of frames")
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise VideoMissing(f"{path} is neither a regular file nor a folder of frames")
+    return found
 
 
 def is_plain_id(text: str) -> bool:
-    """Say whether the text is PLAIN_ID, which is a plain file name on every file system."""
-    plain = re.fullmatch(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", text)
-    return bool(plain) and ".." not in text and text[-1] != "."
+    """Say whether the text is PLAIN_ID, which is the name of one file and of no other place."""
+    if not all(one.isalnum() or one in "._-#% " or unicodedata.category(one)[0] == "M" for one in text):
+        return False
+    fits = len(text) <= 128 and len(file_name(text)) <= LONGEST and text == text.strip()
+    return fits and any(map(str.isalnum, text)) and ".." not in text and "." not in (text[0], text[-1])
+
+
+def file_name(video_id: str) -> str:
+    """Return an id as the name of a file in a run folder: what is not A-Z, a-z, 0-9, '.', '_' or '-' as %XX."""
+    return quote(video_id, safe="")
+
+
+def id_of(name: str) -> str:
+    """Return the id of which `file_name` has made a name."""
+    return unquote(name)
 
 
 def spreadsheet_hint(text: str) -> str:

@@ -1,18 +1,32 @@
-"""Folders of JPEG frames: `<id>/<id>-000001.jpg`, ... in place of a video file."""
+"""Folders of JPEG frames: `<id>/<id>-000001.jpg`, ... in place of a video file; turned upright as their EXIF says."""
 
 import hashlib
 import os
 import re
+import struct
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from pipeline.errors import UnsafePath, VideoAmbiguous, VideoEmpty, VideoTooLarge, VideoTruncated, VideoUnreadable
 
 MAX_PIXELS = 2**26  # of a frame, in files and folders alike
+ORIENTATION = 0x0112  # the EXIF tag, from 1, upright, to 8
+UPRIGHT = {  # what makes a picture (H, W, 3) of an orientation upright
+    2: np.fliplr,
+    3: lambda frame: frame[::-1, ::-1],
+    4: np.flipud,
+    5: lambda frame: frame.swapaxes(0, 1),
+    6: lambda frame: np.rot90(frame, -1),
+    7: lambda frame: frame[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -50,7 +64,8 @@ def probe_folder(folder: Path) -> tuple[int, tuple[int, int], int, str]:
     """Decode every frame once; see `frame_files`.
 
     Returns:
-        number of frames, (height, width), bytes, and the SHA-256 of all names, sizes and contents in order.
+        number of frames, (height, width), bytes, and the SHA-256 of all names, sizes and contents in order, and of
+        which frames are turned: runs that were made before frames were turned know these folders as others.
     Raises:
         VideoUnreadable: a frame cannot be decoded, or the size changes.
     """
@@ -81,15 +96,17 @@ def _sha256_of_version(folder: Path, version: bytes) -> str:
 
 
 def _read(files: list[Path], digest) -> Iterator[tuple[Path, bytes]]:
-    """Yield each frame and its content, after adding name, size and content to a digest."""
+    """Yield each frame and its content, after adding name, size and content to a digest, and whether it is turned."""
     for file in files:
         content = file.read_bytes()
         digest.update(f"{file.name}\0{len(content)}\0".encode() + content)
+        if _orientation(content) in UPRIGHT:
+            digest.update(b"turned\0")
         yield file, content
 
 
 def read_frame(file: Path) -> np.ndarray:
-    """Decode one frame, uint8 (H, W, 3) RGB; raise VideoUnreadable where that fails."""
+    """Decode one frame, uint8 (H, W, 3) RGB, upright; raise VideoUnreadable where that fails."""
     return _decode(file, file.read_bytes())
 
 
@@ -98,6 +115,21 @@ def _decode(file: Path, content: bytes) -> np.ndarray:
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
         if height * width > MAX_PIXELS:
             raise VideoTooLarge(f"{file}: {height} x {width} pixels, the limit is {MAX_PIXELS}")
-        return simplejpeg.decode_jpeg(content, colorspace="RGB")
+        frame = simplejpeg.decode_jpeg(content, colorspace="RGB")
     except ValueError as error:
         raise VideoUnreadable(f"{file}: {error}") from error
+    turn = UPRIGHT.get(_orientation(content))
+    return frame if turn is None else np.ascontiguousarray(turn(frame))
+
+
+def _orientation(content: bytes) -> int:
+    """Return the EXIF orientation of a JPEG; 1, upright, where it says none or its EXIF data are no such."""
+    start = content.find(b"Exif\0\0")
+    if start < 0:
+        return 1
+    exif = Image.Exif()
+    # what Pillow raises and says of other data
+    with suppress(SyntaxError, struct.error, ValueError), warnings.catch_warnings(action="ignore"):
+        exif.load(content[start : start + 2**16])
+        return exif.get(ORIENTATION, 1)
+    return 1

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from cache.fingerprint import file_sha256, unchanged_sha256
+from pipeline.config import Decoding
 from pipeline.data.video.container import (
     Clock,
     Promise,
@@ -31,7 +32,8 @@ from pipeline.data.video.container import (
     stream_name,
     to_rgb,
 )
-from pipeline.data.video.find import video_kind
+from pipeline.data.video.display import picture_notes
+from pipeline.data.video.find import Kind, kind_of, look_at, video_kind
 from pipeline.data.video.frame_folder import folder_content, frame_files, probe_folder, read_frame
 from pipeline.errors import ClipOutOfRange, VideoEmpty, VideoTruncated, VideoUnreadable
 
@@ -65,6 +67,7 @@ class VideoInfo:
     stream: str = ""  # which of several video streams, see `stream_name`
     first_frame: float = 0.0  # seconds from the beginning of the file, perhaps with sound, to the first picture
     longest_gap: float = 0.0  # seconds from one frame to the next, by "pts"
+    pictures: str = ""  # what players do to the frames and we do not, see `picture_notes`
     # seconds of each frame after the first, only where they are not their numbers / source_fps within half a frame
     times: tuple[float, ...] = ()
 
@@ -85,7 +88,7 @@ def probe(path: Path, source_fps: Rate | None = None) -> VideoInfo:
         try:
             return _probe_file(path) if video_kind(path) == "file" else _probe_folder(path, source_fps)
         except OSError as error:
-            _retry_or_raise(path, error, attempt)
+            retry_or_raise(path, error, attempt)
 
 
 def scan(path: Path, source_fps: Rate | None = None) -> VideoInfo:
@@ -103,31 +106,41 @@ def scan(path: Path, source_fps: Rate | None = None) -> VideoInfo:
         if path.stat().st_size == 0:
             raise VideoEmpty(f"{path} has 0 bytes")
         if found := packets(path):
-            return _by_clock(path, found.clock, found.promise, found.size, unchanged_sha256(path), found.stream)
+            about = {"sha256": unchanged_sha256(path), "stream": found.stream, "pictures": found.pictures}
+            return _by_clock(path, found.clock, found.promise, found.size, about)
     except OSError as error:
         raise VideoUnreadable(f"{path}: {error.strerror}") from error
     return probe(path, source_fps)
 
 
-def video_content(path: Path) -> tuple[int, str]:
-    """Return bytes and SHA-256 of a video as `probe` does, without decoding; read again only what changed since.
+def video_content(path: Path, root: Path | None = None) -> tuple[Kind, int, str]:
+    """Return kind, bytes and SHA-256 of a video as `probe` does, without decoding; read again only what changed since.
 
     Raises:
-        VideoError: neither a file nor a folder of frames. OSError: it cannot be read.
+        VideoError: neither a file nor a folder of frames; UnsafePath: not in root, see `look_at`.
+        OSError: it cannot be read.
     """
-    if video_kind(path) == "file":
-        return path.stat().st_size, unchanged_sha256(path)
-    return folder_content(path)
+    found = look_at(path, root)
+    kind = kind_of(found)
+    return kind, *((found.st_size, unchanged_sha256(path, found)) if kind == "file" else folder_content(path))
 
 
 def read_frames(
-    path: Path, slots: Sequence[int], fps: Rate | None, timing: Timing = "pts", source_fps: Rate | None = None
+    path: Path,
+    slots: Sequence[int],
+    fps: Rate | None,
+    timing: Timing = "pts",
+    source_fps: Rate | None = None,
+    decoding: Decoding = "player",
+    kind: Kind | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode forward once, hold one source frame at a time, and stop after the last wanted slot.
 
     Args:
         slots: sorted, unique slots of the target rate.
         fps: target rate in frames a second; None for the video's own frames.
+        decoding: of files, see `to_rgb`.
+        kind: of the video, where it is known.
     Yields:
         (slot, uint8 (H, W, 3) RGB after rotation metadata). Slots that show the same source frame share one array.
     Raises:
@@ -141,23 +154,30 @@ def read_frames(
     done = 0
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            is_file = video_kind(path) == "file"
-            timeline = _file_timeline(path, timing) if is_file else _folder_timeline(path, source_fps)
+            shown = timeline(path, timing, source_fps, decoding, kind)
             if fps is None:
-                timeline = ((Fraction(k), Fraction(k + 1), pixels) for k, (_, _, pixels) in enumerate(timeline))
-            for slot, frame in _on_screen(path, timeline, slots[done:], step):
+                shown = ((Fraction(k), Fraction(k + 1), pixels) for k, (_, _, pixels) in enumerate(shown))
+            for slot, frame in _on_screen(path, shown, slots[done:], step):
                 yield slot, frame
                 done += 1
             return
         except OSError as error:
-            _retry_or_raise(path, error, attempt)
+            retry_or_raise(path, error, attempt)
 
 
-def _on_screen(path: Path, timeline: Timeline, slots: list[int], step: Fraction) -> Iterator[tuple[int, np.ndarray]]:
+def timeline(
+    path: Path, timing: Timing, source_fps: Rate | None, decoding: Decoding = "player", kind: Kind | None = None
+) -> Timeline:
+    """Decode forward; yield when each frame is shown, seconds after the first one, and its pixels on demand."""
+    is_file = (kind or video_kind(path)) == "file"
+    return _file_timeline(path, timing, decoding) if is_file else _folder_timeline(path, source_fps)
+
+
+def _on_screen(path: Path, shown: Timeline, slots: list[int], step: Fraction) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the frame on screen at each slot: the last one that starts at or before slot * step."""
     waiting = list(reversed(slots))
     end, held = Fraction(0), None
-    for start, stop, pixels in timeline:
+    for start, stop, pixels in shown:
         while held and waiting and waiting[-1] * step < start:
             yield waiting.pop(), held()
         if not waiting:
@@ -190,9 +210,12 @@ def _folder_rate(path: Path, source_fps: Rate | None) -> Fraction:
 def _probe_file(path: Path) -> VideoInfo:
     if path.stat().st_size == 0:
         raise VideoEmpty(f"{path} has 0 bytes")
-    pts, sizes, last = [], set(), None
+    pts, sizes, about, last = [], set(), {"sha256": file_sha256(path)}, None
     with opened(path) as (container, stream):
         for last in decoded(path, container, stream):
+            if not pts:
+                to_rgb(path, last)  # or raise
+                about |= {"stream": stream_name(container, stream), "pictures": picture_notes(last)}
             pts.append(last.pts)
             sizes.add((last.width, last.height) if last.rotation % 180 else (last.height, last.width))
             if len(sizes) > 1:
@@ -201,31 +224,29 @@ def _probe_file(path: Path) -> VideoInfo:
             raise VideoEmpty(f"{path}: no frame could be decoded")
         rate = average_rate(path, stream)
         forward = None not in pts and pts == sorted(pts)
-        promised, name, start = promise(container, stream), stream_name(container, stream), opening(container)
+        promised, start = promise(container, stream), opening(container)
         last = frame_length(last, stream, rate)
         if forward and (len(pts) == 1 or pts[0] < pts[-1]):
             clock = Clock(pts, stream.time_base, last, rate, start)
-            return _by_clock(path, clock, promised, sizes.pop(), file_sha256(path), name)
+            return _by_clock(path, clock, promised, sizes.pop(), about)
         start, duration = (stream.start_time or 0) * stream.time_base, len(pts) / rate
     _check_promise(path, len(pts), start, duration, promised, rate)
-    content = path.stat().st_size, file_sha256(path)
-    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), "rate", *content, name)
+    return VideoInfo("file", len(pts), duration, rate, *sizes.pop(), "rate", path.stat().st_size, **about)
 
 
-def _by_clock(
-    path: Path, clock: Clock, promised: Promise, size: tuple[int, int], sha256: str, stream: str
-) -> VideoInfo:
-    """Return what the times of all frames say."""
+def _by_clock(path: Path, clock: Clock, promised: Promise, size: tuple[int, int], about: dict[str, str]) -> VideoInfo:
+    """Return what the times of all frames say, and the fields of `about`."""
     count, start = len(clock.pts), clock.pts[0] * clock.time_base
     duration = clock.pts[-1] * clock.time_base - start + clock.last
     _check_promise(path, count, start, duration, promised, clock.rate)
     times = (np.array(clock.pts) - clock.pts[0]) * float(clock.time_base)
     uneven = np.abs(times - np.arange(count) / float(clock.rate)).max() > 0.5 / clock.rate
     return VideoInfo(
-        *("file", count, duration, clock.rate, *size, "pts", path.stat().st_size, sha256, stream),
-        round(max(0.0, float(start - clock.opening)), 6),
-        round(float(np.diff(times).max(initial=0)), 6),
-        tuple(times.round(6).tolist()) if uneven else (),
+        *("file", count, duration, clock.rate, *size, "pts", path.stat().st_size),
+        **about,
+        first_frame=round(max(0.0, float(start - clock.opening)), 6),
+        longest_gap=round(float(np.diff(times).max(initial=0)), 6),
+        times=tuple(times.round(6).tolist()) if uneven else (),
     )
 
 
@@ -243,7 +264,7 @@ def _check_promise(
         raise VideoTruncated(f"{path}: decoded {count} of about {round(promise * rate)} frames, {seconds}")
 
 
-def _file_timeline(path: Path, timing: Timing) -> Timeline:
+def _file_timeline(path: Path, timing: Timing, decoding: Decoding) -> Timeline:
     with opened(path) as (container, stream):
         rate = average_rate(path, stream)
         first = None
@@ -256,7 +277,7 @@ def _file_timeline(path: Path, timing: Timing) -> Timeline:
                 first = frame.pts if first is None else first
                 start = (frame.pts - first) * stream.time_base
                 end = start + frame_length(frame, stream, rate)
-            yield start, end, partial(to_rgb, path, frame)
+            yield start, end, partial(to_rgb, path, frame, decoding)
 
 
 def _fraction(rate: Rate, name: str) -> Fraction:
@@ -267,7 +288,7 @@ def _fraction(rate: Rate, name: str) -> Fraction:
     return value
 
 
-def _retry_or_raise(path: Path, error: OSError, attempt: int) -> None:
+def retry_or_raise(path: Path, error: OSError, attempt: int) -> None:
     """Return only after a transient error, and not after the last attempt."""
     if error.errno not in TRANSIENT or attempt == ATTEMPTS:
         raise VideoUnreadable(f"{path}: {error.strerror} (attempt {attempt} of {ATTEMPTS})") from error

@@ -1,6 +1,7 @@
 """Decode a video for the first time in a process of its own, with limits of time and memory; it may crash there."""
 
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -37,13 +38,28 @@ class Prober:
             _end(process)
 
     def probe(self, path: Path, source_fps: float | None) -> VideoInfo:
-        """Decode the whole video once, as `frames.probe` does.
+        """Decode the whole video once, as `frames.probe` does; asked again at once, a thread gives the same answer.
 
         Raises:
             VideoTimeout: it takes longer than it may.
             DecoderCrashed: the process died, and so did a second one.
             VideoError: as `frames.probe`; VideoTooLarge also for too much memory.
         """
+        version = None
+        with suppress(OSError):
+            stat = os.stat(path)
+            version = (path, source_fps, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if version is None or getattr(self._own, "version", None) != version:
+            try:
+                self._own.answer = self._ask(path, source_fps)
+            except VideoError as error:
+                self._own.answer = error
+            self._own.version = version
+        if isinstance(self._own.answer, VideoError):
+            raise self._own.answer
+        return self._own.answer
+
+    def _ask(self, path: Path, source_fps: float | None) -> VideoInfo:
         question = json.dumps({"path": str(path), "source_fps": source_fps}) + "\n"
         for _ in range(ATTEMPTS):
             process = self._process()

@@ -7,6 +7,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
+from pipeline.data.video.container import converted
 from pipeline.errors import VideoEmpty
 
 # without these flags the conversion takes faster ways that depend on where in memory a frame lies
@@ -25,7 +26,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, crf: int = 1
                 stream.height, stream.width = pixels.shape[:2]
                 stream.pix_fmt = "yuv420p"
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            container.mux(stream.encode(frame.reformat(format="yuv420p", interpolation=EXACT, threads=1)))
+            container.mux(stream.encode(converted(frame, format="yuv420p", interpolation=EXACT)))
         if stream is None:
             raise VideoEmpty(f"{path}: no frame to write")
         container.mux(stream.encode())

@@ -64,7 +64,8 @@ def as_input(frames: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Turn uint8 RGB (..., 3) into float32 in [0, 1] on the device; only one byte a value is copied to it."""
     if frames.dtype != torch.uint8:
         raise TypeError(f"frames must be uint8, got {frames.dtype}")
-    return frames.to(device, non_blocking=True).float().div_(255)
+    values = frames.to(device, non_blocking=True).float()
+    return values.div_(values.new_full((), 255))  # by a number, a GPU would multiply with 1 / 255: other last digits
 
 
 def inflate_2d(state_2d: dict[str, Tensor], network: "I3D") -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,18 +19,17 @@ class DiesOnce(UnitWork):
     """Work whose first process to stand between a unit's data and its record is killed.
 
     Attributes:
-        marks: folder that gets a file <class>-<pid> by the process that dies.
+        marks: folder that gets a file <class> from the process that dies, which holds its number.
     """
 
     marks: Path = field(kw_only=True)
 
     def do(self, unit: Unit, wait: bool = False, crashed: str = "") -> int | None:
-        name = type(self).__name__
-
         def write_once(path, data):
-            if path.parent.name == "done" and not list(self.marks.glob(f"{name}-*")):
-                (self.marks / f"{name}-{os.getpid()}").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+            if path.parent.name == "done":
+                with suppress(FileExistsError), open(self.marks / type(self).__name__, "x") as mark:  # of several, one
+                    print(os.getpid(), file=mark, flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
             return real(path, data)
 
         real, product_folder.commit.write_once = product_folder.commit.write_once, write_once

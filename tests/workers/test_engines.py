@@ -75,7 +75,7 @@ def test_a_worker_killed_changes_no_byte(engine, trained, tiny_run, tmp_path, mo
     monkeypatch.chdir(trained.path.parent)  # workers of clusters are elsewhere
     saliency.run(config, Path(trained.path.name), engine=engine)
     crops.run(config, Path(trained.path.name), ("entropy",), engine=engine)
-    victims = {int(path.name.rsplit("-")[-1]) for path in tmp_path.glob("Dying*-*")}
+    victims = {int(path.read_text()) for path in tmp_path.glob("Dying*")}
     assert len(victims) == 2 and os.getpid() not in victims
     sweep(trained.path)  # what the killed ones had written, and no record names
     assert caches(trained.path) == caches(tiny_run.path)

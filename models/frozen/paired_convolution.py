@@ -82,9 +82,7 @@ class PairedConvolution(torch.autograd.Function):
         stacked = input_gradient(to_images(gradient), images, weight, 1, 0).permute(0, 2, 3, 1)  # B * T', h, w, C
         stacked = stacked.unflatten(0, (batch, -1))
         steps, stride = stacked.shape[1], geometry.stride[0]
-        sums = stacked.new_zeros(
-            batch, frames + 2 * geometry.padding[0], *stacked.shape[2:4], VALUES, dtype=ctx.dtype
-        )
+        sums = stacked.new_zeros(batch, frames + 2 * geometry.padding[0], *stacked.shape[2:4], VALUES, dtype=ctx.dtype)
         for time in range(geometry.kernel[0]):
             sums[:, time : time + stride * steps : stride] += stacked[..., VALUES * time : VALUES * (time + 1)]
         to_video = sums.new_empty(ctx.shape)

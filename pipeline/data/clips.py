@@ -220,8 +220,8 @@ def cut_clips(
         while last < max(clip.frame_indices):
             last, frame, checksum = next(coming)
             there[last] = frame, checksum
-        with phases.phase("resize"):
-            volume = crop_and_flip(np.stack([there[index][0] for index in clip.frame_indices]), clip.theta)
+        with phases.phase("resize"):  # cropped one by one, so that less is copied
+            volume = np.stack([crop_and_flip(there[index][0], clip.theta) for index in clip.frame_indices])
         yield row, volume, np.array([there[index][1] for index in clip.frame_indices], np.uint32)
     next(coming, None)  # no frame comes any more, but perhaps that the video has changed meanwhile
 

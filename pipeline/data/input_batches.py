@@ -1,6 +1,8 @@
 """What stage 1 feeds to the network: V_in of a unit's rows, in batches that never cross the unit, decoded ahead."""
 
+import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor
 
 from cache.plan import Part
-from pipeline.data.clips import cut_clips, resized_frames, video_rows
+from pipeline.data.clips import input_clips, video_rows
+from pipeline.data.decoding_processes import DecodingProcesses, num_processes
+from pipeline.data.segments import is_segment
 from pipeline.errors import VideoError
 from pipeline.workers.prefetch import PrefetchedKeys
 
@@ -29,11 +33,29 @@ class VideoFailed(NamedTuple):
     error: VideoError
 
 
-def decode_ahead(units: list[tuple[Part, int]], videos: Path, threads: int = 1) -> PrefetchedKeys:
-    """Decode and resize every video of some units, (part, number), as many videos ahead as there are threads."""
+def decode_ahead(
+    units: list[tuple[Part, int]], videos: Path, workers: int = 1, processes: bool = False
+) -> PrefetchedKeys | DecodingProcesses:
+    """Decode every video of some units, (part, number), and cut its clips, as many videos ahead as there are workers.
+
+    Args:
+        workers: threads that do so.
+        processes: let processes do so, where there are several, and the videos are no segments: neighbours of these
+            share what a process has decoded.
+    """
     parts = {part.name: part for part, _ in units}
     keys = [_key(part, rows) for part, unit in units for _, rows in video_rows(part, unit)]
-    return PrefetchedKeys(lambda key: resized_frames(parts[key[0]], list(key[1:]), videos), keys, threads, threads)
+    work = partial(_clips_of, parts, videos)
+    if processes and not any(is_segment(parts[name].rows.video_path.iat[row]) for name, row, *_ in keys):
+        sizes = [part.rows_per_video * part.num_frames * math.prod(part.input_size) * 3 for part in parts.values()]
+        if number := num_processes(min(workers, len(keys)), max(sizes, default=0)):
+            return DecodingProcesses(work, keys, number)
+    return PrefetchedKeys(work, keys, workers, workers)
+
+
+def _clips_of(parts: dict[str, Part], videos: Path, key: tuple) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    name, *rows = key
+    return input_clips(parts[name], rows, videos)
 
 
 def _key(part: Part, rows: list[int]) -> tuple:
@@ -52,7 +74,7 @@ def input_batches(
     waiting = []
     for video_id, rows in video_rows(part, unit):
         try:
-            for clip in cut_clips(part, rows, decoded.get(_key(part, rows))):
+            for clip in decoded.get(_key(part, rows)):
                 waiting.append(clip)
                 if len(waiting) == batch_size:
                     yield _batch(waiting, pin)
@@ -66,5 +88,6 @@ def input_batches(
 
 def _batch(clips: list[tuple[int, np.ndarray, np.ndarray]], pin: bool) -> InputBatch:
     rows, volumes, crc = zip(*clips, strict=True)
-    pixels = torch.from_numpy(np.stack(volumes))
-    return InputBatch(list(rows), pixels.pin_memory() if pin else pixels, np.stack(crc))
+    pixels = torch.empty((len(volumes), *volumes[0].shape), dtype=torch.uint8, pin_memory=pin)
+    np.stack(volumes, out=pixels.numpy())
+    return InputBatch(list(rows), pixels, np.stack(crc))

@@ -22,6 +22,7 @@ from models.objectives import Labels, MapKind, objectives_of, saliency_maps
 from models.saliency import patch_embedding
 from pipeline.box_settings import num_looks
 from pipeline.config import OBJECTIVES, Config
+from pipeline.data.decoding_processes import DecodingProcesses
 from pipeline.data.input_batches import InputBatch, VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
 from pipeline.run.closer_look import frozen_base
@@ -81,8 +82,7 @@ def run(
     agreement = None
     with ExitStack() as stack:
         if workers == 1 and engine.is_local and not engine.devices:  # this process does all units
-            threads = config.workers if work.device.type == "cuda" else 1
-            ahead = decode_ahead([(stores.run.part(unit.part), unit.number) for unit in units], work.videos, threads)
+            ahead = decode_ahead([(stores.run.part(one.part), one.number) for one in units], *work.decoders, True)
             work = replace(work, decoded=stack.enter_context(ahead), opened=stores)
         if config.saliency.precision == "bfloat16" and set(objectives) & set(OBJECTIVES) and units and engine.is_local:
             agreement = sample_agreement(stores, units, work.network)
@@ -124,12 +124,17 @@ class SaliencyWork(UnitWork):
     """Computes logits, maps and boxes of a unit."""
 
     # frames that the process decodes ahead, across units, where it does all of them
-    decoded: PrefetchedKeys | None = field(default=None, metadata={"travels": False})
+    decoded: PrefetchedKeys | DecodingProcesses | None = field(default=None, metadata={"travels": False})
 
     @cached_property
     def device(self) -> torch.device:
         """The device that computes."""
         return pick_device(self.config.device)
+
+    @property
+    def decoders(self) -> tuple[Path, int]:
+        """The folder of videos, and how many decode them; beside a network on the CPU, one."""
+        return self.videos, self.config.workers if self.device.type == "cuda" else 1
 
     @cached_property
     def network(self) -> nn.Module:
@@ -168,7 +173,7 @@ class SaliencyWork(UnitWork):
         entropy = objectives_of(self.config.data.task)["entropy"]
         with ExitStack() as stack:
             stack.enter_context(cpu_threads(self.device, self.config.saliency.threads))
-            decoded = self.decoded or stack.enter_context(decode_ahead([(part, unit.number)], self.videos))
+            decoded = self.decoded or stack.enter_context(decode_ahead([(part, unit.number)], *self.decoders))
             size, pin = self.config.saliency.batch_size, self.device.type == "cuda"
             batches = prefetch(input_batches(part, unit.number, decoded, size, pin))
             for batch in stack.enter_context(closing(batches)):

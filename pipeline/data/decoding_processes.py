@@ -1,0 +1,104 @@
+"""Videos decoded and cut into clips by processes: of more than a few threads, each waits for Python's lock."""
+
+import logging
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import StageError, VideoError
+from pipeline.workers import phases
+
+log = logging.getLogger(__name__)
+SHARED_MEMORY = Path("/dev/shm")  # where PyTorch passes tensors from process to process
+Key = TypeVar("Key")
+Clip = tuple[int, np.ndarray, np.ndarray]  # see `input_clips`
+
+
+class DecodingProcesses(Generic[Key]):
+    """Computes work(key), the clips of a video, in processes, for keys in the order in which they will be asked for.
+
+    Each process holds the clips of one video that is done, and works on the next. A key is hashable and comes once.
+    """
+
+    def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key], processes: int):
+        self.work, self.coming = work, deque(keys)
+        loader = DataLoader(
+            _Videos(work, keys), batch_size=None, num_workers=processes, prefetch_factor=1, collate_fn=_as_it_is
+        )
+        self.videos = iter(loader)
+
+    def __enter__(self) -> "DecodingProcesses":
+        return self
+
+    def __exit__(self, *error) -> None:
+        del self.videos  # ends the processes
+
+    def get(self, key: Key) -> Iterator[Clip]:
+        """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
+
+        Raises:
+            VideoError: as work. StageError: a process was killed.
+        """
+        if key not in self.coming:
+            return iter(self.work(key))
+        while True:
+            try:
+                with phases.phase("wait"):
+                    found, seconds = next(self.videos)
+            except RuntimeError as error:  # "DataLoader worker (pid 5) is killed by signal: Killed"
+                raise StageError(f"a process that decodes ended: {error}; fewer workers need less memory") from error
+            phases.add_worker(seconds)
+            if self.coming.popleft() == key:
+                break
+        if isinstance(found, VideoError):
+            raise found
+        rows, volumes, checksums = found
+        return zip(rows, volumes.numpy(), checksums, strict=True)
+
+
+class _Videos(Dataset):
+    def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key]):
+        self.work, self.keys, self.profiler = work, keys, phases.profiler_id()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, number: int) -> tuple[tuple[list[int], Tensor, np.ndarray] | VideoError, phases.Seconds]:
+        return phases.profile_worker(self.profiler, lambda: self._clips(self.keys[number]), ahead=True)
+
+    def _clips(self, key: Key) -> tuple[list[int], Tensor, np.ndarray] | VideoError:
+        """Return local rows, uint8 (rows, T, H_in, W_in, 3), uint32 (rows, T); or the error, as `Epoch` does."""
+        try:
+            rows, volumes, checksums = zip(*self.work(key), strict=True)
+        except VideoError as error:
+            return error
+        return list(rows), torch.from_numpy(np.stack(volumes)), np.stack(checksums)
+
+
+def num_processes(wanted: int, num_bytes: int) -> int:
+    """Return for how many processes, each with two videos of so many bytes, there is shared memory; 0: too few.
+
+    Warns where there are fewer than wanted.
+    """
+    if wanted < 2:
+        return 0
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    found = min(wanted, free // (2 * num_bytes))
+    found = found if found > 1 else 0
+    if found < wanted:
+        need = (
+            f"{2 * wanted * num_bytes / 1e9:.1f} GB of shared memory in {SHARED_MEMORY}, {free / 1e9:.1f} GB are free"
+        )
+        log.warning("%d processes that decode need %s: %s decode instead", wanted, need, found or "threads")
+    return found
+
+
+def _as_it_is(item: object) -> object:
+    return item

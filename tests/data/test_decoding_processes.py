@@ -1,0 +1,99 @@
+"""Processes that decode give what threads give, in the same order, and errors in their place."""
+
+import os
+import signal
+from collections import namedtuple
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data import decoding_processes
+from pipeline.data.decoding_processes import DecodingProcesses
+from pipeline.data.input_batches import VideoFailed, decode_ahead, input_batches
+from pipeline.errors import StageError
+from pipeline.run.folder import open_folder
+from pipeline.workers import phases
+from pipeline.workers.prefetch import PrefetchedKeys
+
+
+def clips(key, worker=""):
+    """Of a made-up video: as many clips as its number, filled with it."""
+    if key == worker:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for row in range(key):
+        yield 10 * key + row, np.full((2, 3, 4, 3), key, np.uint8), np.array([key, row], np.uint32)
+
+
+def found(items):
+    return [(row, int(volume.sum()), volume.shape, checksums.tolist()) for row, volume, checksums in items]
+
+
+def test_order_and_keys_that_nobody_asks_for():
+    """Keys before the one that is asked for are dropped, one that was never announced is worked on here."""
+    with DecodingProcesses(clips, [1, 2, 3, 4], 2) as ahead:
+        for key in (1, 3, 7, 4):
+            assert found(ahead.get(key)) == found(clips(key))
+
+
+def test_a_process_that_is_killed():
+    """Is an error with a sentence, not a wait for ever."""
+    with DecodingProcesses(partial(clips, worker=2), [1, 2, 3], 2) as ahead:
+        assert found(ahead.get(1)) == found(clips(1))
+        with pytest.raises(StageError, match=r"a process that decodes ended: DataLoader worker.*; fewer workers"):
+            ahead.get(2)
+
+
+@pytest.fixture
+def batches(own_videos):
+    """Called with the number of workers and whether they are processes: all batches of all units, and who decoded."""
+    (own_videos.data / "T0002.mp4").write_bytes(b"no video")
+    run = open_folder(own_videos.path, own_videos.config)
+
+    def batches(workers, processes):
+        units = [(part, unit) for part in run.parts for unit in range(part.num_units)]
+        with decode_ahead(units, own_videos.data, workers, processes) as decoded:
+            who = type(decoded)
+            return who, [one for unit in units for one in input_batches(*unit, decoded, 2, False)]
+
+    return batches
+
+
+def test_the_same_batches_as_by_threads(batches):
+    """The same rows, bytes and checksums, also after a video that cannot be read."""
+    (_, wanted), (who, processed) = batches(1, False), batches(3, True)
+    assert who is DecodingProcesses and len(processed) == len(wanted)
+    failed = [one.video_id for one in processed if isinstance(one, VideoFailed)]
+    assert failed == ["T0002"]
+    for one, other in zip(processed, wanted, strict=True):
+        if isinstance(other, VideoFailed):
+            assert (one.video_id, type(one.error), str(one.error)) == (
+                other.video_id, type(other.error), str(other.error)
+            )  # fmt: skip
+        else:
+            assert one.rows == other.rows and torch.equal(one.clips, other.clips)
+            assert one.crc.dtype == np.uint32 and (one.crc == other.crc).all()
+
+
+def test_threads_where_shared_memory_is_small(batches, monkeypatch, caplog):
+    """As in a container, whose default is 64 MB; one worker needs none."""
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(decoding_processes.shutil, "disk_usage", lambda path: usage(10_000))
+    assert batches(3, True)[0] is PrefetchedKeys
+    assert "3 processes that decode need" in caplog.text and "threads decode instead" in caplog.text
+    caplog.clear()
+    assert batches(1, True)[0] is PrefetchedKeys and not caplog.text
+
+
+def test_fewer_processes_where_shared_memory_is_for_fewer(monkeypatch, caplog):
+    monkeypatch.setattr(decoding_processes.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(4 * 10**9))
+    assert decoding_processes.num_processes(16, 10**8) == 16 and not caplog.text
+    assert decoding_processes.num_processes(16, 4 * 10**8) == 5
+    assert "16 processes that decode need 12.8 GB" in caplog.text and ": 5 decode instead" in caplog.text
+
+
+def test_what_processes_did_is_in_the_profile(batches):
+    with phases.profile(lambda table: None, "test") as seconds:
+        batches(2, True)
+    assert seconds["decode", True] > 0 and seconds["resize", True] > 0

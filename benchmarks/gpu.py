@@ -70,7 +70,7 @@ def lines(
     make_scene: Callable[[], Scene],
     subjects: tuple[Subject, ...] = SUBJECTS,
     products: tuple[int, ...] = (4096, 8192),  # edges of matrices
-    workers: tuple[int, ...] = (1, 2, 4, 8, 16),  # threads that decode
+    workers: tuple[int, ...] = (1, 2, 4, 8, 16),  # processes that decode
 ) -> list[Line]:
     """List what is measured, in this order: what compiles comes last, for it takes longest."""
     scene, precisions = cache(make_scene), PRECISIONS[::-1]

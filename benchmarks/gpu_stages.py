@@ -16,13 +16,13 @@ from pipeline.training.loader import num_steps
 from pipeline.workers import phases
 
 SIZE, BATCH = (270, 480), 8  # (height, width) of the videos; clips of a training step
-CLIPS = {"num_frames": 64, "resized_side": 256, "input_side": 224}
+CLIPS = {"num_frames": 64, "resized_side": 256, "input_side": 224, "videos_per_unit": 8}
 NETWORK = "resnet50_i3d"
-DESCRIPTION = "Stage 1 looks at ten clips of each of 24 videos, stage 3 learns late fusion from one clip of each of 48"
+DESCRIPTION = "Stage 1 looks at ten clips of each of 96 videos, stage 3 learns late fusion from one clip of each of 48"
 
 
 def make_scene(
-    folder: Path, device: torch.device, network: str = NETWORK, train: int = 48, test: int = 24, **clips: int
+    folder: Path, device: torch.device, network: str = NETWORK, train: int = 48, test: int = 96, **clips: int
 ) -> Scene:
     """Make a run of copies of one generated video in an empty folder; stage 1 computes in bfloat16.
 
@@ -34,7 +34,7 @@ def make_scene(
     write_pictures(folder / "video.mp4", 2.5 * clips["num_frames"] / 8, SIZE, seed=0)
     scene = make(folder / "scene", train, test, network=network, video=folder / "video.mp4", **clips)
     config, workers = scene.config, min(8, cpu_count()) if device.type == "cuda" else 0
-    look = replace(config.saliency, precision="bfloat16", batch_size=4, box_side=config.clips.input_side * 4 // 7)
+    look = replace(config.saliency, precision="bfloat16", batch_size=10, box_side=config.clips.input_side * 4 // 7)
     fusion = replace(config.fusion, batch_size=BATCH, epochs=2, learning_rate=1e-5, loader_workers=workers)
     return replace(scene, config=replace(config, device=device.type, saliency=look, fusion=fusion))
 

@@ -1,6 +1,6 @@
 """Every stage that computes, on a GPU and on the CPU: the same numbers within float32's tolerance.
 
-`prepare` and `crops` use no device: they decode, cut and encode on the CPU whatever the config says. Never run so far.
+`prepare` and `crops` use no device: they decode, cut and encode on the CPU whatever the config says.
 """
 
 import csv
@@ -58,7 +58,7 @@ def test_train_base(tiny_run, trained):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_saliency(tiny_run, trained, workers):
-    """Decoded by one thread or by several."""
+    """Decoded by a thread or by several processes."""
     saliency.run(_on_gpu(trained.config, workers=workers), trained.path)
     _same_maps(trained, tiny_run)
 
@@ -105,7 +105,7 @@ def test_channels_last_and_precision(precision):
 def test_clips_come_from_pinned_memory(trained):
     run = open_folder(trained.path, trained.config)
     part = run.parts[0]
-    with decode_ahead([(part, 0)], trained.data, threads=2) as decoded:
+    with decode_ahead([(part, 0)], trained.data, workers=2) as decoded:
         batch = next(input_batches(part, 0, decoded, 2, pin=True))
     assert batch.clips.is_pinned()
     assert torch.equal(as_input(batch.clips, GPU).cpu(), as_input(batch.clips))

@@ -210,7 +210,7 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: Seed = 0  # of everything that is trained, Base included
     device: Literal["auto", "cpu", "cuda"] = "auto"  # a worker with a GPU of its own replaces it, say by "cuda:1"
-    workers: Processes = 1  # processes of prepare, saliency (on the CPU) and crops
+    workers: Processes = 1  # processes of prepare, saliency and crops; of saliency beside a GPU: they decode
 
 
 def check_together(config: Config) -> Config:

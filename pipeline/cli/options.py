@@ -187,7 +187,9 @@ def unit_options(command: Callable) -> Callable:
     part = {"default": "1/1", "callback": parse_share, "metavar": "I/N", "help": "Do only this share of all units."}
 
     @click.option(
-        "--workers", type=click.IntRange(1), help="Processes of this machine (workers); for saliency only on the CPU."
+        "--workers",
+        type=click.IntRange(1),
+        help="Processes of this machine (workers); of saliency beside a GPU, they decode.",
     )
     @click.option("--part", "share", **part)
     @click.option("--retry-skipped", "retry", is_flag=True, help="Do units again whose videos were left out.")

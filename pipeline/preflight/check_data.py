@@ -19,7 +19,7 @@ from pipeline.data.label_files import read_annotations
 from pipeline.data.label_times import past_the_end
 from pipeline.data.own_boxes import read_own_boxes
 from pipeline.data.segments import Source, split_path
-from pipeline.data.video.container import traits
+from pipeline.data.video.clock import traits
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import AnnotationError, StageError, VideoError
 from pipeline.preflight import other_decoders

@@ -19,7 +19,7 @@ from models.backbones import build
 from pipeline.cli.main import main
 from pipeline.config_file import to_toml
 from pipeline.data.annotations import judge
-from pipeline.data.video.container import traits
+from pipeline.data.video.clock import traits
 from pipeline.preflight import check_data, check_machine, other_decoders
 from pipeline.preflight.counts import count
 from pipeline.preflight.finding import Finding

@@ -1,14 +1,9 @@
 """One container file through PyAV: opened as what it is and nothing else, decoded by one thread, converted exactly."""
 
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
-from math import gcd
 from pathlib import Path
 
 import av
@@ -17,7 +12,7 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from pipeline.config import Decoding
-from pipeline.data.video.display import is_mirrored, is_untagged_hd, picture_notes
+from pipeline.data.video.display import is_mirrored, is_untagged_hd
 from pipeline.data.video.frame_folder import MAX_PIXELS
 from pipeline.errors import VideoAudioOnly, VideoTooLarge, VideoTruncated, VideoUnreadable
 
@@ -29,18 +24,20 @@ SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BIT
 _own = threading.local()
 
 DecoderError = av.FFmpegError
+Container, Stream, Frame = av.container.InputContainer, av.VideoStream, av.VideoFrame
+TIME_BASE = av.time_base  # ticks a second of a container's own times
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")  # what people's videos are in
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: Path) -> Iterator[tuple[Container, Stream]]:
     """Open the container at its largest stream of moving pictures, for others are previews; decoded by one thread."""
     try:
         # An absolute path cannot be taken for a protocol such as concat:
         container = av.open(os.path.abspath(path), options=OPEN_OPTIONS)
     except OSError:
         raise  # some of FFmpeg's errors are these; the callers try again or name them
-    except av.FFmpegError as error:
+    except DecoderError as error:
         raise VideoUnreadable(f"{path} cannot be opened: {error.strerror}") from error
     with container:
         streams = _pictures(container)
@@ -59,12 +56,12 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
         yield container, stream
 
 
-def _pictures(container: av.container.InputContainer) -> list[av.VideoStream]:
+def _pictures(container: Container) -> list[Stream]:
     """Return the streams of moving pictures: a picture of a record's cover is a video stream, too."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
-def stream_name(container: av.container.InputContainer, stream: av.VideoStream) -> str:
+def stream_name(container: Container, stream: Stream) -> str:
     """Return which of several video streams it is, such as "v:1 of 2", counted from v:0; "" for the only one."""
     index = [one.index for one in _pictures(container)].index(stream.index)
     return f"v:{index} of {len(_pictures(container))}" if len(_pictures(container)) > 1 else ""
@@ -72,10 +69,10 @@ def stream_name(container: av.container.InputContainer, stream: av.VideoStream) 
 
 def decoded(
     path: Path,
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
+    container: Container,
+    stream: Stream,
     chosen: Iterator[av.Packet] | None = None,
-) -> Iterator[av.VideoFrame]:
+) -> Iterator[Frame]:
     """Yield every frame of the stream in order of presentation; the last, empty packet flushes the decoder.
 
     What comes before the first key frame, in the file as in a piece of a transport stream, or in time as frames that
@@ -108,7 +105,7 @@ def decoded(
                 yield frame
     except OSError:
         raise
-    except av.FFmpegError as found:
+    except DecoderError as found:
         error = found
     if unshown and not packets and not frames:
         piece = "its packets have no key frame, as those of a piece cut out of a group of pictures"
@@ -122,56 +119,7 @@ def decoded(
         raise VideoTruncated(f"{path}: decoded {frames} frames from {packets} packets")
 
 
-def average_rate(path: Path, stream: av.VideoStream) -> Fraction:
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise VideoUnreadable(f"{path}: the container knows no frame rate")
-    # an AVI may count in half frames; then its index has every second number
-    return rate / (gcd(*(one.timestamp for one in stream.index_entries)) or 1) if _is_avi(stream.container) else rate
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What the header says of the end of the pictures, seconds on their clock; 0 where it says nothing."""
-
-    end: Fraction
-    of_pictures: bool  # False: of the whole container, in which sound may outlast the pictures
-
-
-def promise(container: av.container.InputContainer, stream: av.VideoStream) -> Promise:
-    """Return what the header says of the stream or, where it says nothing, of the container."""
-    # of Matroska, where `stream.duration`, if there is one, is that of all streams
-    tags = [text for name, text in stream.metadata.items() if name.startswith("DURATION")]
-    if tags and (tag := re.fullmatch(r"([0-9]+):([0-9]+):([0-9.]+)", tags[0])):
-        hours, minutes, seconds = map(Fraction, tag.groups())
-        return Promise(opening(container) + 3600 * hours + 60 * minutes + seconds, True)
-    if stream.duration:
-        return Promise(((stream.start_time or 0) + stream.duration) * stream.time_base, True)
-    return Promise(opening(container) + Fraction(container.duration or 0, av.time_base), False)
-
-
-def _is_avi(container: av.container.InputContainer) -> bool:
-    return container.format.name == "avi"
-
-
-def opening(container: av.container.InputContainer) -> Fraction:
-    """Return when the first of all streams begins, seconds."""
-    return Fraction(container.start_time or 0, av.time_base)
-
-
-def last_packet_end(path: Path) -> Fraction:
-    """Return when the last packet of any stream ends, seconds: a cut file ends early in all of them."""
-    with opened(path) as (container, _):
-        packets = (one for one in container.demux() if one.pts is not None)
-        return max(((one.pts + (one.duration or 0)) * one.time_base for one in packets), default=Fraction(0))
-
-
-def frame_length(frame: av.VideoFrame, stream: av.VideoStream, rate: Fraction) -> Fraction:
-    """Return the seconds a frame stays on screen, as far as the container says."""
-    return frame.duration * stream.time_base if frame.duration else 1 / rate
-
-
-def to_rgb(path: Path, frame: av.VideoFrame, decoding: Decoding = "player") -> np.ndarray:
+def to_rgb(path: Path, frame: Frame, decoding: Decoding = "player") -> np.ndarray:
     """Convert to uint8 (H, W, 3) RGB, turned as the rotation metadata (degrees counterclockwise) says.
 
     Args:
@@ -195,7 +143,7 @@ def to_rgb(path: Path, frame: av.VideoFrame, decoding: Decoding = "player") -> n
     return np.ascontiguousarray(pixels)
 
 
-def converted(frame: av.VideoFrame, **options) -> av.VideoFrame:
+def converted(frame: Frame, **options) -> Frame:
     """Convert a frame in this thread alone; the options are those of `VideoReformatter.reformat`.
 
     The converter is this thread's own. That of PyAV, from 19 on, is also of whoever else converts here: if they did so
@@ -216,75 +164,3 @@ def decoder_versions() -> tuple[str, list[str]]:
         except ValueError:
             missing.append(name)
     return f"PyAV {av.__version__} (libavcodec {codecs})", missing
-
-
-@dataclass(frozen=True)
-class Clock:
-    """When the frames of a stream are shown."""
-
-    pts: list[int]  # rising, in units of time_base
-    time_base: Fraction  # seconds
-    last: Fraction  # seconds that the last frame stays on screen
-    rate: Fraction  # average frames a second
-    opening: Fraction  # when the first of all streams of the file begins, seconds
-
-
-@dataclass(frozen=True)
-class Packets:
-    """What the packets of a stream and its first frame say; nothing else is decoded."""
-
-    clock: Clock
-    promise: Promise
-    size: tuple[int, int]  # (height, width) of the first frame, after rotation
-    stream: str  # see `stream_name`
-    pictures: str  # see `picture_notes`
-
-
-def packets(path: Path) -> Packets | None:
-    """Read the times of all packets; return None where only decoding can tell the times of frames.
-
-    Raises:
-        VideoError: as `opened` and `decoded`.
-    """
-    with opened(path) as (container, stream):
-        if first := next(decoded(path, container, stream), None):
-            to_rgb(path, first)  # or raise
-    with opened(path) as (container, stream):
-        rate = average_rate(path, stream)
-        if _is_avi(container):  # knows when packets are decoded, not when their frames are shown
-            return None
-        try:
-            # some packets hold several frames, or none that is shown: only times count
-            found = [(one.pts, one.duration) for one in container.demux(stream) if one.size and not one.is_discard]
-        except av.FFmpegError:
-            return None
-        times = [pts for pts, _ in found]
-        if first is None or not times or None in times or len(set(times)) < len(times) or min(times) != first.pts:
-            return None
-        length = max(found)[1]
-        last = length * stream.time_base if length else 1 / rate
-        size = (first.width, first.height) if first.rotation % 180 else (first.height, first.width)
-        clock = Clock(sorted(times), stream.time_base, last, rate, opening(container))
-        return Packets(clock, promise(container, stream), size, stream_name(container, stream), picture_notes(first))
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What is unusual about a video, as its container and its first frame say."""
-
-    rotation: int  # degrees by which frames are turned before anything sees them
-    pixel_aspect: Fraction  # width / height of a pixel
-    mirrored: bool  # ... and then mirrored
-    shortest: float  # seconds from one packet to the next in order of presentation; 0 where times are unknown
-    longest: float
-
-
-def traits(path: Path) -> Traits:
-    """Look at a video that was probed before: decode one frame, read all packets."""
-    with opened(path) as (container, stream):
-        first = next(decoded(path, container, stream))
-        aspect = stream.sample_aspect_ratio or Fraction(1)
-    with opened(path) as (container, stream):
-        times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-        gaps = [float((late - early) * stream.time_base) for early, late in pairwise(times)]
-    return Traits(first.rotation % 360, aspect, is_mirrored(first), min(gaps, default=0.0), max(gaps, default=0.0))

@@ -18,20 +18,17 @@ import numpy as np
 
 from cache.fingerprint import file_sha256, unchanged_sha256
 from pipeline.config import Decoding
-from pipeline.data.video.container import (
+from pipeline.data.video.clock import (
     Clock,
     Promise,
     average_rate,
-    decoded,
     frame_length,
     last_packet_end,
-    opened,
     opening,
     packets,
     promise,
-    stream_name,
-    to_rgb,
 )
+from pipeline.data.video.container import decoded, opened, stream_name, to_rgb
 from pipeline.data.video.display import picture_notes
 from pipeline.data.video.find import Kind, kind_of, look_at, video_kind
 from pipeline.data.video.frame_folder import folder_content, frame_files, probe_folder, read_frame

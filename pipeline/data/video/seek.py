@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.config import Decoding
-from pipeline.data.video.container import DecoderError, average_rate, decoded, frame_length, opened, to_rgb
+from pipeline.data.video.clock import average_rate, frame_length
+from pipeline.data.video.container import DecoderError, decoded, opened, to_rgb
 from pipeline.data.video.find import video_kind
 from pipeline.data.video.frames import ATTEMPTS, Rate, Timeline, Timing, retry_or_raise, timeline
 from pipeline.errors import ClipOutOfRange, VideoUnreadable

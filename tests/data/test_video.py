@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from pipeline.config import Data
-from pipeline.data.video import container, frames
+from pipeline.data.video import clock, frames
 from pipeline.data.video.find import find_video, look_at, video_folder
 from pipeline.data.video.frames import probe, read_frames, scan
 from pipeline.data.video.sandbox import Prober
@@ -512,8 +512,8 @@ def test_packets_say_what_decoding_says(tmp_path, degrees, options, monkeypatch)
     time_base = {"pts": pts, "time_base": Fraction(1, 30), "rotation": degrees, "options": options}
     path = write_video(tmp_path / "a.mp4", frames, 30, **time_base)
     wanted = probe(path)
-    decoded, real = [], container.decoded
-    monkeypatch.setattr(container, "decoded", lambda *all: (decoded.append(one) or one for one in real(*all)))
+    decoded, real = [], clock.decoded
+    monkeypatch.setattr(clock, "decoded", lambda *all: (decoded.append(one) or one for one in real(*all)))
     assert scan(path) == wanted and wanted.duration_seconds > Fraction(20, 30) and len(decoded) == 1
 
 

@@ -1,6 +1,7 @@
 """Several processes: what each takes of a batch, and that together they train what one process trains alone."""
 
 import copy
+import gc
 import os
 import signal
 import socket
@@ -253,7 +254,9 @@ def test_an_error_in_one_process_ends_all(tmp_path):
         with join_world(CPU):
             train(tmp_path)
 
-    plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id="test", max_restarts=0)
+    free_port = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}  # by default it is always the same one
+    plan = LaunchConfig(1, 1, 2, **free_port, start_method="fork", run_id="test", max_restarts=0)
+    gc.collect()  # a forked process that clears away an earlier launch, whose threads it lacks, would crash
     with locked(tmp_path / ".lock"), pytest.raises(ChildFailedError) as error:
         elastic_launch(plan, train_in_process)()
     (failure,) = error.value.failures.values()

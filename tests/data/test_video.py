@@ -536,7 +536,8 @@ def test_a_fork_decodes_after_somebody_converted_with_threads(plain):
         "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
         "os._exit(len(list(read_frames(sys.argv[1], [0, 1], None, 'pts'))))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, plain], timeout=60, cwd=Path(__file__).parents[2], check=False)
+    command, root = [sys.executable, "-c", script, plain], Path(__file__).parents[2]
+    done = subprocess.run(command, timeout=600, cwd=root, check=False)
     assert done.returncode == 2
 
 

@@ -373,6 +373,7 @@ def test_any_spelling_of_an_extension(tmp_path):
     assert found == {"a": "a.Mp4", "b": "b.MTS", "c": "c.m2ts", "-e": "-e.mp4", "_f": "_f.mkv"}
     assert find_video(tmp_path, "d").name in ("d.mp4", "d.MP4")
     (tmp_path / "a.mp4").touch()
+    os.utime(tmp_path, (0, 0))  # another time of change, also where the file system's clock has not ticked meanwhile
     with pytest.raises(VideoAmbiguous, match=r"a is a\.\w+, a\.\w+; keep one"):
         find_video(tmp_path, "a")
 

@@ -5,6 +5,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -25,6 +26,9 @@ class DecodingProcesses(Generic[Key]):
     """Computes work(key), the clips of a video, in processes, for keys in the order in which they will be asked for.
 
     Each process holds the clips of one video that is done, and works on the next. A key is hashable and comes once.
+
+    Where a process is killed, PyTorch raises a RuntimeError in the main thread, whatever that is doing then; it leaves
+    the context as StageError.
     """
 
     def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key], processes: int):
@@ -37,8 +41,10 @@ class DecodingProcesses(Generic[Key]):
     def __enter__(self) -> "DecodingProcesses":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self.videos  # ends the processes
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker "):
+            raise _ended(error) from error
 
     def get(self, key: Key) -> Iterator[Clip]:
         """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
@@ -53,7 +59,7 @@ class DecodingProcesses(Generic[Key]):
                 with phases.phase("wait"):
                     found, seconds = next(self.videos)
             except RuntimeError as error:  # "DataLoader worker (pid 5) is killed by signal: Killed"
-                raise StageError(f"a process that decodes ended: {error}; fewer workers need less memory") from error
+                raise _ended(error) from error
             phases.add_worker(seconds)
             if self.coming.popleft() == key:
                 break
@@ -61,6 +67,10 @@ class DecodingProcesses(Generic[Key]):
             raise found
         rows, volumes, checksums = found
         return zip(rows, volumes.numpy(), checksums, strict=True)
+
+
+def _ended(error: RuntimeError) -> StageError:
+    return StageError(f"a process that decodes ended: {error}; fewer workers need less memory")
 
 
 class _Videos(Dataset):

@@ -120,15 +120,26 @@ def test_operations_are_those_of_the_plain_network():
     assert gpu_networks.operations(SMALL, CPU) == wanted > 1e6
 
 
-@pytest.mark.parametrize(("script", "seconds", "rest"), [
-    ("import sys, time; print('noise'); print('[\"a\", \"b\"]', flush=True); time.sleep(60)", 1.0, "not run"),
-    ("print('[\"a\", \"b\"]'); exit(3)", 30.0, "failed: the process that measures ended with code 3"),
+SAYS = "import sys, time; print('noise'); print('[\"a\", \"b\"]', flush=True); "
+
+
+@pytest.mark.parametrize(("then", "seconds", "rest"), [
+    ("open(sys.argv[1], 'x'); time.sleep(60)", 1.0, "not run"),
+    ("open(sys.argv[1], 'x'); sys.exit(3)", 30.0, "failed: the process that measures ended with code 3"),
 ])  # fmt: skip
-def test_the_time_is_kept_and_what_was_measured_stays(tmp_path, monkeypatch, script, seconds, rest):
-    """Of four lines the first one was measured; a process that dies is named in the next one."""
-    real = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: real([command[0], "-c", script], **options))
-    started, line = time.monotonic(), Line("saliency", "small_i3d", 8, "tf32", OURS, lambda: None)
+def test_the_time_is_kept_and_what_was_measured_stays(tmp_path, monkeypatch, then, seconds, rest):
+    """Of four lines the first one was measured, before the time begins; a process that dies is named in the next."""
+    real, said = subprocess.Popen, tmp_path / "said"
+
+    def started(command, **options):
+        child = real([command[0], "-c", SAYS + then, str(said)], **options)
+        while not said.exists():  # how long a process takes to start is the machine's business
+            assert child.poll() is None or said.exists()
+            time.sleep(0.01)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    started_at, line = time.monotonic(), Line("saliency", "small_i3d", 8, "tf32", OURS, lambda: None)
     found = gpu.measured_within(seconds, str(tmp_path), [line] * 4)
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started_at < 50
     assert found[0] == ("a", "b") and [one[5] for one in found[1:]] == [rest, "not run", "not run"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import namedtuple
 from functools import partial
 
@@ -18,9 +19,11 @@ from pipeline.workers import phases
 from pipeline.workers.prefetch import PrefetchedKeys
 
 
-def clips(key, worker=""):
-    """Of a made-up video: as many clips as its number, filled with it."""
-    if key == worker:
+def clips(key, deadly=0, told=None):
+    """Of a made-up video: as many clips as its number, filled with it; the deadly one kills once a file is there."""
+    if key == deadly:
+        while not told.exists():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     for row in range(key):
         yield 10 * key + row, np.full((2, 3, 4, 3), key, np.uint8), np.array([key, row], np.uint32)
@@ -37,12 +40,17 @@ def test_order_and_keys_that_nobody_asks_for():
             assert found(ahead.get(key)) == found(clips(key))
 
 
-def test_a_process_that_is_killed():
-    """Is an error with a sentence, not a wait for ever."""
-    with DecodingProcesses(partial(clips, worker=2), [1, 2, 3], 2) as ahead:
-        assert found(ahead.get(1)) == found(clips(1))
-        with pytest.raises(StageError, match=r"a process that decodes ended: DataLoader worker.*; fewer workers"):
-            ahead.get(2)
+@pytest.mark.parametrize("meanwhile", [lambda ahead: ahead.get(2), lambda ahead: time.sleep(300)])
+def test_a_process_that_is_killed(tmp_path, meanwhile):
+    """Is an error with a sentence, not a wait for ever, whether its video is waited for or something else is done."""
+    work = partial(clips, deadly=2, told=tmp_path / "told")
+    with (
+        pytest.raises(StageError, match=r"a process that decodes ended: DataLoader worker.*; fewer workers"),
+        DecodingProcesses(work, [1, 2, 3], 2) as ahead,
+    ):
+        assert found(ahead.get(1)) == found(clips(1))  # before the other process dies, for that ends all
+        (tmp_path / "told").touch()
+        meanwhile(ahead)
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ def test_every_committed_file_harmed(harm, tiny_run, tmp_path, trials, count):
     missed = []
     truth, _ = read_everything(run)
     for number, path in list(enumerate(files))[::step]:
-        neighbour = next((one for one in path.parent.iterdir() if one != path and one.is_file()), None)
+        neighbour = next((one for one in sorted(path.parent.iterdir()) if one != path and one.is_file()), None)
         if harm == "swapped":
             alike = [one for one in files if one.suffix == path.suffix and one.read_bytes() != path.read_bytes()]
             neighbour = neighbour if neighbour in alike else alike[number % len(alike)]

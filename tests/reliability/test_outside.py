@@ -138,7 +138,7 @@ def odd_names(chance, folders):
 
 def test_files_of_others_in_a_run(tiny_copy, trials, count):
     run, chance = tiny_copy.path, random.Random(22)
-    folders = [run, *(path for path in run.rglob("*") if path.is_dir() and "arrays.zarr" not in path.parts)]
+    folders = [run, *(path for path in sorted(run.rglob("*")) if path.is_dir() and "arrays.zarr" not in path.parts)]
     kept = of = 0
     for _ in range(trials(50, 3)):
         theirs = odd_names(chance, folders)

@@ -1,6 +1,7 @@
 """Several processes: what each takes of a batch, and that together they train what one process trains alone."""
 
 import copy
+import gc
 import os
 import signal
 import socket
@@ -61,25 +62,27 @@ def train(folder, loss=squared, dropout=0.0, **changes):
 
 def together(size, function):
     """Run function(world) in forked processes that find each other as those of torchrun do; all must succeed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(size):
-        child = os.fork()
-        if child == 0:
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
-            try:
-                with join_world(CPU) as world:
-                    function(world)
-                    world.barrier()
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * size
+    with socket.socket() as held:  # until all have ended, so that nobody else is given its port
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but theirs, which does the same, may listen there
+        held.bind(("127.0.0.1", 0))
+        children = [_child(rank, size, held.getsockname()[1], function) for rank in range(size)]
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * size
+
+
+def _child(rank, size, port, function):
+    """Fork a process that joins the world, calls the function and ends with 0, or with 1 after an error; its id."""
+    if child := os.fork():
+        return child
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    try:
+        with join_world(CPU) as world:
+            function(world)
+            world.barrier()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def close(left, right):
@@ -253,7 +256,9 @@ def test_an_error_in_one_process_ends_all(tmp_path):
         with join_world(CPU):
             train(tmp_path)
 
-    plan = LaunchConfig(1, 1, 2, rdzv_backend="c10d", start_method="fork", run_id="test", max_restarts=0)
+    free_port = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}  # by default it is always the same one
+    plan = LaunchConfig(1, 1, 2, **free_port, start_method="fork", run_id="test", max_restarts=0)
+    gc.collect()  # a forked process that clears away an earlier launch, whose threads it lacks, would crash
     with locked(tmp_path / ".lock"), pytest.raises(ChildFailedError) as error:
         elastic_launch(plan, train_in_process)()
     (failure,) = error.value.failures.values()

@@ -30,7 +30,7 @@ PATHS = {"PYTHONPATH": str(ROOT)}
 @pytest.fixture(scope="module")
 def dask_engine(tmp_path_factory):
     """A scheduler and two workers, as a user would start them, in another folder than the stages' own."""
-    pytest.importorskip("distributed", reason="needs pip install -e '.[dask]'")
+    distributed = pytest.importorskip("distributed", reason="needs pip install -e '.[dask]'")
     folder, processes = tmp_path_factory.mktemp("dask"), []
     file = folder / "scheduler.json"
     place = ("--scheduler-file", str(file), "--no-dashboard")
@@ -44,6 +44,8 @@ def dask_engine(tmp_path_factory):
     while not file.exists():
         assert processes[0].poll() is None, (folder / "scheduler.log").read_text()
         time.sleep(0.05)
+    with distributed.Client(scheduler_file=str(file)) as client:
+        client.wait_for_workers(2, 300)  # which a loaded machine may take longer to start than a stage waits for one
     yield Engine("dask", str(file))
     for process in reversed(processes):
         process.terminate()

@@ -154,7 +154,7 @@ def kill_rank(process, rank):
 def cut_in_mid_epoch(config, run_dir, folder, stage, rank):
     """A copy of the run, trained until a process was killed between its third step and its last.
 
-    Where the machine let the training end before the kill, it is done anew.
+    Where the machine let the training get further before the kill, it is done anew.
     """
     for trial in range(10):
         copied = copy(run_dir, folder / f"cut{trial}")
@@ -163,9 +163,10 @@ def cut_in_mid_epoch(config, run_dir, folder, stage, rank):
             time.sleep(0.002)
         with contextlib.suppress(ProcessLookupError, FileNotFoundError, ValueError):  # it has ended meanwhile
             kill_rank(process, rank)
-        if process.wait(timeout=600) != 0 and not list(copied.glob("models/late-*/weights.pt")):
+        code, found = process.wait(timeout=600), sorted(path.name for path in copied.glob("models/late-*/checkpoint-*"))
+        if code and found and "checkpoint-0000-00000003" <= found[-1] < f"checkpoint-0000-{STEPS:08d}":
             return copied
-    raise AssertionError("ten trainings ended before they could be killed")
+    raise AssertionError("ten trainings got further before they could be killed")
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])

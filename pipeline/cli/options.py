@@ -20,6 +20,7 @@ STORAGE_ERRNOS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM),
     *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE),
 }
+LOADER_KILLED = "DataLoader worker "  # a process was; PyTorch raises it where the main thread happens to be
 NO_TEMPORARY = "No usable temporary directory"  # of `tempfile`
 
 
@@ -37,6 +38,10 @@ class Commands(click.Group):
                 name, code = "StorageError", EXIT_STORAGE
                 if NO_TEMPORARY in str(error):
                     error = f"{error.strerror}; set TMPDIR to a folder that may be written"
+            if isinstance(error, RuntimeError) and str(error).startswith(LOADER_KILLED):
+                name, code = "StageError", EXIT_REFUSED
+                ended = str(error).strip().rstrip(".")
+                error = f"{ended}; fewer of them need less memory, and the same command goes on where it stopped"
             if code is None:
                 _refuse_old_libraries(error)
                 raise

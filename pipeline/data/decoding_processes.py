@@ -5,7 +5,6 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import StageError, VideoError
+from pipeline.errors import VideoError
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
@@ -26,9 +25,7 @@ class DecodingProcesses(Generic[Key]):
     """Computes work(key), the clips of a video, in processes, for keys in the order in which they will be asked for.
 
     Each process holds the clips of one video that is done, and works on the next. A key is hashable and comes once.
-
-    Where a process is killed, PyTorch raises a RuntimeError in the main thread, whatever that is doing then; it leaves
-    the context as StageError.
+    Where one is killed, PyTorch raises a RuntimeError in the main thread, whatever that is doing then.
     """
 
     def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key], processes: int):
@@ -41,25 +38,19 @@ class DecodingProcesses(Generic[Key]):
     def __enter__(self) -> "DecodingProcesses":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error) -> None:
         del self.videos  # ends the processes
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker "):
-            raise _ended(error) from error
 
     def get(self, key: Key) -> Iterator[Clip]:
         """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
 
-        Raises:
-            VideoError: as work. StageError: a process was killed.
+        Raises VideoError as work does.
         """
         if key not in self.coming:
             return iter(self.work(key))
         while True:
-            try:
-                with phases.phase("wait"):
-                    found, seconds = next(self.videos)
-            except RuntimeError as error:  # "DataLoader worker (pid 5) is killed by signal: Killed"
-                raise _ended(error) from error
+            with phases.phase("wait"):
+                found, seconds = next(self.videos)
             phases.add_worker(seconds)
             if self.coming.popleft() == key:
                 break
@@ -67,10 +58,6 @@ class DecodingProcesses(Generic[Key]):
             raise found
         rows, volumes, checksums = found
         return zip(rows, volumes.numpy(), checksums, strict=True)
-
-
-def _ended(error: RuntimeError) -> StageError:
-    return StageError(f"a process that decodes ended: {error}; fewer workers need less memory")
 
 
 class _Videos(Dataset):

@@ -106,6 +106,13 @@ def test_errors_have_exit_codes(error, code):
     assert result.exit_code == code and result.output == f"error: {name}: {error}\n"
 
 
+def test_a_loader_process_that_was_killed():
+    """Of trainings and of stage 1; the words are PyTorch's."""
+    result = fails_with(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "))
+    start = "error: StageError: DataLoader worker (pid 5) is killed by signal: Killed; fewer of them need less memory"
+    assert result.exit_code == 4 and result.output.startswith(start)
+
+
 @pytest.mark.parametrize("error", [ValueError("words"), FileNotFoundError(errno.ENOENT, "words"), KeyError("words")])
 def test_errors_that_are_bugs_come_through(error):
     assert fails_with(error).exception is error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import StageError, VideoError
+from pipeline.errors import PipelineError, StageError
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
@@ -37,27 +37,28 @@ class DecodingProcesses(Generic[Key]):
     def __enter__(self) -> "DecodingProcesses":
         return self
 
-    def __exit__(self, *error) -> None:
-        del self.videos  # ends the processes
+    def __exit__(self, kind, error, trace) -> None:
+        """End the processes; say in one sentence that one was killed, which PyTorch raises here, whatever runs."""
+        self.videos._shutdown_workers()  # an error would keep them alive if this were left to `del`
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            why = str(error).strip(" .")  # "DataLoader worker (pid 5) is killed by signal: Killed"
+            raise StageError(f"a process that decodes ended: {why}; fewer workers need less memory") from error
 
     def get(self, key: Key) -> Iterator[Clip]:
         """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
 
         Raises:
-            VideoError: as work. StageError: a process was killed.
+            PipelineError, OSError: as work, of which most are VideoErrors. StageError: shared memory is full.
         """
         if key not in self.coming:
             return iter(self.work(key))
         while True:
-            try:
-                with phases.phase("wait"):
-                    found, seconds = next(self.videos)
-            except RuntimeError as error:  # "DataLoader worker (pid 5) is killed by signal: Killed"
-                raise StageError(f"a process that decodes ended: {error}; fewer workers need less memory") from error
+            with phases.phase("wait"):
+                found, seconds = next(self.videos)
             phases.add_worker(seconds)
             if self.coming.popleft() == key:
                 break
-        if isinstance(found, VideoError):
+        if isinstance(found, Exception):
             raise found
         rows, volumes, checksums = found
         return zip(rows, volumes.numpy(), checksums, strict=True)
@@ -70,16 +71,20 @@ class _Videos(Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, number: int) -> tuple[tuple[list[int], Tensor, np.ndarray] | VideoError, phases.Seconds]:
+    def __getitem__(self, number: int) -> tuple[tuple[list[int], Tensor, np.ndarray] | Exception, phases.Seconds]:
         return phases.profile_worker(self.profiler, lambda: self._clips(self.keys[number]), ahead=True)
 
-    def _clips(self, key: Key) -> tuple[list[int], Tensor, np.ndarray] | VideoError:
+    def _clips(self, key: Key) -> tuple[list[int], Tensor, np.ndarray] | Exception:
         """Return local rows, uint8 (rows, T, H_in, W_in, 3), uint32 (rows, T); or the error, as `Epoch` does."""
         try:
             rows, volumes, checksums = zip(*self.work(key), strict=True)
-        except VideoError as error:
+        except (PipelineError, OSError) as error:  # PyTorch would put a traceback into their texts
             return error
-        return list(rows), torch.from_numpy(np.stack(volumes)), np.stack(checksums)
+        try:  # here: what fails in the thread that passes tensors on never arrives
+            clips = torch.from_numpy(np.stack(volumes)).share_memory_()
+        except RuntimeError as error:  # "unable to allocate shared memory(shm) ...: No space left on device (28)"
+            return StageError(f"{SHARED_MEMORY}: {error}; fewer workers need less")
+        return list(rows), clips, np.stack(checksums)
 
 
 def num_processes(wanted: int, num_bytes: int) -> int:

@@ -1,8 +1,12 @@
 """Processes that decode give what threads give, in the same order, and errors in their place."""
 
+import errno
+import multiprocessing
 import os
 import signal
+import time
 from collections import namedtuple
+from contextlib import closing, nullcontext
 from functools import partial
 
 import numpy as np
@@ -15,12 +19,13 @@ from pipeline.data.input_batches import VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
 from pipeline.workers import phases
-from pipeline.workers.prefetch import PrefetchedKeys
+from pipeline.workers.prefetch import PrefetchedKeys, prefetch
 
 
 def clips(key, worker=""):
     """Of a made-up video: as many clips as its number, filled with it."""
     if key == worker:
+        time.sleep(0.5)  # the others have begun
         os.kill(os.getpid(), signal.SIGKILL)
     for row in range(key):
         yield 10 * key + row, np.full((2, 3, 4, 3), key, np.uint8), np.array([key, row], np.uint32)
@@ -37,12 +42,48 @@ def test_order_and_keys_that_nobody_asks_for():
             assert found(ahead.get(key)) == found(clips(key))
 
 
-def test_a_process_that_is_killed():
-    """Is an error with a sentence, not a wait for ever."""
-    with DecodingProcesses(partial(clips, worker=2), [1, 2, 3], 2) as ahead:
-        assert found(ahead.get(1)) == found(clips(1))
-        with pytest.raises(StageError, match=r"a process that decodes ended: DataLoader worker.*; fewer workers"):
-            ahead.get(2)
+@pytest.mark.parametrize("ahead_of", [iter, prefetch])
+def test_a_process_that_is_killed(ahead_of):
+    """Is an error with a sentence, not a wait for ever, also where a thread asks, as in stage 1; none stays behind."""
+    killed = r"^a process that decodes ended: DataLoader worker [^\n]*[^. ]; fewer workers need less memory$"
+    with pytest.raises(StageError, match=killed), DecodingProcesses(partial(clips, worker=2), [1, 2, 3], 2) as ahead:
+        items = ahead_of(clip for key in (1, 2, 3) for clip in ahead.get(key))
+        with closing(items) if ahead_of is prefetch else nullcontext():
+            assert found(items) == found(clips(1))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("error", [StageError("of this kind"), OSError(errno.EMFILE, "Too many", "a.mp4"), KeyError(7)])
+def test_other_errors(error):
+    """Come as they are; of faults of the program PyTorch says where they happened. An error keeps no process."""
+
+    def work(key):
+        raise error
+
+    with pytest.raises(type(error)) as raised, DecodingProcesses(work, [1, 2], 2) as ahead:
+        ahead.get(1)
+    assert isinstance(error, KeyError) or (raised.value.args, str(raised.value)) == (error.args, str(error))
+    assert not multiprocessing.active_children()
+
+
+def test_a_fault_of_the_program_is_no_killed_process():
+    def work(key):
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"), DecodingProcesses(work, [1, 2], 2) as ahead:
+        ahead.get(1)
+
+
+def test_shared_memory_that_is_full(monkeypatch):
+    """Others may fill it after the start; PyTorch would print a traceback, and wait for ever."""
+
+    def full(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    wanted = "^/dev/shm: unable to allocate .* No space left on device .28.; fewer workers need less$"
+    with pytest.raises(StageError, match=wanted), DecodingProcesses(clips, [1, 2], 2) as ahead:
+        ahead.get(1)
 
 
 @pytest.fixture

@@ -24,15 +24,13 @@ Clip = tuple[int, np.ndarray, np.ndarray]  # see `input_clips`
 class DecodingProcesses(Generic[Key]):
     """Computes work(key), the clips of a video, in processes, for keys in the order in which they will be asked for.
 
-    Each process holds the clips of one video that is done, and works on the next. A key is hashable and comes once.
+    Each process works on one video, or holds its clips until it is asked for. A key is hashable and comes once.
     """
 
     def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key], processes: int):
-        self.work, self.coming = work, deque(keys)
-        loader = DataLoader(
-            _Videos(work, keys), batch_size=None, num_workers=processes, prefetch_factor=1, collate_fn=_as_it_is
-        )
-        self.videos = iter(loader)
+        self.work, self.coming, self.begun = work, deque(enumerate(keys)), deque()
+        how = {"batch_size": None, "num_workers": processes, "prefetch_factor": 1, "collate_fn": _as_it_is}
+        self.videos = iter(DataLoader(_Videos(work, keys), sampler=self._begin(), **how))
 
     def __enter__(self) -> "DecodingProcesses":
         return self
@@ -47,21 +45,33 @@ class DecodingProcesses(Generic[Key]):
     def get(self, key: Key) -> Iterator[Clip]:
         """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
 
+        Of those dropped, no process begins what none has begun, as where another command has done their unit.
+
         Raises:
             PipelineError, OSError: as work, of which most are VideoErrors. StageError: shared memory is full.
         """
-        if key not in self.coming:
-            return iter(self.work(key))
+        if key not in self.begun:
+            if not any(key == other for _, other in self.coming):
+                return iter(self.work(key))
+            while self.coming[0][1] != key:
+                self.coming.popleft()
         while True:
             with phases.phase("wait"):
                 found, seconds = next(self.videos)
             phases.add_worker(seconds)
-            if self.coming.popleft() == key:
+            if self.begun.popleft() == key:
                 break
         if isinstance(found, Exception):
             raise found
         rows, volumes, checksums = found
         return zip(rows, volumes.numpy(), checksums, strict=True)
+
+    def _begin(self) -> Iterator[int]:
+        """Yield the number of the next key, whenever a process takes one."""
+        while self.coming:
+            number, key = self.coming.popleft()
+            self.begun.append(key)
+            yield number
 
 
 class _Videos(Dataset):

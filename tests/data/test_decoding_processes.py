@@ -42,6 +42,19 @@ def test_order_and_keys_that_nobody_asks_for():
             assert found(ahead.get(key)) == found(clips(key))
 
 
+def test_keys_that_are_dropped_are_not_worked_on(tmp_path):
+    """But for those that were begun, one a process: another command has done their unit."""
+
+    def work(key):
+        (tmp_path / str(key)).touch()
+        return clips(key)
+
+    with DecodingProcesses(work, list(range(1, 40)), 2) as ahead:
+        for key in (1, 30, 38):
+            assert found(ahead.get(key)) == found(clips(key))
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [1, 2, 3, 30, 31, 32, 38, 39]
+
+
 @pytest.mark.parametrize("ahead_of", [iter, prefetch])
 def test_a_process_that_is_killed(ahead_of):
     """Is an error with a sentence, not a wait for ever, also where a thread asks, as in stage 1; none stays behind."""

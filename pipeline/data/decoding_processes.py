@@ -5,6 +5,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -37,7 +38,11 @@ class DecodingProcesses(Generic[Key]):
 
     def __exit__(self, kind, error, trace) -> None:
         """End the processes; say in one sentence that one was killed, which PyTorch raises here, whatever runs."""
+        # PyTorch waits for each that is at work, 5 seconds for one after the other
+        late = Timer(1, lambda: [process.terminate() for process in self.videos._workers])
+        late.start()
         self.videos._shutdown_workers()  # an error would keep them alive if this were left to `del`
+        late.cancel()
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             why = str(error).strip(" .")  # "DataLoader worker (pid 5) is killed by signal: Killed"
             raise StageError(f"a process that decodes ended: {why}; fewer workers need less memory") from error

@@ -79,6 +79,20 @@ def test_other_errors(error):
     assert not multiprocessing.active_children()
 
 
+def test_an_end_while_processes_are_at_work(tmp_path):
+    """As after an error of the network: soon, and none stays behind."""
+
+    def work(key):
+        (tmp_path / str(key)).touch()
+        time.sleep(60)
+
+    with DecodingProcesses(work, [1, 2, 3, 4], 3):
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.01)
+        start = time.monotonic()
+    assert time.monotonic() - start < 4 and not multiprocessing.active_children()
+
+
 def test_a_fault_of_the_program_is_no_killed_process():
     def work(key):
         raise RuntimeError("a fault")

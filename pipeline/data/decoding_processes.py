@@ -5,6 +5,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import VideoError
+from pipeline.errors import PipelineError, StageError
 from pipeline.workers import phases
 
 log = logging.getLogger(__name__)
@@ -24,40 +25,55 @@ Clip = tuple[int, np.ndarray, np.ndarray]  # see `input_clips`
 class DecodingProcesses(Generic[Key]):
     """Computes work(key), the clips of a video, in processes, for keys in the order in which they will be asked for.
 
-    Each process holds the clips of one video that is done, and works on the next. A key is hashable and comes once.
+    Each process works on one video, or holds its clips until it is asked for. A key is hashable and comes once.
     Where one is killed, PyTorch raises a RuntimeError in the main thread, whatever that is doing then.
     """
 
     def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key], processes: int):
-        self.work, self.coming = work, deque(keys)
-        loader = DataLoader(
-            _Videos(work, keys), batch_size=None, num_workers=processes, prefetch_factor=1, collate_fn=_as_it_is
-        )
-        self.videos = iter(loader)
+        self.work, self.coming, self.begun = work, deque(enumerate(keys)), deque()
+        how = {"batch_size": None, "num_workers": processes, "prefetch_factor": 1, "collate_fn": _as_it_is}
+        self.videos = iter(DataLoader(_Videos(work, keys), sampler=self._begin(), **how))
 
     def __enter__(self) -> "DecodingProcesses":
         return self
 
     def __exit__(self, *error) -> None:
-        del self.videos  # ends the processes
+        # PyTorch waits for each that is at work, 5 seconds for one after the other
+        late = Timer(1, lambda: [process.terminate() for process in self.videos._workers])
+        late.start()
+        self.videos._shutdown_workers()  # an error would keep them alive if this were left to `del`
+        late.cancel()
 
     def get(self, key: Key) -> Iterator[Clip]:
         """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
 
-        Raises VideoError as work does.
+        Of those dropped, no process begins what none has begun, as where another command has done their unit.
+
+        Raises:
+            PipelineError, OSError: as work, of which most are VideoErrors. StageError: shared memory is full.
         """
-        if key not in self.coming:
-            return iter(self.work(key))
+        if key not in self.begun:
+            if not any(key == other for _, other in self.coming):
+                return iter(self.work(key))
+            while self.coming[0][1] != key:
+                self.coming.popleft()
         while True:
             with phases.phase("wait"):
                 found, seconds = next(self.videos)
             phases.add_worker(seconds)
-            if self.coming.popleft() == key:
+            if self.begun.popleft() == key:
                 break
-        if isinstance(found, VideoError):
+        if isinstance(found, Exception):
             raise found
         rows, volumes, checksums = found
         return zip(rows, volumes.numpy(), checksums, strict=True)
+
+    def _begin(self) -> Iterator[int]:
+        """Yield the number of the next key, whenever a process takes one."""
+        while self.coming:
+            number, key = self.coming.popleft()
+            self.begun.append(key)
+            yield number
 
 
 class _Videos(Dataset):
@@ -67,16 +83,20 @@ class _Videos(Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, number: int) -> tuple[tuple[list[int], Tensor, np.ndarray] | VideoError, phases.Seconds]:
+    def __getitem__(self, number: int) -> tuple[tuple[list[int], Tensor, np.ndarray] | Exception, phases.Seconds]:
         return phases.profile_worker(self.profiler, lambda: self._clips(self.keys[number]), ahead=True)
 
-    def _clips(self, key: Key) -> tuple[list[int], Tensor, np.ndarray] | VideoError:
+    def _clips(self, key: Key) -> tuple[list[int], Tensor, np.ndarray] | Exception:
         """Return local rows, uint8 (rows, T, H_in, W_in, 3), uint32 (rows, T); or the error, as `Epoch` does."""
         try:
             rows, volumes, checksums = zip(*self.work(key), strict=True)
-        except VideoError as error:
+        except (PipelineError, OSError) as error:  # PyTorch would put a traceback into their texts
             return error
-        return list(rows), torch.from_numpy(np.stack(volumes)), np.stack(checksums)
+        try:  # here: what fails in the thread that passes tensors on never arrives
+            clips = torch.from_numpy(np.stack(volumes)).share_memory_()
+        except RuntimeError as error:  # "unable to allocate shared memory(shm) ...: No space left on device (28)"
+            return StageError(f"{SHARED_MEMORY}: {error}; fewer workers need less")
+        return list(rows), clips, np.stack(checksums)
 
 
 def num_processes(wanted: int, num_bytes: int) -> int:

@@ -1,9 +1,12 @@
 """Processes that decode give what threads give, in the same order, and errors in their place."""
 
+import errno
+import multiprocessing
 import os
 import signal
 import time
 from collections import namedtuple
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -13,9 +16,10 @@ import torch
 from pipeline.data import decoding_processes
 from pipeline.data.decoding_processes import DecodingProcesses
 from pipeline.data.input_batches import VideoFailed, decode_ahead, input_batches
+from pipeline.errors import StageError
 from pipeline.run.folder import open_folder
 from pipeline.workers import phases
-from pipeline.workers.prefetch import PrefetchedKeys
+from pipeline.workers.prefetch import PrefetchedKeys, prefetch
 
 
 def clips(key, deadly=0, told=None):
@@ -39,9 +43,15 @@ def test_order_and_keys_that_nobody_asks_for():
             assert found(ahead.get(key)) == found(clips(key))
 
 
-@pytest.mark.parametrize("meanwhile", [lambda ahead: ahead.get(2), lambda ahead: time.sleep(300)])
+def in_a_thread(ahead):
+    """As stage 1 asks."""
+    with closing(prefetch(clip for key in (2, 3) for clip in ahead.get(key))) as items:
+        list(items)
+
+
+@pytest.mark.parametrize("meanwhile", [lambda ahead: ahead.get(2), lambda ahead: time.sleep(300), in_a_thread])
 def test_a_process_that_is_killed(tmp_path, meanwhile):
-    """Is an error, not a wait for ever, whether its video is waited for or something else is done."""
+    """Is an error, not a wait for ever, whatever is done meanwhile; no process stays behind."""
     work = partial(clips, deadly=2, told=tmp_path / "told")
     with (
         pytest.raises(RuntimeError, match=r"^DataLoader worker "),  # what `cli.options` looks for
@@ -50,6 +60,68 @@ def test_a_process_that_is_killed(tmp_path, meanwhile):
         assert found(ahead.get(1)) == found(clips(1))  # before the other process dies, for that ends all
         (tmp_path / "told").touch()
         meanwhile(ahead)
+    assert not multiprocessing.active_children()
+
+
+def test_keys_that_are_dropped_are_not_worked_on(tmp_path):
+    """But for those that were begun, one a process: another command has done their unit."""
+
+    def work(key):
+        (tmp_path / str(key)).touch()
+        return clips(key)
+
+    with DecodingProcesses(work, list(range(1, 40)), 2) as ahead:
+        for key in (1, 30, 38, 39):
+            assert found(ahead.get(key)) == found(clips(key))
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [1, 2, 3, 30, 31, 32, 38, 39]
+
+
+@pytest.mark.parametrize("error", [StageError("of this kind"), OSError(errno.EMFILE, "Too many", "a.mp4"), KeyError(7)])
+def test_other_errors(error):
+    """Come as they are; of faults of the program PyTorch says where they happened. An error keeps no process."""
+
+    def work(key):
+        raise error
+
+    with pytest.raises(type(error)) as raised, DecodingProcesses(work, [1, 2], 2) as ahead:
+        ahead.get(1)
+    assert isinstance(error, KeyError) or (raised.value.args, str(raised.value)) == (error.args, str(error))
+    assert not multiprocessing.active_children()
+
+
+def test_an_end_while_processes_are_at_work(tmp_path, monkeypatch):
+    """As after an error of the network: soon, whatever PyTorch would wait for each, and none stays behind."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 600)
+
+    def work(key):
+        (tmp_path / str(key)).touch()
+        time.sleep(600)
+
+    with DecodingProcesses(work, [1, 2, 3, 4], 3):
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.01)
+        start = time.monotonic()
+    assert time.monotonic() - start < 300 and not multiprocessing.active_children()
+
+
+def test_a_fault_of_the_program_is_no_killed_process():
+    def work(key):
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"), DecodingProcesses(work, [1, 2], 2) as ahead:
+        ahead.get(1)
+
+
+def test_shared_memory_that_is_full(monkeypatch):
+    """Others may fill it after the start; PyTorch would print a traceback, and wait for ever."""
+
+    def full(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    wanted = "^/dev/shm: unable to allocate .* No space left on device .28.; fewer workers need less$"
+    with pytest.raises(StageError, match=wanted), DecodingProcesses(clips, [1, 2], 2) as ahead:
+        ahead.get(1)
 
 
 @pytest.fixture

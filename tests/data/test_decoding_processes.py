@@ -8,12 +8,14 @@ import time
 from collections import namedtuple
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.data import decoding_processes
+from pipeline.data import input_batches as input_batches_module
 from pipeline.data.decoding_processes import DecodingProcesses
 from pipeline.data.input_batches import VideoFailed, decode_ahead, input_batches
 from pipeline.errors import StageError
@@ -170,6 +172,15 @@ def test_fewer_processes_where_shared_memory_is_for_fewer(monkeypatch, caplog):
     assert decoding_processes.num_processes(16, 10**8) == 16 and not caplog.text
     assert decoding_processes.num_processes(16, 4 * 10**8) == 5
     assert "16 processes that decode need 12.8 GB" in caplog.text and ": 5 decode instead" in caplog.text
+    assert decoding_processes.num_processes(16, 2 * 10**9) == 0  # one alone is no faster than a thread
+    monkeypatch.setattr(decoding_processes, "SHARED_MEMORY", Path("/no/such/folder"))
+    assert decoding_processes.num_processes(16, 10**8) == 0 and "/no/such/folder, 0.0 GB are free" in caplog.text
+
+
+def test_threads_for_segments(batches, monkeypatch):
+    """Neighbours share what a process has decoded."""
+    monkeypatch.setattr(input_batches_module, "is_segment", lambda path: True)
+    assert batches(3, True)[0] is PrefetchedKeys
 
 
 def test_what_processes_did_is_in_the_profile(batches):

@@ -14,7 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.frozen.i3d import FrozenI3D
 from models.i3d import I3D
 
-# Part of the cache keys of logits and maps: count it up when a change moves the last digits of folded networks.
+# Part of the cache keys of logits and maps: count it up when a change moves the last digits of folded networks on the
+# CPU; those of GPUs differ from card to card.
 NUMERICS_VERSION = 2
 
 

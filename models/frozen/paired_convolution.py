@@ -20,7 +20,7 @@ VALUES = 12  # of 2 x 2 pixels: row, column, colour
 
 
 class Geometry(NamedTuple):
-    """Of a convolution whose stride over rows and columns is 2; (time, rows, columns) each."""
+    """(time, rows, columns) of a convolution with a stride of 2 over rows and columns, which pads both."""
 
     kernel: tuple[int, int, int]
     stride: tuple[int, int, int]

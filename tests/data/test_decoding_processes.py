@@ -9,8 +9,10 @@ from collections import namedtuple
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -175,6 +177,16 @@ def test_fewer_processes_where_shared_memory_is_for_fewer(monkeypatch, caplog):
     assert decoding_processes.num_processes(16, 2 * 10**9) == 0  # one alone is no faster than a thread
     monkeypatch.setattr(decoding_processes, "SHARED_MEMORY", Path("/no/such/folder"))
     assert decoding_processes.num_processes(16, 10**8) == 0 and "/no/such/folder, 0.0 GB are free" in caplog.text
+
+
+def test_the_largest_clips_count(monkeypatch):
+    """Of all parts, those of a video of the part that has most."""
+    monkeypatch.setattr(input_batches_module, "num_processes", lambda *asked: found.append(asked))
+    monkeypatch.setattr(input_batches_module, "video_rows", lambda part, unit: [("a", [0])])
+    paths, found = pd.DataFrame({"video_path": ["a.mp4"]}), []
+    parts = [SimpleNamespace(name=n, rows=paths, rows_per_video=int(n), num_frames=2, input_size=(5, 7)) for n in "194"]
+    with decode_ahead([(part, 0) for part in parts], Path(), 3, True):
+        assert found == [(3, 9 * 2 * 5 * 7 * 3)]
 
 
 def test_threads_for_segments(batches, monkeypatch):

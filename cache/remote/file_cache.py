@@ -47,13 +47,18 @@ def find(sha256: str, num_bytes: int) -> Path | None:
 
 
 def keep(sha256: str, data: bytes) -> Path:
-    """Keep a file under its SHA-256, which the caller has checked; several processes may keep the same one at once."""
+    """Keep a file under its SHA-256, which the caller has checked; several processes may keep the same one at once.
+
+    The first one's stays: another may be opening it, and HDF5 refuses a file that is replaced meanwhile.
+    """
     path = _place(sha256)
     with storage_errors(path.parent):
         _claim(path.parents[1])
         path.parent.mkdir(exist_ok=True)
     _make_room(path.parents[1], len(data))
-    write_file(path, data)
+    with locked(path.parents[1] / ".lock", wait=True):
+        if find(sha256, len(data)) is None:
+            write_file(path, data)
     return path
 
 

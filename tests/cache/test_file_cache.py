@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -52,6 +54,27 @@ def test_what_others_put_into_its_folder_stays(files):
     second = keep(b"second")
     assert not first.exists() and not left.exists() and second.exists()
     assert all(path.exists() for path in theirs) and (files / "ab" / ("ab" + "0" * 62)).is_symlink()
+
+
+def test_the_first_of_several_who_keep_a_file_stays(files, monkeypatch):
+    """The others downloaded it meanwhile; one that is cut is replaced."""
+    monkeypatch.setenv("FOCUSED_ATTENTION_CACHE_GB", "1")
+    first = keep(b"data").stat().st_ino
+    with open(keep(b"data"), "r+b") as file:
+        assert os.fstat(file.fileno()).st_ino == first
+        file.truncate(2)
+    assert keep(b"data").read_bytes() == b"data"
+
+
+def test_several_processes_keep_a_file(files, monkeypatch):
+    """It is written once, whoever comes first."""
+    monkeypatch.setenv("FOCUSED_ATTENTION_CACHE_GB", "1")
+    written, real, together = [], file_cache.write_file, threading.Barrier(4)
+    monkeypatch.setattr(file_cache, "write_file", lambda *file: written.append(file) or real(*file))
+    monkeypatch.setattr(file_cache, "_make_room", lambda *_: together.wait())  # all have found that it is missing
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(keep, [b"data"] * 4))) == 1
+    assert len(written) == 1
 
 
 def test_a_folder_that_holds_something_else_is_not_taken(files):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cache.commit import write_file
+from cache.errors import DamagedError
 from cache.sealed import read_record
 from pipeline.data.own_boxes import BOX
 from pipeline.data.plain_csv import PLAIN_COLUMNS, SCORE
@@ -121,12 +122,19 @@ def is_done(folder: Path, video_id: str, made_from: str) -> bool:
 
 
 def read_video(folder: Path, video_id: str) -> VideoTable:
-    """Read the windows of a video."""
-    table = pq.ParquetFile(video_path(folder, video_id)).read()
-    facts = table.schema.metadata
-    size, pooling = tuple(map(int, facts[SIZE].split())), facts.get(POOLING, b"max").decode()
-    segment = float(facts.get(SEGMENT, 0))
-    return VideoTable(facts[SOURCE].decode(), size, table.to_pandas(), pooling, segment=segment)
+    """Read the windows of a video; DamagedError where their file is cut, or not one of `write_video`."""
+    path = video_path(folder, video_id)
+    try:
+        table = pq.ParquetFile(path).read()
+        facts = table.schema.metadata
+        size, pooling = tuple(map(int, facts[SIZE].split())), facts.get(POOLING, b"max").decode()
+        segment = float(facts.get(SEGMENT, 0))
+        return VideoTable(facts[SOURCE].decode(), size, table.to_pandas(), pooling, segment=segment)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the file system; PyArrow's own have none
+            raise
+        fix = "delete it and repeat predict, which makes it again"
+        raise DamagedError(f"{path} is damaged ({error!r}); {fix}") from error
 
 
 def videos_in(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The stem's convolution over pairs of rows and columns (space to depth), which GPUs compute many times as fast.
+"""The stem's convolution over pairs of rows and columns (space to depth), which GPUs compute faster.
 
 A kernel with stride 2 over 3 colours becomes one with stride 1 over the 12 values of 2 x 2 pixels. With the frames that
 it covers stacked, and padded to a multiple of 8 channels, tensor cores compute it and its input gradient; of the 15

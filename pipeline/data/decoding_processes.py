@@ -19,7 +19,7 @@ from pipeline.workers import phases
 log = logging.getLogger(__name__)
 SHARED_MEMORY = Path("/dev/shm")  # where PyTorch passes tensors from process to process
 Key = TypeVar("Key")
-Clip = tuple[int, np.ndarray, np.ndarray]  # see `input_clips`
+CutClip = tuple[int, np.ndarray, np.ndarray]  # see `cut_clips`
 
 
 class DecodingProcesses(Generic[Key]):
@@ -29,7 +29,7 @@ class DecodingProcesses(Generic[Key]):
     Where one is killed, PyTorch raises a RuntimeError in the main thread, whatever that is doing then.
     """
 
-    def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key], processes: int):
+    def __init__(self, work: Callable[[Key], Iterable[CutClip]], keys: list[Key], processes: int):
         self.work, self.coming, self.begun = work, deque(enumerate(keys)), deque()
         how = {"batch_size": None, "num_workers": processes, "prefetch_factor": 1, "collate_fn": _as_it_is}
         self.videos = iter(DataLoader(_Videos(work, keys), sampler=self._begin(), **how))
@@ -44,7 +44,7 @@ class DecodingProcesses(Generic[Key]):
         self.videos._shutdown_workers()  # an error would keep them alive if this were left to `del`
         late.cancel()
 
-    def get(self, key: Key) -> Iterator[Clip]:
+    def get(self, key: Key) -> Iterator[CutClip]:
         """Iterate over the clips of a key; keys before it are dropped, one that is not to come is worked on now.
 
         Of those dropped, no process begins what none has begun, as where another command has done their unit.
@@ -77,7 +77,7 @@ class DecodingProcesses(Generic[Key]):
 
 
 class _Videos(Dataset):
-    def __init__(self, work: Callable[[Key], Iterable[Clip]], keys: list[Key]):
+    def __init__(self, work: Callable[[Key], Iterable[CutClip]], keys: list[Key]):
         self.work, self.keys, self.profiler = work, keys, phases.profiler_id()
 
     def __len__(self) -> int:

@@ -73,8 +73,9 @@ def _run_folder(config_name: str, config, run_name: str | None) -> Path:
     from cache.remote.fetch import is_url
 
     if is_url(run_name):
+        takes = "only saliency and crops write to a URL, and status reads one"
         instead = f"name a local folder; trainings and evaluate then read the caches with --caches {run_name}"
-        raise click.UsageError(f"--run {run_name}: only saliency and crops write to a URL; {instead}")
+        raise click.UsageError(f"--run {run_name}: {takes}; {instead}")
     found, by_file = Path(run_name or f"runs/{config.name}").expanduser(), Path("runs", Path(config_name).stem)
     if not run_name and by_file.exists() and not found.exists():
         raise click.UsageError(
@@ -96,19 +97,29 @@ def _working_folder(url: str, options: dict) -> Path:
     return working_folder(url)
 
 
-def run_option(command: Callable) -> Callable:
-    """--run, and --config for its default, of commands that need no config; they become the run folder."""
+def run_option(command: Callable, by_url: bool = False) -> Callable:
+    """--run, and --config for its default, of commands that need no config; they become the run folder.
+
+    With `by_url`, --run may be a URL: then the run folder is a mirror, see `cache.remote.mirror`.
+    """
 
     @config_option
-    @click.option("--run", "run_name", help=FOLDER)
+    @click.option("--run", "run_name", help=FOLDER_OR_URL if by_url else FOLDER)
     @functools.wraps(command)
     def wrapped(config_name: str, run_name: str | None, **options) -> None:
+        from cache.remote.fetch import is_url
+        from cache.remote.mirror import mirror
         from pipeline.config_file import load
 
+        if by_url and is_url(run_name):
+            return command(run_dir=mirror(run_name), **options)
         run_dir = _run_folder(config_name, None if run_name else load(config_name), run_name)
         command(run_dir=run_dir, **options)
 
     return wrapped
+
+
+run_or_url_option = functools.partial(run_option, by_url=True)
 
 
 def stage_options(command: Callable, to_url: bool = False) -> Callable:

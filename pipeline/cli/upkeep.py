@@ -8,21 +8,23 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import run_option
+from pipeline.cli.options import run_option, run_or_url_option
 from pipeline.cli.printing import echo
 from pipeline.errors import EXIT_DAMAGED, EXIT_STORAGE
 
 
 @click.command()
-@run_option
+@run_or_url_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def status(run_dir: Path, as_json: bool) -> None:
     """Count rows that are done, skipped and to do, by the commit records. Reads no data."""
+    from cache.remote.fetch import remote_of
     from cache.upkeep.verify import status as count
 
-    counts = [asdict(one) for one in count(run_dir)]
+    counts, remote = [asdict(one) for one in count(run_dir)], remote_of(run_dir)
     if as_json:
-        click.echo(json.dumps({"run": str(run_dir), "contents_read": False, "products": counts}, indent=1))
+        run = remote.url if remote else str(run_dir)
+        click.echo(json.dumps({"run": run, "contents_read": False, "products": counts}, indent=1))
         return
     echo(f"{'product':<8} {'key':<16} {'part':<16} {'ok':>9} {'skipped':>8} {'todo':>9} {'rows':>9}")
     for one in counts:

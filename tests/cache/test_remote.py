@@ -1,5 +1,6 @@
 """Runs read by URL, against an S3 server on loopback that fails in every way: right data or a named error."""
 
+import json
 import os
 import pickle
 import shutil
@@ -54,6 +55,21 @@ def test_a_run_reads_by_url_as_from_its_folder(url, tiny_run):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
     assert there.index.equals(here.index) and there.stores().equals(here.stores())
     assert there.videos.equals(here.videos) and there.skipped.equals(here.skipped)
+
+
+def test_status_counts_by_url_as_in_the_folder(url, storage, tiny_run):
+    """Without data, and not from a copy that was made before a unit was withdrawn."""
+    assert call("status", "--run", url) == call("status", "--run", str(tiny_run.path))
+    assert not [key for key in storage.asked if _is_data(key)]
+    changing = storage.upload(tiny_run.path, "fewer")
+    counts = json.loads(call("status", "--json", "--run", changing)[1])
+    assert counts["run"] == changing
+    records = [key for key in storage.objects("fewer") if key.endswith("/done/000000.json")]
+    gone = next(key for key in records if key.startswith("maps/"))
+    storage.client.delete_object(Bucket="runs", Key=f"fewer/{gone}")
+    fewer = json.loads(call("status", "--json", "--run", changing)[1])["products"]
+    changed = [(old, new) for old, new in zip(counts["products"], fewer, strict=True) if old != new]
+    assert [(old["product"], old["todo"], new["ok"] < old["ok"]) for old, new in changed] == [("maps", 0, True)]
 
 
 def test_only_what_is_needed_is_asked_for_and_only_once(url, storage):

@@ -20,7 +20,7 @@ from models.objectives import saliency_maps
 from models.precision import tf32
 from pipeline import focus
 from pipeline.data.pixels import resize
-from pipeline.data.video.frames import scan
+from pipeline.data.video.probe import scan
 from pipeline.predict.model import Model
 from pipeline.predict.windows import read_windows, starts_by_stride, stride_frames, video_of
 from pipeline.run.fusion_models import Variant, model_facts, model_folder

@@ -17,7 +17,8 @@ from pipeline.data.pixels import apply_theta, crop_and_flip, cut_input, cut_sour
 from pipeline.data.segments import split_path
 from pipeline.data.shared_decode import Recording, Wanted, segment_frames
 from pipeline.data.video.find import Kind
-from pipeline.data.video.frames import Timing, read_frames, video_content
+from pipeline.data.video.frames import Timing, read_frames
+from pipeline.data.video.probe import video_content
 from pipeline.errors import VideoChanged, VideoUnreadable
 from pipeline.workers import phases
 

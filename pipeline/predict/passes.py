@@ -19,7 +19,7 @@ from models import fusion
 from pipeline.config import Clips, Task
 from pipeline.data.clips import PlannedVideo
 from pipeline.data.own_boxes import OwnBoxes
-from pipeline.data.video.frames import probe, scan
+from pipeline.data.video.probe import probe, scan
 from pipeline.errors import StageError, VideoError, VideoUnreadable
 from pipeline.predict.model import Model, Seen
 from pipeline.predict.settings import Settings

@@ -11,7 +11,7 @@ from pipeline.config import Clips
 from pipeline.data.clips import PlannedVideo, decode_frames
 from pipeline.data.pixels import crop_and_flip, resize
 from pipeline.data.sampling import eval_start, eval_theta, frame_indices
-from pipeline.data.video.frames import VideoInfo
+from pipeline.data.video.probe import VideoInfo
 from pipeline.workers import phases
 
 

@@ -13,7 +13,8 @@ from pipeline.data.plain_csv import labels_csv, read_plain, sources_csv
 from pipeline.data.segments import Source, planned_sources, split_path
 from pipeline.data.shared_decode import Recording, segment_frames
 from pipeline.data.video import seek
-from pipeline.data.video.frames import probe, timeline
+from pipeline.data.video.frames import timeline
+from pipeline.data.video.probe import probe
 from pipeline.data.video.seek import Cursor
 from pipeline.errors import AnnotationError, ClipOutOfRange, SegmentOutside
 from tests.helpers.make_video import write_video

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from pipeline.config import Data
 from pipeline.data.video import clock, frames
 from pipeline.data.video.find import find_video, look_at, video_folder
-from pipeline.data.video.frames import probe, read_frames, scan
+from pipeline.data.video.frames import read_frames
+from pipeline.data.video.probe import VideoInfo, probe, scan
 from pipeline.data.video.sandbox import Prober
 from pipeline.errors import (
     UnsafePath,
@@ -198,7 +199,7 @@ def test_codecs_and_colours(tmp_path, codec, name, pix_fmt):
 
 
 def test_rates_are_decimal_and_exact():
-    info = frames.VideoInfo("file", 300, Fraction(10), Fraction(30), *SIZE, "pts", 1, "")
+    info = VideoInfo("file", 300, Fraction(10), Fraction(30), *SIZE, "pts", 1, "")
     # 1 / 10 and 2997 / 100, though the binary number 0.1 is a little more
     assert [info.num_frames(fps) for fps in (0.1, 29.97, "30000/1001", Fraction(1, 3))] == [1, 300, 300, 4]
     for fps in (0, -8):
@@ -466,6 +467,7 @@ def test_transient_errors_are_tried_again(plain, monkeypatch):
             yield frame
 
     monkeypatch.setattr(frames, "decoded", flaky)
+    monkeypatch.setattr("pipeline.data.video.probe.decoded", flaky)
     assert numbers(plain, range(25), None) == [(number, number) for number in range(25)]
     assert not failures
     failures += [OSError(5, "Input/output error")] * 3

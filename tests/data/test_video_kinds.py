@@ -20,7 +20,8 @@ from pipeline.config_keys import clip_settings
 from pipeline.data.clips import planned_video
 from pipeline.data.video.container import opened, to_rgb
 from pipeline.data.video.find import find_video
-from pipeline.data.video.frames import VideoInfo, probe, read_frames, scan
+from pipeline.data.video.frames import read_frames
+from pipeline.data.video.probe import VideoInfo, probe, scan
 from pipeline.errors import VideoMissing, VideoUnreadable
 from tests.helpers import odd_videos
 from tests.helpers.make_video import read_number

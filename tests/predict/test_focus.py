@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from pipeline import focus
-from pipeline.data.video.frames import probe, read_frames
+from pipeline.data.video.frames import read_frames
+from pipeline.data.video.probe import probe
 from pipeline.errors import StageError
 from pipeline.predict import run as command
 from pipeline.predict.film import HEIGHT, lines_below

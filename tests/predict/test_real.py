@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.main import main
-from pipeline.data.video.frames import probe
+from pipeline.data.video.probe import probe
 
 DATA = Path(__file__).parents[3] / "shared/data/videos"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.data.video.frames import probe, read_frames
+from pipeline.data.video.frames import read_frames
+from pipeline.data.video.probe import probe
 from pipeline.data.video.write import write_video
 from tests.helpers.readme import ROOT, text_of
 

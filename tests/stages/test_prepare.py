@@ -25,7 +25,7 @@ from pipeline.data.plain_csv import labels_csv, read_plain
 from pipeline.data.sampling import row_generator, train_window
 from pipeline.data.video import frames, sandbox
 from pipeline.data.video.find import video_folder
-from pipeline.data.video.frames import probe
+from pipeline.data.video.probe import probe
 from pipeline.errors import StageError, UnsafePath
 from pipeline.predict.windows import read_windows, video_of
 from pipeline.run.folder import open_folder, read_labels

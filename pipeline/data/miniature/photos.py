@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cache.errors import relative_to
-from pipeline.data.video.frames import probe, read_frames
+from pipeline.data.video.frames import read_frames
+from pipeline.data.video.probe import probe
 from pipeline.errors import StageError
 
 LEAST = 8  # photographs of a class; one with fewer is left out

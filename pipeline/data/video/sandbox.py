@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipeline import errors
-from pipeline.data.video.frames import VideoInfo
+from pipeline.data.video.probe import VideoInfo
 from pipeline.errors import DecoderCrashed, VideoError, VideoTimeout
 
 ATTEMPTS = 2
@@ -38,12 +38,12 @@ class Prober:
             _end(process)
 
     def probe(self, path: Path, source_fps: float | None) -> VideoInfo:
-        """Decode the whole video once, as `frames.probe` does; asked again at once, a thread gives the same answer.
+        """Decode the whole video once, as `probe.probe` does; asked again at once, a thread gives the same answer.
 
         Raises:
             VideoTimeout: it takes longer than it may.
             DecoderCrashed: the process died, and so did a second one.
-            VideoError: as `frames.probe`; VideoTooLarge also for too much memory.
+            VideoError: as `probe.probe`; VideoTooLarge also for too much memory.
         """
         version = None
         with suppress(OSError):

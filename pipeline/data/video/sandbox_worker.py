@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.data.video.frames import probe
+from pipeline.data.video.probe import probe
 from pipeline.errors import VideoError, VideoTooLarge, VideoUnreadable
 
 

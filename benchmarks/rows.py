@@ -2,6 +2,7 @@
 
 from benchmarks import (
     box_search,
+    busy_machine,
     clip_saliency,
     decoders,
     engines,
@@ -41,4 +42,5 @@ ROWS = {
     21: engines.against_openvino,
     22: training_step.against_compiled,
     23: experiment.measure,
+    24: busy_machine.measure,
 }

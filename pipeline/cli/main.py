@@ -9,6 +9,7 @@ import click
 from pipeline.cli import convert, inspect, predict, preflight, recipes, report, stages, upkeep
 from pipeline.cli.options import Commands
 from pipeline.cli.printing import EscapedLines
+from pipeline.workers.openmp import wait_briefly
 
 # Commands import what they call inside, so that --help needs neither torch nor a video decoder.
 
@@ -23,6 +24,7 @@ def main() -> None:
     Exit codes: 0 all done, 2 wrong usage, 3 done but some videos were left out, 4 input refused, 5 storage refused,
     6 the run was made with other settings, 7 verify found damage.
     """
+    wait_briefly()
     if os.environ.get("NO_COLOR"):  # https://no-color.org; without a terminal click strips colours by itself
         click.get_current_context().color = False
     handler = logging.StreamHandler()

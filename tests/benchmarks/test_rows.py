@@ -1,5 +1,6 @@
 """The benchmarks of stages: key frames give the frames of the forward decoder, and the table finds its place."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import decoders, engines, experiment, gpu_networks, paper_step, result, saliency_box, scaling
+from benchmarks import (
+    busy_machine,
+    decoders,
+    engines,
+    experiment,
+    gpu_networks,
+    paper_step,
+    result,
+    saliency_box,
+    scaling,
+)
 from benchmarks.__main__ import main
 from benchmarks.key_frame import clip_frames
 from benchmarks.networks import clip
@@ -24,8 +35,25 @@ from pipeline.data.video.frames import read_frames
 from tests.helpers.make_video import numbered_frame, write_video
 
 
-def test_there_are_twenty_three_rows():
-    assert sorted(ROWS) == list(range(1, 24))
+def test_rows_are_numbered_without_a_gap():
+    assert list(ROWS) == list(range(1, 1 + len(ROWS)))
+
+
+@pytest.mark.parametrize(("other", "met", "words"), [(3.0, True, "equal maps"), (4.0, False, "other maps")])
+def test_a_map_beside_a_busy_program_worked_by_hand(monkeypatch, other, met, words):
+    """Ours takes 2 s busy and 4 s alone, OpenMP's own 6 and 3."""
+    seconds = {("10000", False): 4, ("300000", False): 3, ("10000", True): 2, ("300000", True): 6}
+
+    def printed(command, env):
+        looks = env["GOMP_SPINCOUNT"]
+        return json.dumps({"seconds": seconds[looks, bool(busy)], "map": 3.0 if looks == "10000" else other})
+
+    busy, program = [], SimpleNamespace(kill=lambda: busy.clear(), wait=lambda: None)
+    monkeypatch.setattr(busy_machine.subprocess, "check_output", printed)
+    monkeypatch.setattr(busy_machine.subprocess, "Popen", lambda command: busy.append(command) or program)
+    found = busy_machine.measure()
+    assert (found.ours, found.theirs, found.ratio, found.met) == (2, 6, 3, met) and not busy
+    assert found.agreement == f"{words}; without the busy program 0.75 x as fast"
 
 
 def test_a_row_whose_package_is_missing_is_skipped_by_name(monkeypatch):

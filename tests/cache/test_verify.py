@@ -203,6 +203,9 @@ def test_a_copy_elsewhere_is_as_good(tiny_run, tmp_path):
 def test_verify_needs_a_plan(tmp_path, option):
     code, output = call("verify", "--run", tmp_path, option)
     assert code == 4 and "holds no plan" in output
+    (tmp_path / "file").touch()
+    code, output = call("verify", "--run", tmp_path / "file", option)
+    assert code == 4 and "holds no plan" in output and "there is no such folder" in output
 
 
 def test_gc_leaves_what_it_does_not_make(tiny_copy):

@@ -185,10 +185,10 @@ def in_use(run_dir: Path) -> Iterator[None]:
     """Hold a run's lock together with all others that use the run; wait while `sweep` holds it alone.
 
     A folder that is missing or read-only needs no lock: nothing in it can be swept. Nor does one that this thread uses
-    already.
+    already, nor a file, which is refused where the folder is read.
     """
     held = _in_use.__dict__.setdefault("folders", set())
-    if run_dir in held or not os.access(run_dir, os.W_OK):
+    if run_dir in held or not os.access(f"{run_dir}/", os.W_OK):
         yield
         return
     with locked(run_dir / RUN_LOCK, wait=True, shared=True):

@@ -44,7 +44,8 @@ def check_folder(folder: Path) -> None:
             raise StorageError(f"{folder}: its file system links onto a name that exists")
         _check_lock(trial)
     finally:
-        trial.unlink(missing_ok=True)
+        with storage_errors(folder):  # where it is read-only, not even a file that is missing can be deleted
+            trial.unlink(missing_ok=True)
 
 
 def _check_lock(path: Path) -> None:

@@ -46,7 +46,8 @@ def mirror(url: str, writes: bool = False) -> Path:
         old = read_sealed(versions, "files")["files"] if versions.exists() else {}
         found = _listing(url)
         if not any(name.startswith("plan/part-") for name in found):
-            raise CacheError(f"{url} holds no plan (plan/part-000-*.json); `prepare` writes it")
+            how = "is the URL right? copy the run folder there, once `prepare` has made it"
+            raise CacheError(f"{url} holds no plan (plan/part-000-*.json); {how}")
         with locked(folder / RUN_LOCK) as unused:  # else a process has just put more than the listing has
             ours = {path.relative_to(folder).as_posix() for path in folder.rglob("*")} if writes and unused else set()
             gone = set(filter(_MIRRORED.fullmatch, (old.keys() | ours) - found.keys()))

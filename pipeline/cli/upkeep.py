@@ -43,6 +43,7 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
     there were records of tables are named, not compared; `prepare` and `evaluate` write the records.
     """
     from cache.commit import in_use
+    from cache.errors import DamagedError
     from cache.layout import RECORD_OF
     from cache.table_files import unvouched
     from cache.upkeep.repair import repair as move
@@ -50,9 +51,14 @@ def verify(run_dir: Path, fast: bool, repair: bool) -> None:
 
     with in_use(run_dir):
         findings = []
-        for finding in check(run_dir, fast):
-            findings.append(finding)
-            echo(f"{finding.kind}: {finding.path}: {finding.reason}")
+        try:
+            for finding in check(run_dir, fast):
+                findings.append(finding)
+                echo(f"{finding.kind}: {finding.path}: {finding.reason}")
+        except DamagedError as error:  # of the plan, its own or that of a generation
+            echo(f"damaged: {error}")
+            echo("nothing else can be judged without it; `prepare` makes a part of the plan anew", err=True)
+            sys.exit(EXIT_DAMAGED)
         moved = move(run_dir, findings) if repair else []
     kinds = Counter(finding.kind for finding in findings)
     what = "sizes compared" if fast else "all contents read"

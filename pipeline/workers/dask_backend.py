@@ -1,15 +1,18 @@
 """joblib's Dask backend, for units: a task that the scheduler gives up on is reported, instead of waited for."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from distributed import Client, KilledWorker
 from joblib._dask import DaskDistributedBackend
 
+from cache.errors import relative_to
 from pipeline.errors import StageError
 from pipeline.workers.killed import KILLED
 
@@ -23,9 +26,9 @@ def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["DaskUnits
     Dask knows no threads and GPUs: those who start the workers give them cores and GPUs. StageError where no scheduler
     answers, or a worker has several threads: units in one process would share a network and its number of threads.
     """
-    is_address = re.match(r"[a-z]+://", scheduler)
+    address = _address(scheduler)
     try:
-        client = Client(scheduler if is_address else None, scheduler_file=None if is_address else scheduler, timeout=20)
+        client = Client(address, timeout=20)
     except (OSError, ValueError) as error:
         raise StageError(f"--scheduler {scheduler}: no Dask scheduler answers: {error}") from error
     with client:
@@ -35,6 +38,19 @@ def connected(scheduler: str, threads: int, on_gpu: bool) -> Iterator["DaskUnits
             yield DaskUnits(client=client, wait_for_workers_timeout=SECONDS_FOR_WORKERS)
         except TimeoutError as error:
             raise StageError(f"--scheduler {scheduler}: no worker in {SECONDS_FOR_WORKERS} seconds") from error
+
+
+def _address(scheduler: str) -> str:
+    """The address of a scheduler. Dask would wait for ever for a file that is missing. StageError as `connected`."""
+    if re.match(r"[a-z]+://", scheduler):
+        return scheduler
+    try:
+        return str(json.loads(Path(scheduler).read_bytes())["address"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        what = (
+            f"neither an address, such as tcp://host:8786, nor the file of a running scheduler{relative_to(scheduler)}"
+        )
+        raise StageError(f"--scheduler {scheduler}: {what}: {error!r}") from error
 
 
 @dataclass(frozen=True)

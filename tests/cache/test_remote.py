@@ -249,8 +249,9 @@ def test_nothing_is_made_in_a_mirror(url, tiny_run, tmp_path):
 
 
 def test_places_that_are_no_run(url, tiny_run, tmp_path, monkeypatch):
-    with pytest.raises(CacheError, match="s3://runs/nothing holds no plan"):
-        cache.open("s3://runs/nothing")
+    for place in ("s3://runs/nothing", "s3://nobody/tiny"):  # a bucket that is not there lists nothing either
+        with pytest.raises(CacheError, match=f"{place} holds no plan .*is the URL right.* copy the run folder there"):
+            cache.open(place)
     with pytest.raises(CacheError, match="nowhere://"):
         cache.open("nowhere://runs/tiny")
     common = ("--config", config_file(tiny_run), "--run", tmp_path / "run")

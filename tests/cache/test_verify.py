@@ -19,7 +19,7 @@ from cache.upkeep.sweep import sweep
 from cache.upkeep.verify import status, verify
 from pipeline.cli.main import main
 from pipeline.run.units import Share
-from pipeline.stages import crops, saliency
+from pipeline.stages import crops, prepare, saliency
 from tests.cli.test_commands import call, config_file
 from tests.helpers.tiny_data import caches, fold_all, tree
 
@@ -203,6 +203,20 @@ def test_a_copy_elsewhere_is_as_good(tiny_run, tmp_path):
 def test_verify_needs_a_plan(tmp_path, option):
     code, output = call("verify", "--run", tmp_path, option)
     assert code == 4 and "holds no plan" in output
+    (tmp_path / "file").touch()
+    code, output = call("verify", "--run", tmp_path / "file", option)
+    assert code == 4 and "holds no plan" in output and "there is no such folder" in output
+
+
+@pytest.mark.parametrize("option", ["--fast", "--repair"])
+def test_a_damaged_plan_is_damage(tiny_copy, option):
+    """The code is that of any damage, and the sentence says which command helps; nothing is moved."""
+    part = tiny_copy.path / "plan" / "part-000-train.json"
+    part.write_bytes(part.read_bytes()[:-2])
+    code, output = call("verify", "--run", tiny_copy.path, option)
+    assert code == 7 and f"damaged: {part}" in output and "`prepare` makes" in output and part.exists()
+    prepare.run(tiny_copy.config, tiny_copy.path)
+    assert call("verify", "--run", tiny_copy.path, option)[0] == 0
 
 
 def test_gc_leaves_what_it_does_not_make(tiny_copy):

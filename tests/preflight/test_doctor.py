@@ -1,6 +1,8 @@
 """doctor: every finding is provoked, and a machine and data without fault have none."""
 
+import errno
 import json
+import os
 import shutil
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError
@@ -90,6 +92,21 @@ def test_disk_and_file_system(tmp_path, monkeypatch):
     monkeypatch.setattr(check_machine, "check_folder", refuse)
     _, system = check_machine.check_folder_of(tmp_path)
     assert system.level == "problem" and "grants a lock twice" in system.text
+
+
+def test_a_folder_that_cannot_be_written_is_a_finding(tmp_path, monkeypatch):
+    """Where a disk is read-only, deleting what is not there fails as well; a file in place of a folder is another."""
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (tmp_path / "file").touch()
+    _, system = check_machine.check_folder_of(tmp_path / "file")
+    assert system.level == "problem" and "/file: " in system.text
+    for name in ("open", "unlink"):
+        monkeypatch.setattr(os, name, read_only)
+    _, system = check_machine.check_folder_of(tmp_path)
+    assert system.level == "problem" and "Read-only file system" in system.text and "--run" in system.fix
 
 
 def test_shared_memory(tmp_path, monkeypatch):

@@ -114,6 +114,21 @@ def test_a_scheduler_that_dies_is_named():
         DaskUnits.retrieve_result_callback(None, error)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"\xff"])
+def test_a_scheduler_file_that_is_none_is_refused(tmp_path, content, monkeypatch):
+    """Dask waits for ever for a file that is missing; an address without tcp:// would be taken for one."""
+    pytest.importorskip("distributed", reason="needs pip install -e '.[dask]'")
+    from pipeline.workers import dask_backend
+
+    monkeypatch.setattr(dask_backend, "Client", None)  # nothing is asked of Dask
+    file = tmp_path / "scheduler.json"
+    if content is not None:
+        file.write_bytes(content)
+    for place in (str(file), "head:8786"):
+        with pytest.raises(StageError, match=f"--scheduler {place}: neither an address"):
+            dask_backend.connected(place, 1, False).__enter__()
+
+
 def test_prepare_makes_the_same_plan(engine, tiny_run, own_videos, tmp_path):
     """Also with a video that fails, and when it is asked again."""
     (own_videos.data / "T0002.mp4").write_bytes(b"no video")

@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.result import Result
 from cache.plan import Part
 from cache.plan_files import read_plan, write_part
-from cache.stores.product_folder import open_product
+from cache.stores.open_product import open_product
 
 ROWS, PER_VIDEO, VIDEOS_PER_UNIT = 1_000_000, 25, 2
 SECONDS, BYTES, DECIDING = 3.0, 1e9, 2.0

@@ -15,7 +15,7 @@ import click
 from benchmarks.large_index import PER_VIDEO, ROWS, VIDEOS_PER_UNIT, planned_rows
 from cache.plan import Part
 from cache.plan_files import read_plan, write_part
-from cache.stores.product_folder import open_product
+from cache.stores.open_product import open_product
 
 MOST = 4e9  # bytes that the process may take
 CHILD = """
@@ -23,7 +23,7 @@ import json, sys, time
 from pipeline.workers.peak_memory import peak_bytes
 start = time.perf_counter()
 import cache
-from cache.stores.product_folder import find_product
+from cache.stores.open_product import find_product
 run = cache.open(sys.argv[1])
 found = {"opened": time.perf_counter() - start}
 start = time.perf_counter()

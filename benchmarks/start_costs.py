@@ -18,7 +18,7 @@ from benchmarks.large_index import PER_VIDEO, planned_rows
 from benchmarks.unit_costs import ROOT, TRACED, count_calls
 from cache.fingerprint import fingerprint
 from cache.plan import Part
-from cache.stores.product_folder import find_product, open_product
+from cache.stores.open_product import find_product, open_product
 from cache.stores.unit_records import UnitRecords
 from cache.upkeep.verify import product_paths
 

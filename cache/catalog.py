@@ -7,7 +7,8 @@ from cache.errors import StoreAmbiguousError
 from cache.fingerprint import canonical, fingerprint
 from cache.layout import PRODUCTS, boxes_name
 from cache.plan import Part
-from cache.stores.product_folder import ProductDir, read_product
+from cache.stores.open_product import read_product
+from cache.stores.product_folder import ProductDir
 
 
 def find_stores(path: Path, parts: dict[str, Part]) -> list["Store"]:

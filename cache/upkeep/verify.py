@@ -15,7 +15,8 @@ from cache.layout import ARRAYS, GENERATION, KEY, PRODUCTS, RECORDS, SEGMENT, VO
 from cache.plan import Part
 from cache.plan_files import read_plan
 from cache.sealed import recorded_files
-from cache.stores.product_folder import ProductDir, read_product
+from cache.stores.open_product import read_product
+from cache.stores.product_folder import ProductDir
 from cache.stores.unit_records import UnitRecords
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore

@@ -7,7 +7,8 @@ import numpy as np
 
 from cache.layout import LOSSLESS
 from cache.plan import Part
-from cache.stores.product_folder import ProductDir, find_product, is_started, open_product
+from cache.stores.open_product import find_product, is_started, open_product
+from cache.stores.product_folder import ProductDir
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.frozen.fold import NUMERICS_VERSION

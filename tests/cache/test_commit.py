@@ -12,7 +12,7 @@ from cache.commit import in_use, locked, write_file, write_once
 from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageError
 from cache.fingerprint import file_sha256, unchanged_sha256
 from cache.sealed import read_sealed, seal
-from cache.stores.product_folder import open_product, read_product
+from cache.stores.open_product import open_product, read_product
 from tests.helpers.small_plan import part
 
 FORK = multiprocessing.get_context("fork")

@@ -12,7 +12,7 @@ from cache.plan_files import read_plan, write_part
 from cache.remote import fetch, file_cache
 from cache.remote.mirror import VERSIONS, mirror
 from cache.sealed import read_sealed, seal, write_record
-from cache.stores.product_folder import open_product
+from cache.stores.open_product import open_product
 from tests.helpers.small_plan import part
 from tests.helpers.tiny_data import tree
 

@@ -13,7 +13,7 @@ from cache.plan_files import write_part
 from cache.remote import fetch, file_cache, publish
 from cache.remote.publish import PROBE, Publisher, put_once, working_folder
 from cache.sealed import parse_sealed, seal
-from cache.stores.product_folder import open_product
+from cache.stores.open_product import open_product
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from models.checkpoint import state_hash
 from models.looker import Looker

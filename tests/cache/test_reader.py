@@ -15,7 +15,7 @@ from cache.errors import CacheError, NoStoreError, NotDoneError, StaleCacheError
 from cache.fingerprint import fingerprint
 from cache.plan_files import read_plan, write_part
 from cache.sealed import read_sealed, seal
-from cache.stores.product_folder import open_product
+from cache.stores.open_product import open_product
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from tests.helpers.small_plan import INPUT, NUM_FRAMES, part

@@ -12,7 +12,7 @@ from cache.commit import write_file
 from cache.errors import DamagedError, NotDoneError
 from cache.sealed import seal, seal_line
 from cache.stores import unit_records
-from cache.stores.product_folder import open_product
+from cache.stores.open_product import open_product
 from cache.stores.unit_records import UnitRecords
 from tests.helpers.small_plan import part
 

@@ -11,7 +11,8 @@ import pytest
 from cache.errors import DamagedError, NotDoneError
 from cache.stores import volume_store
 from cache.stores.frame_codec import encode_volume
-from cache.stores.product_folder import ProductDir, open_product
+from cache.stores.open_product import open_product
+from cache.stores.product_folder import ProductDir
 from cache.stores.volume_store import VolumeStore, build_unit
 from tests.helpers.small_plan import INPUT, NUM_FRAMES, part
 

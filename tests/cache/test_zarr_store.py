@@ -13,7 +13,8 @@ import zarr
 
 from cache.errors import DamagedError, NotDoneError, StaleCacheError, StorageError
 from cache.stores import zarr_store
-from cache.stores.product_folder import ProductDir, open_product
+from cache.stores.open_product import open_product
+from cache.stores.product_folder import ProductDir
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from cache.upkeep.verify import TEMPORARY
 from tests.helpers.small_plan import INPUT, part

@@ -22,7 +22,8 @@ import cache
 from cache.errors import CacheError, DamagedError
 from cache.plan_files import read_plan
 from cache.sealed import read_sealed, seal
-from cache.stores.product_folder import ProductDir, read_product
+from cache.stores.open_product import read_product
+from cache.stores.product_folder import ProductDir
 from cache.stores.volume_store import VolumeStore
 from cache.stores.zarr_store import ZarrStore
 from models.checkpoint import WeightsError, read_state

@@ -16,7 +16,8 @@ import pytest
 from cache.commit import close_directories
 from cache.errors import CacheError
 from cache.plan_files import read_plan
-from cache.stores.product_folder import ProductDir, read_product
+from cache.stores.open_product import read_product
+from cache.stores.product_folder import ProductDir
 from pipeline.stages import crops, saliency
 from tests.helpers.tiny_data import caches
 from tests.reliability.test_kills import MODELS, PRODUCTS, clean

@@ -20,7 +20,8 @@ import pytest
 
 from cache.errors import CacheError, StorageError
 from cache.plan_files import write_part
-from cache.stores.product_folder import ProductDir, open_product
+from cache.stores.open_product import open_product
+from cache.stores.product_folder import ProductDir
 from cache.stores.unit_records import UnitRecords
 from cache.stores.zarr_store import ArraySpec, ZarrStore
 from cache.upkeep.repair import repair

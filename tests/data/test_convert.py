@@ -129,21 +129,21 @@ def test_a_folder_a_class(tmp_path):
     tables = convert("folders", [str(tmp_path / "in")], Told())
     assert tables.files == {
         **{"pour_1": "pour/1.mp4", "2": "pour/2.MP4", "stir_1": "stir/1.mp4", "z": "one/z.avi"},
-        "__b_.c": "stir/ä b..c.mov",
+        "ä_b_.c": "stir/ä b..c.mov",
     }
     write(tables, tmp_path / "labels.csv")
     found = read_back(tmp_path / "labels.csv")
     assert {name: labels for name, (_, *labels) in found.items()} == {
-        **{"pour_1": [("pour",)], "2": [("pour",)], "stir_1": [("stir",)], "__b_.c": [("stir",)], "z": [("one",)]}
+        **{"pour_1": [("pour",)], "2": [("pour",)], "stir_1": [("stir",)], "ä_b_.c": [("stir",)], "z": [("one",)]}
     }
     splits = {name: split for name, (split, *_) in found.items()}
-    assert [sorted((splits[a], splits[b])) for a, b in (("pour_1", "2"), ("stir_1", "__b_.c"))] == [
+    assert [sorted((splits[a], splits[b])) for a, b in (("pour_1", "2"), ("stir_1", "ä_b_.c"))] == [
         ["test", "train"]
     ] * 2
     assert splits["z"] == "train" and convert("folders", [str(tmp_path / "in")], Told()) == tables
     assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == (5, False)
     assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == (5, False)  # again: they are there
-    assert sorted(os.listdir(tmp_path / "videos")) == ["2.mp4", "__b_.c.mov", "pour_1.mp4", "stir_1.mp4", "z.avi"]
+    assert sorted(os.listdir(tmp_path / "videos")) == ["2.mp4", "pour_1.mp4", "stir_1.mp4", "z.avi", "ä_b_.c.mov"]
     assert os.path.samefile(tmp_path / "in/stir/1.mp4", tmp_path / "videos/stir_1.mp4")
     with pytest.raises(StageError, match=r"labels\.csv is there already; move it away"):
         write(tables, tmp_path / "labels.csv")
@@ -165,6 +165,17 @@ def test_a_folder_a_split(tmp_path):
     (tmp_path / "c.mp4").touch()
     with pytest.raises(AnnotationError, match=r"c\.mp4; expected CLASS/VIDEO or SPLIT/CLASS/VIDEO"):
         convert("folders", [str(tmp_path)], Told())
+
+
+def test_ids_of_files(tmp_path):
+    """Letters of any language stay, so that names in them differ; all folders stand before where one is too few."""
+    paths = ["a/два.mp4", "a/три.mp4", "a/कि.mp4", "a/की.mp4", f"a/{'長' * 60}.mp4", "a/(%).mp4"]
+    paths += ["train/pour/1.mp4", "test/pour/1.mp4", "train/stir/2.mp4", "train/pour/2.mp4"]
+    (tmp_path / "list").write_text("".join(f"{path} 0\n" for path in paths), encoding="utf-8")
+    assert list(convert("path-label", [str(tmp_path / "list")], Told()).files) == [
+        *("два", "три", "कि", "की", f"v{'_' * 60}", "v___"),
+        *("train_pour_1", "test_pour_1", "stir_2", "pour_2"),
+    ]
 
 
 def net(tmp_path, **videos) -> str:

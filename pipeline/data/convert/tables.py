@@ -125,13 +125,21 @@ def _leave_out(table: pd.DataFrame, which: pd.Series, why: str, notes: list[str]
 
 
 def _ids(paths: list[str]) -> dict[str, str]:
-    """Make an id of each path: the name of its file, with that of its folder where two files have one name."""
+    """Make an id of each path: the name of its file; with that of its folder, or of all, where files have one name."""
     parts = pd.Series(paths).str.replace("\\", "/").str.split("/")
-    stems, folders = parts.str[-1].str.rpartition(".")[0], parts.str[-2].fillna("")
-    twice = stems.str.lower().duplicated(keep=False)
-    ids = stems.where(~twice, folders + "_" + stems).map(lambda one: re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)|\.$", "_", one))
-    ids = ids.where(ids.map(is_plain_id), "v" + ids)  # an id begins with a letter or digit
-    return dict(zip(paths, ids, strict=True))
+    parts = parts.map(lambda one: [*one[:-1], one[-1].rpartition(".")[0]])
+    names = parts.str[-1]
+    for longer in (parts.str[-2:].str.join("_"), parts.str.join("_")):
+        names = names.where(~names.str.lower().duplicated(keep=False), longer)
+    return dict(zip(paths, names.map(_id), strict=True))
+
+
+def _id(name: str) -> str:
+    """Make an id of a name: "_" for a blank, and for what no id has; "v" before what is none without it."""
+    letters = "".join(one if is_plain_id(f"a{one}a") and one not in "#% " else "_" for one in name)
+    dots = r"\.(?=\.)|\.$"
+    found = [re.sub(dots, "_", letters), re.sub(f"[^A-Za-z0-9._-]|{dots}", "_", name)]  # %XX may make the first too long
+    return next((one for text in found for one in (text, f"v{text}") if is_plain_id(one)), f"v{found[1]}")
 
 
 def _check_ids(table: pd.DataFrame) -> None:

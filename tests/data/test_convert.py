@@ -300,6 +300,32 @@ def test_links_stay_below_the_root(tmp_path):
         link_videos(tables, tmp_path / "root", tmp_path / "videos")
 
 
+def test_folders_of_several_splits(tmp_path):
+    """Paths start where all folders are: files of one name stay two, and each is linked."""
+    for name in ("train/wave/a.mp4", "val/wave/a.mp4", "val/wave/b.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    sources = [f"train={tmp_path}/train", f"val={tmp_path}/val/"]
+    arguments = ["convert", "--from", "folders", *sources, "--videos", str(tmp_path / "videos")]
+    assert CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "labels.csv")]).exit_code == 0
+    found = {path.stem: path.read_text() for path in (tmp_path / "videos").iterdir()}
+    assert found == {"train_wave_a": "train/wave/a.mp4", "val_wave_a": "val/wave/a.mp4", "b": "val/wave/b.mp4"}
+    assert read_back(tmp_path / "labels.csv").keys() == found.keys()
+
+
+def test_paths_of_a_list_start_in_its_root(tmp_path):
+    """Absolute ones, and those of Windows, become what `prepare` takes; one that leads out of the root is refused."""
+    (tmp_path / "list").write_text(f"x\\a.mp4 0\n{tmp_path}/videos/x/b.mp4 0\n./c.mp4 0\n")
+    arguments = ["convert", "--from", "path-label", str(tmp_path / "list"), "--out", str(tmp_path / "out/labels.csv")]
+    result = CliRunner().invoke(main, [*arguments, "--root", str(tmp_path / "other")])
+    assert result.exit_code == 4 and "x/b.mp4 is not in" in result.output and not (tmp_path / "out").exists()
+    assert CliRunner().invoke(main, [*arguments, "--root", str(tmp_path / "videos")]).exit_code == 0
+    sources = read_plain(tmp_path / "out/labels.csv", tmp_path / "out/classes.txt").sources
+    assert [source.path for source in sources.values()] == ["x/a.mp4", "x/b.mp4", "c.mp4"]
+    (tmp_path / "list").write_text("wave\\a.mp4\n")
+    assert convert("folders", [str(tmp_path / "list")], Told()).labels[0][4] == "wave"
+
+
 def test_links_to_another_disk_are_symbolic(tmp_path, monkeypatch):
     def refuse(*paths):
         raise OSError(errno.EXDEV, "Invalid cross-device link")

@@ -214,7 +214,8 @@ def _refuse_other(path: Path, part: Part):
             values = zip(old.rows[name].tolist(), part.rows[name].tolist(), strict=True)
             for row, (left, right) in enumerate(values):
                 if left != right:
-                    raise StaleCacheError(f"{path} cannot change: {name} of row {row}: {left!r} != {right!r}")
+                    where = f"{name} of row {row}, {old.rows.video_id[row]}"
+                    raise StaleCacheError(f"{path} cannot change: {where}: {left!r} != {right!r}")
     raise StaleCacheError(f"{path} cannot change: {wrong[0]}")
 
 

@@ -42,12 +42,12 @@ def convert(sources, kind: str, out: Path, names: Path | None, prefix: str, vide
     if videos and kind not in made.PATHS:
         raise click.UsageError(f"--videos: only {', '.join(made.PATHS)} say where videos are")
     tables = made.convert(kind, list(sources), Told(**told), names, prefix, segments)
-    made.write(tables, out, paths=kind in made.PATHS and not videos)
+    root = root or made.root_of(sources)
+    made.write(tables, out, root if kind in made.PATHS and not videos else None)
     for note in tables.notes:
         echo(note)
     if videos:
-        first = Path(sources[0] if Path(sources[0]).exists() else sources[0].partition("=")[2])
-        linked, symbolic = made.link_videos(tables, root or (first if first.is_dir() else first.parent), videos)
+        linked, symbolic = made.link_videos(tables, root, videos)
         echo(f"{linked} of {len(tables.files)} videos linked into {videos}")
         if symbolic:
             echo("the links are symbolic: set data.follow_links = true")

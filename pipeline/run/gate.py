@@ -17,7 +17,7 @@ def entropies(stores: Stores, split: str) -> dict[str, np.ndarray]:
         store = stores.base(part)
         rows = np.flatnonzero(store.product.rows_done())
         for video_id, value in zip(part.rows.video_id.iloc[rows], store.read_rows("entropy", rows), strict=True):
-            found.setdefault(video_id, []).append(value)
+            found.setdefault(video_id, []).append(-value)  # stored is L_E, the sum of p log p
     if not found:
         raise StageError(f"no {split} clip has its entropy stored, from which the gate is found; run saliency first")
     return {video_id: np.array(values) for video_id, values in found.items()}

@@ -1,6 +1,7 @@
 """Stage 1: Base's logits, saliency maps and boxes of every planned clip, to Zarr."""
 
 import logging
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -76,8 +77,7 @@ def run(
     check_folder(run_dir)
     check_locks(run_dir, cluster=not engine.is_local)
     if retry:
-        for part in parts:
-            withdraw_skipped([*work.stores_of(part), *(stores.boxes(part, name) for name in objectives)])
+        withdraw_skipped(work.filled(parts))
     units, workers = units_to_do(work, parts, share, _expected_size), _num_workers(config, engine)
     agreement = None
     with ExitStack() as stack:
@@ -90,9 +90,8 @@ def run(
                 log.warning("bfloat16 moves the boxes: %s; saliency.precision=float32 does not", agreement)
         rows = run_units(work, units, workers, "saliency", engine, on_device=True)
     looks = [boxes.run_policy(stores, objective, splits, share, engine) for objective in objectives]
-    for part in parts if units else ():
-        gather_records([*work.stores_of(part), *(stores.boxes(part, name) for name in objectives)])
-    skipped = skipped_videos(stores.base(part) for part in parts)
+    gather_records(work.filled(parts) if units else ())
+    skipped = skipped_videos(work.filled(parts))
     total, names = sum(part.num_rows for part in parts), ", ".join(objectives) or "no maps"
     summary = f"{rows} of {total} rows computed now, {names}; Base {stores.base_weights.sha256[:12]}"
     summary += f"; bfloat16: {agreement}" if agreement else ""
@@ -152,6 +151,12 @@ class SaliencyWork(UnitWork):
     def stores_of(self, part: Part) -> list[Store]:
         """Return Base's store and one of maps per objective."""
         return [self.stores.base(part), *(self.stores.maps(part, name) for name in self.config.saliency.objectives)]
+
+    def filled(self, parts: list[Part]) -> Iterator[Store]:
+        """Yield all stores of the stage: those of its units, and the boxes of each objective."""
+        for part in parts:
+            yield from self.stores_of(part)
+            yield from (self.stores.boxes(part, name) for name in self.config.saliency.objectives)
 
     def blank(self, part: Part, unit: Unit, wanted: list[Store]) -> dict[Store, dict[str, np.ndarray]]:
         """Return all arrays of a unit, by name, as they are where nothing is computed."""

@@ -129,21 +129,21 @@ def test_a_folder_a_class(tmp_path):
     tables = convert("folders", [str(tmp_path / "in")], Told())
     assert tables.files == {
         **{"pour_1": "pour/1.mp4", "2": "pour/2.MP4", "stir_1": "stir/1.mp4", "z": "one/z.avi"},
-        "__b_.c": "stir/ä b..c.mov",
+        "ä_b_.c": "stir/ä b..c.mov",
     }
     write(tables, tmp_path / "labels.csv")
     found = read_back(tmp_path / "labels.csv")
     assert {name: labels for name, (_, *labels) in found.items()} == {
-        **{"pour_1": [("pour",)], "2": [("pour",)], "stir_1": [("stir",)], "__b_.c": [("stir",)], "z": [("one",)]}
+        **{"pour_1": [("pour",)], "2": [("pour",)], "stir_1": [("stir",)], "ä_b_.c": [("stir",)], "z": [("one",)]}
     }
     splits = {name: split for name, (split, *_) in found.items()}
-    assert [sorted((splits[a], splits[b])) for a, b in (("pour_1", "2"), ("stir_1", "__b_.c"))] == [
+    assert [sorted((splits[a], splits[b])) for a, b in (("pour_1", "2"), ("stir_1", "ä_b_.c"))] == [
         ["test", "train"]
     ] * 2
     assert splits["z"] == "train" and convert("folders", [str(tmp_path / "in")], Told()) == tables
     assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == (5, False)
     assert link_videos(tables, tmp_path / "in", tmp_path / "videos") == (5, False)  # again: they are there
-    assert sorted(os.listdir(tmp_path / "videos")) == ["2.mp4", "__b_.c.mov", "pour_1.mp4", "stir_1.mp4", "z.avi"]
+    assert sorted(os.listdir(tmp_path / "videos")) == ["2.mp4", "pour_1.mp4", "stir_1.mp4", "z.avi", "ä_b_.c.mov"]
     assert os.path.samefile(tmp_path / "in/stir/1.mp4", tmp_path / "videos/stir_1.mp4")
     with pytest.raises(StageError, match=r"labels\.csv is there already; move it away"):
         write(tables, tmp_path / "labels.csv")
@@ -165,6 +165,17 @@ def test_a_folder_a_split(tmp_path):
     (tmp_path / "c.mp4").touch()
     with pytest.raises(AnnotationError, match=r"c\.mp4; expected CLASS/VIDEO or SPLIT/CLASS/VIDEO"):
         convert("folders", [str(tmp_path)], Told())
+
+
+def test_ids_of_files(tmp_path):
+    """Letters of any language stay, so that names in them differ; all folders stand before where one is too few."""
+    paths = ["a/два.mp4", "a/три.mp4", "a/कि.mp4", "a/की.mp4", f"a/{'長' * 60}.mp4", "a/(%).mp4"]
+    paths += ["train/pour/1.mp4", "test/pour/1.mp4", "train/stir/2.mp4", "train/pour/2.mp4"]
+    (tmp_path / "list").write_text("".join(f"{path} 0\n" for path in paths), encoding="utf-8")
+    assert list(convert("path-label", [str(tmp_path / "list")], Told()).files) == [
+        *("два", "три", "कि", "की", f"v{'_' * 60}", "v___"),
+        *("train_pour_1", "test_pour_1", "stir_2", "pour_2"),
+    ]
 
 
 def net(tmp_path, **videos) -> str:
@@ -287,6 +298,32 @@ def test_links_stay_below_the_root(tmp_path):
     tables = convert("path-label", [str(tmp_path / "root/list")], Told())
     with pytest.raises(StageError, match=r"a\.mp4 is not in .*root; --root says"):
         link_videos(tables, tmp_path / "root", tmp_path / "videos")
+
+
+def test_folders_of_several_splits(tmp_path):
+    """Paths start where all folders are: files of one name stay two, and each is linked."""
+    for name in ("train/wave/a.mp4", "val/wave/a.mp4", "val/wave/b.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    sources = [f"train={tmp_path}/train", f"val={tmp_path}/val/"]
+    arguments = ["convert", "--from", "folders", *sources, "--videos", str(tmp_path / "videos")]
+    assert CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "labels.csv")]).exit_code == 0
+    found = {path.stem: path.read_text() for path in (tmp_path / "videos").iterdir()}
+    assert found == {"train_wave_a": "train/wave/a.mp4", "val_wave_a": "val/wave/a.mp4", "b": "val/wave/b.mp4"}
+    assert read_back(tmp_path / "labels.csv").keys() == found.keys()
+
+
+def test_paths_of_a_list_start_in_its_root(tmp_path):
+    """Absolute ones, and those of Windows, become what `prepare` takes; one that leads out of the root is refused."""
+    (tmp_path / "list").write_text(f"x\\a.mp4 0\n{tmp_path}/videos/x/b.mp4 0\n./c.mp4 0\n")
+    arguments = ["convert", "--from", "path-label", str(tmp_path / "list"), "--out", str(tmp_path / "out/labels.csv")]
+    result = CliRunner().invoke(main, [*arguments, "--root", str(tmp_path / "other")])
+    assert result.exit_code == 4 and "x/b.mp4 is not in" in result.output and not (tmp_path / "out").exists()
+    assert CliRunner().invoke(main, [*arguments, "--root", str(tmp_path / "videos")]).exit_code == 0
+    sources = read_plain(tmp_path / "out/labels.csv", tmp_path / "out/classes.txt").sources
+    assert [source.path for source in sources.values()] == ["x/a.mp4", "x/b.mp4", "c.mp4"]
+    (tmp_path / "list").write_text("wave\\a.mp4\n")
+    assert convert("folders", [str(tmp_path / "list")], Told()).labels[0][4] == "wave"
 
 
 def test_links_to_another_disk_are_symbolic(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import cache
 from cache.errors import DamagedError
 from models.operations import count_operations
 from pipeline.recipes import costs, table_gate
@@ -33,6 +34,16 @@ def test_threshold_by_hand():
     assert [(values > threshold_of(values, number / 10)).sum() for number in range(11)] == [*range(11)]
     with pytest.raises(ValueError, match=r"got 1\.5"):
         threshold_of(values, 1.5)
+
+
+def test_entropies_are_those_of_the_scores(tiny_run):
+    """Worked out from the stored logits: -sum p log p, which is larger the less sure Base is, never below 0."""
+    found = entropies(open_run(tiny_run.path, tiny_run.config), "train")
+    run = cache.open(tiny_run.path)
+    for video_id, rows in run.index.query("split == 'train'").groupby("video_id").row:
+        scores = [1 / (1 + np.exp(-run.logits(row).astype(float))) for row in rows]
+        wanted = [-(p * np.log(p)).sum() for p in scores]
+        np.testing.assert_allclose(found[video_id], wanted, rtol=1e-3)
 
 
 def test_curve(tiny_copy, monkeypatch):

@@ -280,6 +280,16 @@ def test_a_video_that_breaks_later_is_left_out_and_the_rest_goes_on(own_videos, 
     assert "150E6: VideoChanged: " in again.left_out and "--retry-skipped" in again.left_out.splitlines()[2]
 
 
+def test_a_video_that_only_new_maps_lack_is_named(own_videos):
+    """Base has it from before; the maps of another objective, made after 83654 vanished, do not."""
+    assert saliency.run(own_videos.config, own_videos.path).num_skipped == 0
+    (own_videos.data / "83654.mp4").unlink()
+    assert saliency.run(own_videos.config, own_videos.path).num_skipped == 0  # nothing is missing
+    for _ in range(2):
+        other = saliency.run(change(own_videos.config, saliency={"objectives": ("max_logit",)}), own_videos.path)
+        assert other.num_skipped == 1 and other.left_out.startswith("left out: 83654: VideoMissing: ")
+
+
 def test_a_video_that_breaks_while_it_is_looked_at(trained, monkeypatch):
     """The last frame of 83654 fails, after its first clip has gone through the network: nothing of it is kept."""
     config, seen = change(trained.config, saliency={"batch_size": 1}), []

@@ -60,7 +60,7 @@ def convert(
         AnnotationError: names file, line or entry, and what was expected.
         StageError: a source is missing, or does not say what must be known; says how to say it.
     """
-    found = [one for source in sources for one in _read(kind, source, told)]
+    found = [one for source in sources for one in _read(kind, source, told, root_of(sources))]
     if not found:
         raise StageError(f"{', '.join(sources)}: no video in it")
     table = pd.DataFrame(found, columns=Found._fields)
@@ -98,12 +98,27 @@ def convert(
     return Tables(labels, classes, files, notes, len(known) - table.video_id.nunique())
 
 
-def _read(kind: str, source: str, told: Told) -> list[Found]:
-    split, told_split, path = source.partition("=")
-    split, path = (split, Path(path)) if told_split and not Path(source).exists() else ("", Path(source))
+def _read(kind: str, source: str, told: Told, root: Path) -> list[Found]:
+    split, path = _told(source)
     if not path.exists() or (path.is_dir() and kind != "folders"):
         raise StageError(f"{source}: expected a file{' or folder' * (kind == 'folders')}, or SPLIT=FILE; there is none")
-    return list(READERS[kind](path, split, told))
+    found = list(READERS[kind](path, split, told))
+    if path.is_dir():  # of several, too, all paths start in one folder
+        found = [one._replace(video=os.path.relpath(path / one.video, root)) for one in found]
+    return found
+
+
+def _told(source: str) -> tuple[str, Path]:
+    """Return the split that SPLIT=SOURCE says, or "", and the source."""
+    split, told_split, path = source.partition("=")
+    return (split, Path(path)) if told_split and not Path(source).exists() else ("", Path(source))
+
+
+def root_of(sources: list[str]) -> Path:
+    """Return where paths start: in the folder of the first list, or where all folders are that are sources."""
+    paths = [_told(source)[1] for source in sources]
+    found = [os.path.abspath(path) for path in paths if path.is_dir()]
+    return Path(os.path.commonpath(found)) if found else paths[0].parent
 
 
 def _row(row) -> tuple[str, str, str, str, str]:
@@ -125,13 +140,22 @@ def _leave_out(table: pd.DataFrame, which: pd.Series, why: str, notes: list[str]
 
 
 def _ids(paths: list[str]) -> dict[str, str]:
-    """Make an id of each path: the name of its file, with that of its folder where two files have one name."""
+    """Make an id of each path: the name of its file; with that of its folder, or of all, where files have one name."""
     parts = pd.Series(paths).str.replace("\\", "/").str.split("/")
-    stems, folders = parts.str[-1].str.rpartition(".")[0], parts.str[-2].fillna("")
-    twice = stems.str.lower().duplicated(keep=False)
-    ids = stems.where(~twice, folders + "_" + stems).map(lambda one: re.sub(r"[^A-Za-z0-9._-]|\.(?=\.)|\.$", "_", one))
-    ids = ids.where(ids.map(is_plain_id), "v" + ids)  # an id begins with a letter or digit
-    return dict(zip(paths, ids, strict=True))
+    parts = parts.map(lambda one: [*one[:-1], one[-1].rpartition(".")[0]])
+    names = parts.str[-1]
+    for longer in (parts.str[-2:].str.join("_"), parts.str.join("_")):
+        names = names.where(~names.str.lower().duplicated(keep=False), longer)
+    return dict(zip(paths, names.map(_id), strict=True))
+
+
+def _id(name: str) -> str:
+    """Make an id of a name: "_" for a blank, and for what no id has; "v" before what is none without it."""
+    letters = "".join(one if is_plain_id(f"a{one}a") and one not in "#% " else "_" for one in name)
+    dots = r"\.(?=\.)|\.$"
+    # the second, for %XX may make letters of the first too long
+    found = [re.sub(dots, "_", letters), re.sub(f"[^A-Za-z0-9._-]|{dots}", "_", name)]
+    return next((one for text in found for one in (text, f"v{text}") if is_plain_id(one)), f"v{found[1]}")
 
 
 def _check_ids(table: pd.DataFrame) -> None:
@@ -211,20 +235,24 @@ def read_names(path: Path) -> dict[str, str]:
     return {str(number): line for number, line in enumerate(lines)}
 
 
-def write(tables: Tables, out: Path, paths: bool = False) -> None:
-    """Write labels.csv, and classes.txt beside it. StageError: one is there already; nothing is written over.
+def write(tables: Tables, out: Path, root: Path | None = None) -> None:
+    """Write labels.csv, and classes.txt beside it.
 
     Args:
-        paths: say where the file of each video is, as its source does.
+        root: say where the file of each video is, from this folder on.
+    Raises:
+        StageError: one is there already, for nothing is written over; or a path leads out of root.
     """
     classes = out.with_name("classes.txt")
     for path in (out, classes):
         if path.exists():
             raise StageError(f"{path} is there already; move it away, or use another --out")
+    columns, rows = (*PLAIN_COLUMNS, "segment_id")[: len(tables.labels[0])], tables.labels
+    if root:
+        columns, rows = (*columns, "path"), [(*row, _below(root, tables.files[row[0]])) for row in rows]
+    content = csv_bytes(columns, rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    columns = (*PLAIN_COLUMNS, "segment_id")[: len(tables.labels[0])]
-    rows = [(*row, tables.files[row[0]]) for row in tables.labels] if paths else tables.labels
-    out.write_bytes(csv_bytes((*columns, *["path"] * paths), rows))
+    out.write_bytes(content)
     classes.write_text("".join(f"{name}\n" for name in tables.classes), encoding="utf-8")
 
 
@@ -247,8 +275,7 @@ def link_videos(tables: Tables, root: Path, folder: Path) -> tuple[int, bool]:
         file, link = root / path, folder / f"{video_id}{Path(path).suffix.lower()}"
         if not file.is_file():
             continue  # `prepare` names what is missing
-        if not Path(os.path.abspath(file)).is_relative_to(os.path.abspath(root)):
-            raise StageError(f"{file} is not in {root}; --root says where the paths start")
+        _below(root, path)
         if not (link.exists() and os.path.samefile(file, link)):
             try:
                 os.link(file.resolve(), link)
@@ -259,3 +286,11 @@ def link_videos(tables: Tables, root: Path, folder: Path) -> tuple[int, bool]:
                 symbolic = True
         linked += 1
     return linked, symbolic
+
+
+def _below(root: Path, path: str) -> str:
+    """Return a path as seen from root. StageError: it leads out of root."""
+    file = os.path.abspath(root / path)
+    if not Path(file).is_relative_to(os.path.abspath(root)):
+        raise StageError(f"{root / path} is not in {root}; --root says where the paths start")
+    return Path(file).relative_to(os.path.abspath(root)).as_posix()

@@ -24,7 +24,7 @@ def path_label(path: Path, split: str, told: Told) -> Iterator[Found]:
         numbers = re.fullmatch("[0-9]{1,7}([ ,\t]+[0-9]{1,7})*", match[2])
         labels = [str(int(one)) for one in re.findall("[0-9]+", match[2])] if numbers else [match[2].strip('"')]
         for label in labels:
-            yield Found(f"{path}, line {number}", match[1], split, label)
+            yield Found(f"{path}, line {number}", match[1].replace("\\", "/"), split, label)
 
 
 def folders(path: Path, split: str, told: Told) -> Iterator[Found]:
@@ -41,7 +41,7 @@ def folders(path: Path, split: str, told: Told) -> Iterator[Found]:
         for number, match, line in lines:
             if not match:
                 refuse(path, number, "all", line, "CLASS/VIDEO, with or without a number behind")
-        places = [(f"{path}, line {number}", Path(match[1])) for number, match, _ in lines]
+        places = [(f"{path}, line {number}", Path(match[1].replace("\\", "/"))) for number, match, _ in lines]
     for place, video in places:
         if not 2 <= len(video.parts) <= 3:
             raise AnnotationError(f"{place}: {video}; expected CLASS/VIDEO or SPLIT/CLASS/VIDEO below {path}")

@@ -87,8 +87,9 @@ def test_other_content_under_a_name_is_refused(tmp_path):
     write_part(tmp_path, part())
     changed = rows()
     changed.loc[7, "frame_start"] = 99
+    other = Part("part-000-train", "train", changed, 2, 2, part().settings)
     cases = [
-        (Part("part-000-train", "train", changed, 2, 2, part().settings), f"frame_start of row 7, {changed.video_id[7]}: 7 != 99"),
+        (other, f"frame_start of row 7, {changed.video_id[7]}: 7 != 99"),
         (part(fps=24.0), "settings.fps: 8.0 != 24.0"),
         (part(videos_per_unit=3), "videos_per_unit: 2 != 3"),
         (part(num_videos=6), "num_rows: 10 != 12|num_videos: 5 != 6"),

@@ -185,7 +185,8 @@ def simulate(fleet: Fleet, workers: int, seed: int = 0) -> Outcome:
         fleet.work(team, math.inf)
         begun = max(fleet.begun) - restarted
         a_start, stores = cluster.count(command, nothing), open_run(fleet.run_dir, fleet.config)
-        an_end = cluster.count(lambda: skipped_videos(stores.base(part) for part in stores.run.parts))
+        work = saliency.SaliencyWork(fleet.run_dir, fleet.config, opened=stores)
+        an_end = cluster.count(lambda: skipped_videos(work.filled(stores.run.parts)))
         lost = lost_units(stores)
     waited, lived = np.sum([(one.waited, one.ended - one.started) for one in everybody + team], axis=0)
     records = [number for path, number in cluster.links.items() if Path(path).parent.name == "done"]
